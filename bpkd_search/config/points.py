@@ -1,0 +1,148 @@
+"""Points of a search space: how one is laid over the base run, and which of them every search tries first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from bpkd_search.config.loss import Block, Bpkd
+from bpkd_search.config.models import Choice, Distribution, FloatRange, IntRange, RunConfig
+
+# What every search runs first and at full budget: no distillation, the two plain rivals, and the setting of
+# the paper (arXiv 2306.08075). Without them beside it, nobody can tell whether a searched setting is any good.
+BASELINES: dict[str, dict[str, Any]] = {
+    "ce": {"method": "ce"},
+    "kd": {"method": "kd"},
+    "cwd": {"method": "cwd"},
+    "bpkd-paper": Bpkd().model_dump(),
+}
+
+Point = dict[str, Any]
+
+
+def plain(block: BaseModel) -> dict[str, Any]:
+    """A block as plain YAML and JSON values."""
+    return block.model_dump(mode="json", by_alias=True)
+
+
+def get_path(tree: Any, path: str) -> Any:
+    """The value at a dotted path of nested mappings and sequences; `KeyError` where there is none."""
+    for key in path.split("."):
+        if isinstance(tree, list | tuple) and key.isdigit() and int(key) < len(tree):
+            tree = tree[int(key)]
+        elif isinstance(tree, Mapping) and key in tree:
+            tree = tree[key]
+        else:
+            raise KeyError(path)
+    return tree
+
+
+def set_path(tree: Any, path: str, value: Any) -> None:
+    """Set the value at a dotted path in place, making mappings on the way; list items go by index."""
+    *parents, last = path.split(".")
+    for key in parents:
+        if isinstance(tree, list):
+            tree = tree[int(key)]
+        else:
+            if not isinstance(tree.get(key), dict | list):
+                tree[key] = {}
+            tree = tree[key]
+    if isinstance(tree, list):
+        tree[int(last)] = value
+    else:
+        tree[last] = value
+
+
+def lay(tree: dict[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay a point over a plain tree in place.
+
+    Another `loss.method` than the tree's starts the loss block anew: keys of one method mean nothing to another.
+    """
+    method = point.get("loss.method")
+    if method is not None and method != tree.get("loss", {}).get("method", "bpkd"):
+        tree["loss"] = {"method": method}
+    for path, value in point.items():
+        set_path(tree, path, value)
+    return tree
+
+
+def run_at(base: RunConfig, point: Mapping[str, Any]) -> RunConfig:
+    """The base run with the point's values in place, validated."""
+    return RunConfig.model_validate(lay(plain(base), point))
+
+
+def baseline_run(base: RunConfig, name: str) -> RunConfig:
+    """The base run with the loss of a baseline."""
+    return RunConfig.model_validate({**plain(base), "loss": BASELINES[name]})
+
+
+def is_active(distribution: Distribution, base: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    """Whether the parameter's `when` holds, given the parameters chosen so far."""
+    for path, wanted in distribution.when.items():
+        try:
+            value = point[path] if path in point else get_path(base, path)
+        except KeyError:
+            return False
+        if value not in (wanted if isinstance(wanted, list | tuple) else [wanted]):
+            return False
+    return True
+
+
+def in_order(space: Mapping[str, Distribution]) -> Iterator[tuple[str, Distribution]]:
+    """The parameters so that each comes after those its `when` names; `ValueError` on a circle."""
+    left = dict(space)
+    while left:
+        ready = [path for path, d in left.items() if not any(other in left for other in d.when)]
+        if not ready:
+            raise ValueError(f"when: {', '.join(left)} depend on one another in a circle")
+        for path in ready:
+            yield path, left.pop(path)
+
+
+def holds(distribution: Distribution, value: Any) -> bool:
+    """Whether the distribution can give the value."""
+    if isinstance(distribution, Choice):
+        return any(value == option and type(value) is type(option) for option in distribution.options)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    low, high = distribution.bounds
+    if not low <= value <= high:
+        return False
+    steps = (value - low) / distribution.step if distribution.step else 0
+    return abs(steps - round(steps)) < 1e-9
+
+
+def coordinates(space: Mapping[str, Distribution], base: RunConfig, run: RunConfig) -> Point | None:
+    """Where a run lies in the space: its value of every active parameter, or None if it lies outside.
+
+    A run lies in the space only if the space's point gives exactly that run.
+    """
+    tree, point = plain(run), Point()
+    for path, distribution in in_order(space):
+        if is_active(distribution, tree, point):
+            try:
+                point[path] = get_path(tree, path)
+            except KeyError:
+                return None
+            if not holds(distribution, point[path]):
+                return None
+    try:
+        return point if plain(run_at(base, point)) == tree else None
+    except ValueError:
+        return None
+
+
+def probe_values(distribution: Distribution) -> list[Any]:
+    """Values that show whether everything a distribution can give is valid: ends, choices, whole numbers."""
+    if isinstance(distribution, Choice):
+        return list(distribution.options)
+    low, high = distribution.bounds
+    if isinstance(distribution, IntRange):
+        return list(dict.fromkeys([*list(range(int(low), int(high) + 1, distribution.step))[:64], int(high)]))
+    assert isinstance(distribution, FloatRange)
+    return [low, high]
+
+
+__all__ = ["BASELINES", "Block", "Point", "baseline_run", "coordinates", "in_order", "is_active", "run_at"]

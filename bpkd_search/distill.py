@@ -1,0 +1,274 @@
+"""One distillation run: a student, a loss, an optimiser, epochs, a checkpoint. Without Ray and Optuna.
+
+    run = Distillation(config.student, config.loss, config.train, store)
+    while run.epoch < config.train.epochs:
+        report = run.train_epoch() | run.evaluate()
+
+A teacher is trained the same way, with the loss `ce`. Everything random is a function of (seed, epoch), so a
+run continued from a checkpoint after any epoch gives the weights of one that never stopped; on CPU with a
+fixed thread count they are equal bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bpkd_search.config.loss import terms_of
+from bpkd_search.config.models import Model, Optimisation
+from bpkd_search.data.views import ViewStore
+from bpkd_search.errors import CheckpointError, ResourceError
+from bpkd_search.losses import Criterion
+from bpkd_search.metrics import Scores, SegmentationMetrics
+from bpkd_search.models import Segmentor, count_parameters, load_encoder
+from bpkd_search.models.heads import resize
+
+IGNORE_INDEX = 255
+Report = dict[str, Any]
+
+
+class TeacherNet(Protocol):
+    """An online teacher: logits and features of a batch."""
+
+    channels: int
+
+    def __call__(self, images: Tensor, return_features: bool = False) -> Any:
+        """Logits [B, C, h, w], with features beside them if asked."""
+
+
+class Diverged(Exception):
+    """A loss term left the finite numbers; the message names the term, the epoch and the step."""
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first GPU where there is one. Errors: `ResourceError` for a GPU that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ResourceError(f"train.device: got {name}, this machine has {torch.cuda.device_count()} GPU(s)")
+    return device
+
+
+def build_model(spec: Model, num_classes: int, seed: int) -> Segmentor:
+    """The network that a `student` or `teacher` block describes, its fresh weights fixed by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Segmentor(
+            spec.encoder,
+            num_classes,
+            head=spec.head,
+            channels=spec.channels,
+            output_stride=spec.output_stride,
+        )
+    if spec.weights is not None:
+        load_encoder(model.encoder, spec.weights)
+    return model
+
+
+def evaluate(model: nn.Module, store: ViewStore, device: torch.device, batch_size: int = 16) -> Scores:
+    """Every measure of a model on the store's validation split; logits are resized to the labels' grid."""
+    metrics = SegmentationMetrics(store.num_classes, device=device)
+    model.eval()
+    with torch.inference_mode(), autocast(device):
+        for images, labels in store.val_batches(batch_size):
+            logits = model(images.to(device, non_blocking=True))
+            predictions = resize(logits.float(), labels.shape[-2:]).argmax(dim=1)
+            metrics.update(predictions, labels.to(device, non_blocking=True))
+    return metrics.compute()
+
+
+def autocast(device: torch.device, enabled: bool = True) -> torch.autocast:
+    """bfloat16 (float16 on GPUs without it) where the device computes faster in it; nothing on CPU."""
+    on = enabled and device.type == "cuda"
+    half = torch.bfloat16 if on and torch.cuda.is_bf16_supported() else torch.float16
+    return torch.autocast(device.type, dtype=half if on else torch.bfloat16, enabled=on)
+
+
+class Distillation:
+    """A run in progress: `train_epoch` and `evaluate` move it on, `save` and `load` stop and continue it."""
+
+    def __init__(
+        self,
+        model: Model,
+        loss: Any,
+        train: Optimisation,
+        store: ViewStore,
+        *,
+        teacher: TeacherNet | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.settings, self.store, self.teacher = train, store, teacher
+        self.device = device or pick_device(train.device)
+        self.epoch = 0
+        layout = torch.channels_last
+        self.student = build_model(model, store.num_classes, train.seed)
+        self.student.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(train.seed)
+            self.criterion = Criterion(
+                [term.model_dump() for term in terms_of(loss)],
+                ignore_index=IGNORE_INDEX,
+                student_channels=self.student.channels,
+                teacher_channels=teacher.channels if teacher is not None else None,
+            ).to(self.device)
+        weights = [*self.student.parameters(), *self.criterion.parameters()]
+        fused = self.device.type == "cuda"
+        self.optimizer: torch.optim.Optimizer
+        if train.optimizer == "adamw":
+            self.optimizer = torch.optim.AdamW(weights, lr=train.lr, weight_decay=train.weight_decay, fused=fused)
+        else:
+            self.optimizer = torch.optim.SGD(
+                weights, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay, fused=fused
+            )
+        self.amp = train.amp == "auto"
+        half = self.device.type == "cuda" and self.amp and not torch.cuda.is_bf16_supported()
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the student learns."""
+        return count_parameters(self.student)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then `(1 - t)^power` to zero, over all steps of the run."""
+        per_epoch = self.store.steps(self.settings.batch_size)
+        warmup, total = self.settings.warmup * per_epoch, self.settings.epochs * per_epoch
+        if step < warmup:
+            return self.settings.lr * (step + 1) / (warmup + 1)
+        left = 1 - (step - warmup) / max(1, total - warmup)
+        return self.settings.lr * float(left**self.settings.power)
+
+    def train_epoch(self) -> Report:
+        """Train one epoch.
+
+        Returns its mean loss terms, seconds inside training (`gpu_seconds`, data reading counted, validation
+        not), images per second, and peak memory in MiB on a GPU. Errors: `Diverged`.
+        """
+        settings, steps = self.settings, self.store.steps(self.settings.batch_size)
+        torch.manual_seed(settings.seed * 100_003 + self.epoch)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            torch.cuda.synchronize(self.device)
+        start = time.perf_counter()
+        self.student.train()
+        names: list[str] = []
+        sums = first_bad = torch.zeros(0)
+        for step, batch in enumerate(self.store.epoch(self.epoch, settings.batch_size, settings.seed)):
+            position = self.epoch * steps + step
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate(position)
+            losses = self._losses(*batch, progress=position / (settings.epochs * steps))
+            total = torch.stack(list(losses.values())).sum()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+            if settings.grad_clip is not None:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.student.parameters(), settings.grad_clip)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            # Sums stay on the device: reading one here would make the GPU wait at every step.
+            values = torch.stack([v.detach() for v in losses.values()])
+            if not names:
+                names, sums = list(losses), torch.zeros_like(values)
+                first_bad = torch.full_like(values, float("inf"))
+            sums += values
+            bad = torch.where(torch.isfinite(values), float("inf"), float(step))
+            first_bad = torch.minimum(first_bad, bad)
+        means, bad_steps = (sums / steps).tolist(), first_bad.tolist()
+        seconds = time.perf_counter() - start
+        if math.isfinite(min(bad_steps)):
+            worst = min(range(len(names)), key=lambda i: bad_steps[i])
+            raise Diverged(
+                f"loss term {names[worst]} is not finite at step {int(bad_steps[worst]) + 1} of epoch {self.epoch + 1}"
+            )
+        self.epoch += 1
+        images = steps * min(settings.batch_size, self.store.num_images)
+        report: Report = {
+            "epoch": self.epoch,
+            "loss": sum(means),
+            **{f"loss_{name}": mean for name, mean in zip(names, means, strict=True)},
+            "gpu_seconds": seconds,
+            "images_per_second": images / seconds,
+        }
+        if self.device.type == "cuda":
+            report["peak_memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+        return report
+
+    def _losses(self, images: Tensor, labels: Tensor, stored: Tensor | None, *, progress: float) -> dict[str, Tensor]:
+        images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        labels = labels.to(self.device, non_blocking=True)
+        teacher_logits = teacher_features = student_features = None
+        if self.criterion.needs_teacher:
+            if self.teacher is not None:
+                with torch.inference_mode(), autocast(self.device, self.amp):
+                    teacher_logits, teacher_features = self.teacher(images, return_features=True)
+                # Inference tensors may not be saved for backward; a copy may.
+                teacher_logits, teacher_features = teacher_logits.clone(), teacher_features.clone()
+            elif stored is not None:
+                teacher_logits = stored.to(self.device, non_blocking=True)
+        with autocast(self.device, self.amp):
+            logits, student_features = self.student(images, return_features=True)
+            ce = F.cross_entropy(
+                resize(logits.float(), labels.shape[-2:]),
+                labels.long(),
+                ignore_index=IGNORE_INDEX,
+                reduction="sum",
+            )
+            # A batch of void alone has no mean; its loss is zero.
+            losses = {"ce": ce / (labels != IGNORE_INDEX).sum().clamp(min=1)}
+            if self.criterion.needs_teacher:
+                losses |= self.criterion(
+                    logits,
+                    teacher_logits,
+                    labels,
+                    progress=progress,
+                    student_features=student_features,
+                    teacher_features=teacher_features,
+                )
+        return losses
+
+    def evaluate(self) -> Scores:
+        """Every measure of the student on the validation split."""
+        return evaluate(self.student, self.store, self.device)
+
+    def save(self, path: Path, report: Report | None = None) -> None:
+        """Write a checkpoint, with the epoch's report if given, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        torch.save(
+            {
+                "epoch": self.epoch,
+                "student": self.student.state_dict(),
+                "criterion": self.criterion.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "report": report,
+            },
+            partial,
+        )
+        partial.replace(path)
+
+    def load(self, path: Path) -> Report | None:
+        """Continue from a checkpoint of the same configuration; gives the report saved with it.
+
+        Errors: `CheckpointError`.
+        """
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            self.student.load_state_dict(state["student"])
+            self.criterion.load_state_dict(state["criterion"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.epoch = int(state["epoch"])
+            report: Report | None = state["report"]
+        except Exception as e:
+            raise CheckpointError(f"{path}: is no checkpoint of this configuration: {e}") from e
+        return report

@@ -1,0 +1,111 @@
+"""Boundary-privileged knowledge distillation (Liu et al. 2023, arXiv 2306.08075).
+
+The teacher's logits are distilled apart at the edges of classes (per pixel, over classes) and in their
+bodies (per class, over space). Edges and bodies come from the labels alone:
+
+    M_E = share of a cell's pixels that are edge of class c     M_B = (1 - M_E) * labelled share of the cell
+    L_E = sum_c alpha_c / n_c * sum_i phi_i M_E[c, i]           phi = tau^2 KL over classes of Z * M_E
+    L_B = 1 / C * sum_c tau^2 KL over space of Z[c] * M_B[c]    n_c = number of locations with M_E[c, i] > 0
+    total = edge_weight * L_E + body_weight * L_B
+
+Ignored pixels never matter: at locations without a labelled pixel M_E is 0, and those locations are left
+out of the softmax over space. A labelled location that is all edge stays in it with logit 0, as the formula
+says. Both terms are means over the images that have a labelled pixel.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .divergence import (
+    kl_over_classes,
+    kl_over_space,
+    logits_on_one_grid,
+    mean_over_images,
+    weighted_mean,
+)
+from .edges import edge_masks, valid_fraction
+
+
+class BPKDTerms(NamedTuple):
+    """The scalars of `bpkd_loss`: `total` is weighted, `edge` and `body` are not."""
+
+    total: Tensor
+    edge: Tensor
+    body: Tensor
+
+
+def bpkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    edge_width: int = 7,
+    edge_weight: float = 50.0,
+    body_weight: float = 20.0,
+    alpha: float | Sequence[float] = 2.0,
+    edge_temperature: float = 1.0,
+    body_temperature: float = 1.0,
+    pre_mask: bool = True,
+    post_mask: bool = True,
+    ignore_index: int = 255,
+) -> BPKDTerms:
+    """Edge and body distillation of class logits, without the cross-entropy.
+
+    Logits are [B, C, h, w], the student's resized to the teacher's grid; `labels` [B, H, W] are integers.
+    `edge_width` is the odd side of the edge window in label pixels; `alpha` scales the edge term, one number
+    or one per class. `pre_mask=False` takes the edge term's softmax from the plain logits. `post_mask=False`
+    averages phi over labelled pixels, times alpha (its mean over classes); with both off the edge term is
+    alpha times pixel-wise KD. Computes in float32 (float64 stays) under autocast too; only
+    the student gets a gradient. Finite, and zero without edges or labelled pixels. Raises ValueError for
+    differing numbers of classes, a wrong length of `alpha`, and what `edge_masks` raises.
+    """
+    student, teacher = logits_on_one_grid(student_logits, teacher_logits, labels)
+    num_classes, grid = student.shape[1], (student.shape[2], student.shape[3])
+    alphas = _per_class(alpha, num_classes, student)
+    at_edge = edge_masks(labels, num_classes, edge_width, grid, ignore_index).to(student.dtype)
+    valid = valid_fraction(labels, grid, ignore_index).to(student.dtype)
+    support = valid > 0
+
+    filtered = (student * at_edge, teacher * at_edge) if pre_mask else (student, teacher)
+    phi = kl_over_classes(*filtered, edge_temperature)
+    if post_mask:
+        locations = (at_edge > 0).sum((2, 3)).clamp(min=1)
+        weights = (at_edge * (alphas / locations)[:, :, None, None]).sum(1)
+        edge = mean_over_images((phi * weights).sum((1, 2)), support)
+    else:
+        edge = alphas.mean() * weighted_mean(phi, valid.squeeze(1))
+
+    in_body = (1 - at_edge) * valid
+    divergence = kl_over_space(student * in_body, teacher * in_body, support, body_temperature)
+    body = mean_over_images(divergence.mean(1), support)
+    return BPKDTerms(edge_weight * edge + body_weight * body, edge, body)
+
+
+class BPKDLoss(nn.Module):
+    """`bpkd_loss` with its settings bound: takes its keyword arguments, TypeError for an unknown one."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        inspect.signature(bpkd_loss).bind_partial(**settings)
+        self.settings = settings
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> BPKDTerms:
+        """See `bpkd_loss`."""
+        return bpkd_loss(student_logits, teacher_logits, labels, **self.settings)
+
+    def extra_repr(self) -> str:
+        """The settings, for `repr`."""
+        return ", ".join(f"{name}={value}" for name, value in self.settings.items())
+
+
+def _per_class(alpha: float | Sequence[float], num_classes: int, like: Tensor) -> Tensor:
+    alphas = torch.as_tensor(alpha, dtype=like.dtype, device=like.device).flatten()
+    if len(alphas) not in (1, num_classes):
+        raise ValueError(f"alpha: got {len(alphas)} numbers, must be one, or one for each of {num_classes}")
+    return alphas.expand(num_classes)

@@ -1,0 +1,80 @@
+"""What the losses share: one grid, one precision, two Kullback-Leibler divergences, one way to average.
+
+A location of the logit grid stands for a cell of label pixels. It counts by the share of its pixels that
+are labelled (`valid_fraction`), so that every labelled pixel weighs the same and ignored ones nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Below any labelled share, and far enough from 0 that its reciprocal times a large loss weight is finite.
+SMALLEST_WEIGHT = 1e-12
+
+
+def on_one_grid(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps [B, C, h, w] in float32 (float64 stays) on the teacher's grid; the teacher is detached.
+
+    The student's map is resized bilinearly (`align_corners=False`) where the grids differ.
+    """
+    batches = {student.shape[0], teacher.shape[0], labels.shape[0]}
+    if (student.ndim, teacher.ndim, labels.ndim) != (4, 4, 3) or len(batches) > 1:
+        raise ValueError(
+            f"got student {tuple(student.shape)}, teacher {tuple(teacher.shape)}, labels {tuple(labels.shape)}: "
+            "must be [B, C, h, w] twice and [B, H, W], with one B"
+        )
+    student, teacher = _full_precision(student), _full_precision(teacher.detach())
+    if student.shape[2:] != teacher.shape[2:]:
+        student = F.interpolate(student, size=teacher.shape[2:], mode="bilinear", align_corners=False)
+    return student, teacher.to(student.dtype)
+
+
+def logits_on_one_grid(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """As `on_one_grid`, for class logits: ValueError where the numbers of classes differ."""
+    if student.ndim == teacher.ndim == 4 and student.shape[1] != teacher.shape[1]:
+        raise ValueError(
+            f"the student has {student.shape[1]} classes and the teacher {teacher.shape[1]}: must be the same"
+        )
+    return on_one_grid(student, teacher, labels)
+
+
+def kl_over_classes(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """tau^2 KL(teacher || student) of each location's softmax over classes: [B, C, h, w] -> [B, h, w]."""
+    return _kl(student, teacher, 1, temperature)
+
+
+def kl_over_space(student: Tensor, teacher: Tensor, support: Tensor, temperature: float) -> Tensor:
+    """tau^2 KL(teacher || student) of each class's softmax over the supported locations, [B, C].
+
+    `support` [B, 1, h, w] is bool. An image without support gives 0.
+    """
+    # The most negative number and not -inf: its softmax is 0 just as well, and 0 * (low - low) stays 0.
+    # A quarter leaves room for the rounding of the division by the temperature.
+    low = torch.finfo(student.dtype).min / 4 * min(1.0, temperature)
+    outside = ~support
+    student = student.masked_fill(outside, low).flatten(2)
+    teacher = teacher.masked_fill(outside, low).flatten(2)
+    return _kl(student, teacher, 2, temperature)
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """sum(values * weights) / sum(weights), and 0 where no weight is left."""
+    return (values * weights).sum() / weights.sum().clamp(min=SMALLEST_WEIGHT)
+
+
+def mean_over_images(values: Tensor, support: Tensor) -> Tensor:
+    """The mean of `values` [B] over the images with a labelled location in `support` [B, 1, h, w]."""
+    return weighted_mean(values, support.flatten(1).any(1).to(values.dtype))
+
+
+def _kl(student: Tensor, teacher: Tensor, dim: int, temperature: float) -> Tensor:
+    if temperature != 1.0:
+        student, teacher = student / temperature, teacher / temperature
+    log_student, log_teacher = student.log_softmax(dim), teacher.log_softmax(dim)
+    return (log_teacher.exp() * (log_teacher - log_student)).sum(dim) * temperature**2
+
+
+def _full_precision(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()

@@ -1,0 +1,74 @@
+"""Distillation of feature maps: they need the teacher itself, its stored logits are not enough."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from .divergence import on_one_grid, weighted_mean
+from .edges import valid_fraction
+
+
+class FeatureMSE(nn.Module):
+    """FitNets: mean squared error of features after a learned 1x1 convolution to the teacher's width.
+
+    Mean over channels and labelled pixels, times `weight`. The projection is trained along with the student.
+    Source: Romero et al. 2015 (arXiv 1412.6550).
+    """
+
+    def __init__(self, student_channels: int, teacher_channels: int, weight: float = 10.0) -> None:
+        super().__init__()
+        self.weight = weight
+        self.projection = nn.Conv2d(student_channels, teacher_channels, kernel_size=1, bias=False)
+
+    def forward(
+        self, student_features: Tensor, teacher_features: Tensor, labels: Tensor, ignore_index: int = 255
+    ) -> Tensor:
+        """A scalar from features [B, C_s, h, w] and [B, C_t, h', w'] and labels [B, H, W]."""
+        student, teacher = on_one_grid(self.projection(student_features), teacher_features, labels)
+        valid = valid_fraction(labels, (teacher.shape[2], teacher.shape[3]), ignore_index).to(teacher.dtype)
+        return self.weight * weighted_mean((student - teacher).square().mean(1), valid.squeeze(1))
+
+
+class CIRKD(nn.Module):
+    """Cross-image relations within a batch: KL of each pixel's similarities to the pixels of every image.
+
+    For each ordered pair of images, cosine similarities over `temperature` make a softmax over the second
+    image's labelled locations; mean over the first's, then over pairs, times `weight`, without tau^2. It has
+    no memory queues. Time grows with the square of the batch's locations, memory with that of one image's.
+    Source: Yang et al. 2022 (arXiv 2204.06986), the mini-batch part.
+    """
+
+    def __init__(self, weight: float = 1.0, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.weight = weight
+        self.temperature = temperature
+
+    def forward(
+        self, student_features: Tensor, teacher_features: Tensor, labels: Tensor, ignore_index: int = 255
+    ) -> Tensor:
+        """A scalar from features [B, C_s, h, w] and [B, C_t, h', w'] and labels [B, H, W]."""
+        student, teacher = on_one_grid(student_features, teacher_features, labels)
+        valid = valid_fraction(labels, (teacher.shape[2], teacher.shape[3]), ignore_index).flatten(1) > 0
+        nodes = [
+            (F.normalize(s.flatten(1)[:, v], dim=0), F.normalize(t.flatten(1)[:, v], dim=0))
+            for s, t, v in zip(student, teacher, valid, strict=True)
+            if v.any()
+        ]
+        total = student.sum() * 0.0  # zero, and part of the graph where no location is labelled
+        with torch.autocast(student.device.type, enabled=False):
+            for anchor in nodes:
+                for other in nodes:
+                    pair = (*anchor, *other, self.temperature)
+                    total = total + checkpoint(_relation_kl, *pair, use_reentrant=False)
+        return self.weight * total / max(1, len(nodes) ** 2)
+
+
+def _relation_kl(
+    student: Tensor, teacher: Tensor, other_student: Tensor, other_teacher: Tensor, temperature: float
+) -> Tensor:
+    log_student = (student.T @ other_student / temperature).log_softmax(1)
+    log_teacher = (teacher.T @ other_teacher / temperature).log_softmax(1)
+    return (log_teacher.exp() * (log_teacher - log_student)).sum(1).mean()

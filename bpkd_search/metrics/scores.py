@@ -1,0 +1,135 @@
+"""Scores of a split from counts summed over all its images; no score is a mean of per-image scores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bpkd_search.errors import ConfigError, DataError
+from bpkd_search.metrics.counts import class_counts, class_iou, joint_counts, mean_iou, pixel_accuracy
+from bpkd_search.metrics.regions import (
+    boundary_distance,
+    change_band,
+    encode,
+    mask_boundary,
+    matched_contours,
+)
+
+SCALARS = ("miou", "accuracy", "edge_miou", "body_miou", "boundary_iou", "boundary_f")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a split, each in [0, 1], NaN where undefined, beside the settings they were measured with."""
+
+    miou: float
+    accuracy: float
+    edge_miou: float
+    body_miou: float
+    boundary_iou: float
+    boundary_f: float
+    iou: tuple[float, ...]
+    edge_iou: tuple[float, ...]
+    band: int
+    boundary_ratio: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The six scalar scores by name."""
+        return {name: getattr(self, name) for name in SCALARS}
+
+
+class SegmentationMetrics:
+    """Streaming counts of a split on `device`; no image is kept, and no GPU is waited for before `compute`.
+
+    Edge and body mIoU (trimap): the confusion matrix inside and outside `change_band` of the truth at `band`.
+    Boundary IoU: overlap of the `mask_boundary` of both sides, per class, at `boundary_ratio` of the image
+    diagonal. Boundary F-score (Csurka et al., BMVC 2013; Perazzi et al., CVPR 2016): precision and recall,
+    per class, of contour pixels matched within `band` pixels; the image frame is no contour. Means are over
+    the classes that occur on either side. Predictions at ignored pixels are set to ignore first.
+
+    Raises ConfigError for settings out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        band: int = 3,
+        boundary_ratio: float = 0.02,
+        ignore_index: int = 255,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        rules = {
+            f"num_classes: got {num_classes}, must be from 1 to 32000": 1 <= num_classes <= 32000,
+            f"band: got {band}, must be a number of pixels from 1": band >= 1,
+            f"boundary_ratio: got {boundary_ratio}, must be above 0 and at most 1": 0 < boundary_ratio <= 1,
+        }
+        if faults := [rule for rule, holds in rules.items() if not holds]:
+            raise ConfigError(faults, source="metrics")
+        self.num_classes, self.band, self.boundary_ratio = num_classes, band, boundary_ratio
+        self.ignore_index, self.device = ignore_index, torch.device(device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every image."""
+        classes = self.num_classes
+        self._confusion = torch.zeros(2, classes, classes, dtype=torch.int64, device=self.device)
+        self._regions = torch.zeros(2, classes, 4, dtype=torch.int64, device=self.device)
+        self._invalid = torch.zeros((), dtype=torch.int64, device=self.device)
+
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Count a batch: integer class ids [B, H, W] each, moved to the metrics' device if elsewhere."""
+        if predictions.shape != labels.shape or labels.ndim != 3 or predictions.is_floating_point():
+            raise ValueError(
+                "predictions and labels must be integer class ids [B, H, W]; got"
+                f" {predictions.dtype} {tuple(predictions.shape)} and {labels.dtype} {tuple(labels.shape)}"
+            )
+        predictions, labels = predictions.to(self.device), labels.to(self.device)
+        # One image after the other stays in a CPU's cache; a GPU wants few, large operations.
+        step = 1 if self.device.type == "cpu" else max(1, len(labels))
+        for start in range(0, len(labels), step):
+            self._count(predictions[start : start + step], labels[start : start + step])
+
+    def _count(self, predictions: Tensor, labels: Tensor) -> None:
+        truth, guess, invalid = encode(predictions, labels, self.num_classes, self.ignore_index)
+        self._invalid += invalid
+        edge = change_band(truth, self.band)
+        self._confusion += joint_counts(truth, guess, edge, self.num_classes)
+
+        both = torch.stack((truth, guess))
+        boundary = mask_boundary(
+            both, boundary_distance(labels.shape[1], labels.shape[2], self.boundary_ratio)
+        )
+        shared = boundary & boundary.flip(0) & (truth == guess)
+        contours = both * change_band(both, 1)
+        matched = matched_contours(contours, self.band, self.num_classes)
+        self._regions += class_counts(both, (boundary, shared, contours.bool(), matched), self.num_classes)
+
+    def compute(self) -> Scores:
+        """The scores of everything counted so far. Raises DataError when class ids were out of range."""
+        if invalid := int(self._invalid):
+            raise DataError(
+                f"{invalid} pixels have a label or a prediction outside 0..{self.num_classes - 1}"
+                f" that is not the ignored id {self.ignore_index}"
+            )
+        body, edge = self._confusion.cpu()
+        boundary, shared, contour, matched = self._regions.cpu().double().unbind(-1)
+        # A class with a contour on one side only scores 0, on neither NaN.
+        recall, precision = matched / contour.clamp(min=1)
+        f_score = (2 * precision * recall / (precision + recall)).nan_to_num(0)
+        f_score[contour.sum(0) == 0] = math.nan
+        return Scores(
+            miou=mean_iou(body + edge),
+            accuracy=pixel_accuracy(body + edge),
+            edge_miou=mean_iou(edge),
+            body_miou=mean_iou(body),
+            boundary_iou=(shared[0] / (boundary.sum(0) - shared[0])).nanmean().item(),
+            boundary_f=f_score.nanmean().item(),
+            iou=tuple(class_iou(body + edge).tolist()),
+            edge_iou=tuple(class_iou(edge).tolist()),
+            band=self.band,
+            boundary_ratio=self.boundary_ratio,
+        )

@@ -1,0 +1,6 @@
+"""Segmentation networks and their weights."""
+
+from bpkd_search.models.checkpoint import load_encoder, load_segmentor, read_about, save_weights
+from bpkd_search.models.segmentor import Segmentor, count_parameters
+
+__all__ = ["Segmentor", "count_parameters", "load_encoder", "load_segmentor", "read_about", "save_weights"]

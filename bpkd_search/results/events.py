@@ -1,0 +1,64 @@
+"""The event log: one append-only line for each ask, report and end of a trial.
+
+It is the truth of an experiment: tables are made from it, and a search resumes from it. A line is on the
+operating system's side before its event takes effect; a line that a crash cut short is dropped when read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bpkd_search.errors import ExperimentError
+
+Event = dict[str, Any]
+FILE = "events.jsonl"
+
+
+class EventLog:
+    """Appends events to a folder's log; whatever stands there already stays."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / FILE
+        self._drop_torn_tail()
+        self._file: BinaryIO = self.path.open("ab", buffering=0)
+
+    def append(self, event: Event) -> None:
+        """Write one event. Errors: `ExperimentError` when the disk is full."""
+        line = json.dumps(event, separators=(",", ":"), default=str).encode() + b"\n"
+        try:
+            self._file.write(line)
+        except OSError as e:
+            raise ExperimentError(
+                f"{self.path}: cannot be written ({e.strerror}); free some space and resume the search"
+            ) from e
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _drop_torn_tail(self) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open("rb+") as file:
+            data = file.read()
+            whole = data.rfind(b"\n") + 1
+            if whole != len(data):
+                file.truncate(whole)
+                os.fsync(file.fileno())
+
+
+def read_events(directory: Path) -> Iterator[Event]:
+    """Every whole event of an experiment, in order. Errors: `ExperimentError` for a damaged line."""
+    path = directory / FILE
+    if not path.exists():
+        return
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            yield json.loads(line)
+        except ValueError as e:
+            raise ExperimentError(f"{path}:{number}: is no event: {line[:60]!r}") from e

@@ -1,0 +1,93 @@
+"""The columns of the result tables: typed, documented, versioned.
+
+`trials` has one row a trial, `reports` one row a validated epoch. Each searched parameter is a column of its
+own, named by its config path. A new version only adds columns; older files are read on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+# Trial states. Only COMPLETE ran its full budget and competes for "best".
+RUNNING, COMPLETE, PRUNED, FAILED = "RUNNING", "COMPLETE", "PRUNED", "FAILED"
+REASONS = ("nan", "oom", "error", "lost")
+
+Column = tuple[str, pa.DataType, str]
+_NAME = pa.dictionary(pa.int32(), pa.string())
+
+METRIC_COLUMNS: tuple[Column, ...] = (
+    ("miou", pa.float64(), "mean IoU over the classes present, one confusion matrix for the whole split"),
+    ("edge_miou", pa.float64(), "mIoU inside the band around class changes"),
+    ("body_miou", pa.float64(), "mIoU outside that band"),
+    ("boundary_iou", pa.float64(), "Boundary IoU (Cheng et al. 2021)"),
+    ("boundary_f", pa.float64(), "boundary F-score"),
+    ("accuracy", pa.float64(), "share of valid pixels that are right"),
+)
+COST_COLUMNS: tuple[Column, ...] = (
+    ("gpu_seconds", pa.float64(), "seconds inside training so far, validation and start-up left out"),
+    ("wall_seconds", pa.float64(), "seconds since the trial started, all counted"),
+    ("images_per_second", pa.float64(), "training speed of the last epoch"),
+    ("peak_memory_mb", pa.float64(), "peak GPU memory in MiB; empty on CPU"),
+)
+TRIAL_COLUMNS: tuple[Column, ...] = (
+    ("experiment", _NAME, "name of the search"),
+    ("number", pa.int64(), "the trial's number in its experiment, from 0"),
+    ("trial_id", pa.string(), "experiment and number in one word"),
+    ("state", _NAME, "RUNNING, COMPLETE, PRUNED or FAILED"),
+    ("reason", _NAME, "why it FAILED: nan, oom, error or lost"),
+    ("message", pa.string(), "the failure in words"),
+    ("method", _NAME, "a baseline's name, or the loss method"),
+    ("origin", _NAME, "baseline, enqueued or sampled"),
+    *METRIC_COLUMNS,
+    ("epochs", pa.int64(), "epochs trained"),
+    *COST_COLUMNS,
+    ("parameters", pa.int64(), "numbers the student learns"),
+    ("seed", pa.int64(), "training seed"),
+    ("node", _NAME, "host the trial ran on"),
+    ("started", pa.timestamp("ms", tz="UTC"), "start of the trial"),
+    ("ended", pa.timestamp("ms", tz="UTC"), "end of the trial; empty while it runs"),
+    ("config", pa.string(), "the whole run as JSON"),
+    ("version", pa.string(), "version of bpkd-search"),
+)
+REPORT_COLUMNS: tuple[Column, ...] = (
+    ("experiment", _NAME, "name of the search"),
+    ("number", pa.int64(), "the trial's number"),
+    ("epoch", pa.int64(), "epochs trained so far"),
+    *METRIC_COLUMNS,
+    *COST_COLUMNS,
+    ("loss", pa.float64(), "mean training loss of the epoch, all terms"),
+    ("loss_terms", pa.string(), "mean of each weighted loss term, as JSON"),
+    ("class_iou", pa.list_(pa.float64()), "IoU of each class in the order of the data set; empty where absent"),
+    ("time", pa.timestamp("ms", tz="UTC"), "when the report came"),
+)
+
+PARAMETER_TYPES: dict[str, pa.DataType] = {
+    "float": pa.float64(),
+    "int": pa.int64(),
+    "bool": pa.bool_(),
+    "string": _NAME,
+}
+
+
+def trials_schema(parameters: Mapping[str, str]) -> pa.Schema:
+    """Schema of `trials`; `parameters` maps each searched path to float, int, bool or string."""
+    searched = [pa.field(path, PARAMETER_TYPES[kind]) for path, kind in parameters.items()]
+    fixed = [pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in TRIAL_COLUMNS]
+    # Parameters stand after the method they belong to and before the measures.
+    split = next(i for i, field in enumerate(fixed) if field.name == METRIC_COLUMNS[0][0])
+    return pa.schema([*fixed[:split], *searched, *fixed[split:]], metadata=_metadata("trials"))
+
+
+def reports_schema() -> pa.Schema:
+    """Schema of `reports`."""
+    fields = [pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in REPORT_COLUMNS]
+    return pa.schema(fields, metadata=_metadata("reports"))
+
+
+def _metadata(table: str) -> dict[str, Any]:
+    return {"bpkd_search.table": table, "bpkd_search.schema": str(SCHEMA_VERSION)}

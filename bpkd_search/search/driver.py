@@ -1,0 +1,184 @@
+"""The driver: prepares what trials share, starts Ray, and runs the engine's trials on warm actors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bpkd_search.config import SearchConfig
+from bpkd_search.errors import ResourceError
+from bpkd_search.prepare import Prepared, prepare
+from bpkd_search.results.leaderboard import Leaderboard
+from bpkd_search.search import experiment
+from bpkd_search.search.engine import BASELINE, Engine, Trial
+from bpkd_search.search.progress import Progress, make_progress
+from bpkd_search.search.resources import Slots, divide
+
+KEPT_STUDENTS = 5
+
+
+class Interrupted(Exception):
+    """The search was stopped by the user before its end; `resume` continues it."""
+
+
+def run_search(
+    config: SearchConfig, directory: Path, *, address: str | None = None, verbose: bool = False
+) -> Leaderboard:
+    """Run a search to its end in a new folder and give its leaderboard.
+
+    `address` joins a Ray cluster that is up (`auto`, `ray://host:port`); without it a local one is started.
+    On several nodes, `directory` and `data.views_dir` must be paths that all of them see.
+    Errors: `UserError` of every kind; `Interrupted` after Ctrl-C.
+    """
+    experiment.create(directory, config)
+    return _drive(config, directory, address, verbose)
+
+
+def resume_search(directory: Path, *, address: str | None = None, verbose: bool = False) -> Leaderboard:
+    """Continue a search where it stopped: finished trials stay, unfinished ones go on from their checkpoints.
+
+    Errors: as `run_search`; `ExperimentError` when the folder is no experiment or is held.
+    """
+    return _drive(experiment.read_config(directory), directory, address, verbose)
+
+
+def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: bool) -> Leaderboard:
+    directory = directory.resolve()
+    with experiment.hold(directory), make_progress(config) as progress:
+        engine = Engine(config, directory, version("bpkd-search"), listen=_listener(directory, progress))
+        try:
+            progress.begin(engine)
+            if not engine.done:
+                prepared = prepare(config.run(), progress.say)
+                progress.teacher_scores = prepared.teacher_scores or {}
+                with _ray(address, verbose) as available:
+                    slots = divide(config.search, available)
+                    progress.say(f"ray: {slots.count} trial(s) at once, {slots.cpus:g} CPU and {slots.gpus:g} GPU each")
+                    with _on_interrupt(engine, progress):
+                        _tune(engine, directory, prepared, slots)
+        finally:
+            engine.recorder.close()
+    if not engine.done:
+        raise Interrupted(f"stopped; continue with: bpkd-search resume {_short(directory)}")
+    return Leaderboard(directory)
+
+
+def _tune(engine: Engine, directory: Path, prepared: Prepared, slots: Slots) -> None:
+    """Hand the engine to Ray Tune and return when it has no more trials or was interrupted."""
+    from ray import tune
+
+    from bpkd_search.search.scheduler import EngineScheduler, StopOnRequest
+    from bpkd_search.search.searcher import EngineSearcher
+    from bpkd_search.search.trial import DistillationTrial, TrialTask
+
+    searcher = EngineSearcher(engine, TrialTask(str(directory), prepared, slots.threads))
+    tuner = tune.Tuner(
+        tune.with_resources(DistillationTrial, {"cpu": slots.cpus, "gpu": slots.gpus}),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=EngineScheduler(engine, searcher),
+            num_samples=engine.total,
+            max_concurrent_trials=slots.count,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
+            trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(directory),
+            stop=StopOnRequest(engine),
+            failure_config=tune.FailureConfig(max_failures=0),
+            # Trials write their own checkpoints, which outlive Ray.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(directory / "ray", ignore_errors=True)
+
+
+@contextmanager
+def _ray(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
+    """A Ray cluster to work on, and what it offers; a local one is shut down afterwards."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's own files a trial, its signal handler and its tables have better ones here.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    if not verbose:
+        warnings.filterwarnings("ignore", module="ray|optuna")
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+    if address is None:
+        options |= {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as e:
+        where = f"no Ray cluster at {address}" if address else "Ray cannot start here"
+        raise ResourceError(f"{where}: {str(e).splitlines()[0]}") from e
+    if not verbose:
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+    try:
+        yield dict(ray.cluster_resources())
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _on_interrupt(engine: Engine, progress: Progress) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop the search cleanly; a second one stops it at once."""
+    before = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(sig: int, frame: Any) -> None:
+        engine.interrupted = True
+        progress.say("stopping; what has been reported is kept")
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for sig in before:
+        signal.signal(sig, stop)
+    try:
+        yield
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
+
+
+def _listener(directory: Path, progress: Progress) -> Callable[[str, Trial], None]:
+    """What happens beside the tables at each event: the display, and the files of ended trials."""
+    scores: dict[int, float] = {}
+
+    def listen(event: str, trial: Trial) -> None:
+        progress.event(event, trial)
+        if event != "end":
+            return
+        (directory / "checkpoints" / f"{trial.number:05d}.pt").unlink(missing_ok=True)
+        if trial.origin != BASELINE and _student(directory, trial.number).is_file():
+            scores[trial.number] = trial.last().get(progress.metric, 0.0)
+            for number in sorted(scores, key=lambda n: scores[n], reverse=True)[KEPT_STUDENTS:]:
+                _student(directory, number).unlink(missing_ok=True)
+                del scores[number]
+
+    return listen
+
+
+def _student(directory: Path, number: int) -> Path:
+    return directory / "students" / f"{number:05d}.safetensors"
+
+
+def _short(directory: Path) -> str:
+    """The folder as a person at this prompt would write it."""
+    relative = os.path.relpath(directory)
+    return str(directory) if relative.startswith("..") else relative

@@ -1,0 +1,69 @@
+"""Ray Tune's `Searcher`, as a thin adapter to the engine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from bpkd_search.search.engine import Engine
+from bpkd_search.search.trial import TrialTask
+
+
+class Unsaved:
+    """Ray Tune pickles its parts to restore from; an adapter goes as an empty shell, the event log is the state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
+    """Hands the engine's trials to Ray Tune and brings their ends back.
+
+    Ray's own `OptunaSearch` tells trials that were stopped early as complete and leaves NaN trials running;
+    here the engine decides the state from what the trial really did.
+    """
+
+    def __init__(self, engine: Engine, task: TrialTask) -> None:
+        super().__init__()
+        self.engine, self.task = engine, task
+        self.numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's task, or `Searcher.FINISHED`."""
+        trial = self.engine.ask()
+        if trial is None:
+            return str(Searcher.FINISHED)
+        self.numbers[trial_id] = trial.number
+        return self.task.at(trial).to_dict()
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: the scheduler's adapter has passed the report on."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Bring the end of a trial to the engine; a lost actor is an error without a result."""
+        number = self.numbers[trial_id]
+        if error:
+            self.engine.end(number, ("lost", "the trial's process or node died"))
+            return
+        result = result or {}
+        if result.get("failure"):
+            self.engine.end(number, (result["failure"], result.get("message", "")))
+            return
+        if "report" in result:
+            self.engine.report(number, report_of(result))
+        self.engine.end(number)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the experiment's own event log is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore; see `save`."""
+
+
+def report_of(result: dict[str, Any]) -> dict[str, Any]:
+    """What the trial itself reported, without what Ray Tune adds to a result."""
+    report: dict[str, Any] = json.loads(result["report"])
+    return report

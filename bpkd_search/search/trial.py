@@ -1,0 +1,164 @@
+"""The trial actor: one warm process per slot that runs one distillation after another."""
+
+from __future__ import annotations
+
+import gc
+import json
+import socket
+import time
+import traceback
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from bpkd_search.config.models import RunConfig
+from bpkd_search.config.points import plain
+from bpkd_search.data.views import ViewStore
+from bpkd_search.distill import Distillation, Diverged, pick_device
+from bpkd_search.models import Segmentor, save_weights
+from bpkd_search.prepare import Prepared, open_teacher
+from bpkd_search.search.engine import Trial
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What an actor needs to run a trial, as plain values that travel through Ray.
+
+    `reported` is the last epoch that the driver has on record, with the seconds spent until then.
+    """
+
+    directory: str
+    prepared: Prepared
+    threads: int
+    number: int = 0
+    run: dict[str, Any] | None = None
+    reported: int = 0
+    gpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+
+    def at(self, trial: Trial) -> TrialTask:
+        """The same surroundings for a given trial."""
+        last = trial.last()
+        return replace(
+            self,
+            number=trial.number,
+            run=plain(trial.run),
+            reported=trial.epoch,
+            gpu_seconds=last.get("gpu_seconds", 0.0),
+            wall_seconds=last.get("wall_seconds", 0.0),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> TrialTask:
+        """The task back from plain values."""
+        return TrialTask(**{**values, "prepared": Prepared(**values["prepared"])})
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the unfinished trial's state is kept."""
+        return Path(self.directory) / "checkpoints" / f"{self.number:05d}.pt"
+
+    @property
+    def student(self) -> Path:
+        """Where the finished trial's weights go."""
+        return Path(self.directory) / "students" / f"{self.number:05d}.safetensors"
+
+
+class DistillationTrial(tune.Trainable):  # type: ignore[misc]
+    """Ray Tune's view of a distillation run; actors are reused, so only the first trial of a slot is slow.
+
+    A failure is reported, not raised: the search goes on, and the process stays warm.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin the first trial of this process."""
+        self._stores: dict[tuple[str, str | None], ViewStore] = {}
+        self._teachers: dict[str, Segmentor] = {}
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin the next trial in this process."""
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.task = TrialTask.from_dict(config)
+        self.run: Distillation | None = None
+        self._release()
+        self._start, self._spent = time.monotonic() - self.task.wall_seconds, self.task.gpu_seconds
+        torch.set_num_threads(self.task.threads)
+
+    def _open(self) -> Distillation:
+        run = RunConfig.model_validate(self.task.run)
+        prepared = self.task.prepared
+        key = (prepared.views, prepared.logits)
+        if key not in self._stores:
+            self._stores[key] = prepared.open()
+        device = pick_device(run.train.device)
+        teacher = None
+        if prepared.teacher and run.teacher.mode == "online":
+            if prepared.teacher not in self._teachers:
+                store = self._stores[key]
+                self._teachers[prepared.teacher] = open_teacher(run, store.num_classes, Path(prepared.teacher), device)
+            teacher = self._teachers[prepared.teacher]
+        return Distillation(run.student, run.loss, run.train, self._stores[key], teacher=teacher, device=device)
+
+    def step(self) -> dict[str, Any]:
+        """One epoch and its validation, or the report of an epoch whose report a crash has lost."""
+        try:
+            report = self._epoch()
+        except Diverged as e:
+            return self._failed("nan", str(e))
+        except (torch.OutOfMemoryError, MemoryError) as e:
+            return self._failed("oom", str(e).splitlines()[0] if str(e) else "out of memory")
+        except Exception as e:
+            where = traceback.format_exc(limit=-2).strip().splitlines()
+            return self._failed("error", f"{type(e).__name__}: {e} ({' '.join(where[1:3]).strip()})")
+        assert self.run is not None
+        return {"report": json.dumps(report), "done": self.run.epoch >= self.run.settings.epochs}
+
+    def _epoch(self) -> dict[str, Any]:
+        if self.run is None:
+            self.run = self._open()
+            if self.task.checkpoint.is_file():
+                report = self.run.load(self.task.checkpoint)
+                if report is not None and self.run.epoch > self.task.reported:
+                    return report
+        run = self.run
+        report = run.train_epoch()
+        self._spent += report["gpu_seconds"]
+        scores = run.evaluate()
+        report |= scores.as_dict()
+        report |= {
+            "class_iou": [None if iou != iou else iou for iou in scores.iou],
+            "gpu_seconds": self._spent,
+            "wall_seconds": time.monotonic() - self._start,
+            "node": socket.gethostname(),
+            "parameters": run.parameters,
+        }
+        if run.epoch >= run.settings.epochs:
+            save_weights(self.task.student, run.student, {"config": self.task.run, "miou": scores.miou})
+        # Before the report: a crash between the two loses neither.
+        run.save(self.task.checkpoint, report)
+        return report
+
+    def _failed(self, reason: str, message: str) -> dict[str, Any]:
+        return {"failure": reason, "message": message[:2000], "done": True}
+
+    def cleanup(self) -> None:
+        """Let go of the run."""
+        self.run = None
+        self._release()
+
+    @staticmethod
+    def _release() -> None:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

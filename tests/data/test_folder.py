@@ -1,0 +1,218 @@
+"""Folder data sets: what is read, and that every kind of bad input is named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bpkd_search.data import Dataset, check, find_faults, open_split
+from bpkd_search.errors import DataError
+
+NAMES = ["sky", "road", "car"]
+IMAGE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+MASK = np.array([[0, 1, 2, 255]] * 6, dtype=np.uint8).repeat(2, axis=1)
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for split, count in (("train", 3), ("val", 2)):
+        for index in range(count):
+            save(tmp_path / f"set/images/{split}/s{index}.png", IMAGE + index)
+            save(tmp_path / f"set/masks/{split}/s{index}.png", MASK)
+    return tmp_path / "set"
+
+
+def opened(root: Path, split: str = "train", **options: Any) -> Dataset:
+    options = {"images": "images/{split}", "masks": "masks/{split}", "class_names": NAMES} | options
+    return open_split("folder", split, root=root, **options)
+
+
+def fails(*parts: str) -> Any:
+    """Expect a DataError whose message holds every part."""
+    return pytest.raises(DataError, match="(?s)" + "".join(f"(?=.*{part})" for part in parts))
+
+
+def test_reads_pixels_and_ids_as_stored(root: Path) -> None:
+    data = opened(root)
+    image, label = data[1]
+    assert (len(data), data.names) == (3, ["s0", "s1", "s2"])
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), IMAGE + 1)
+    np.testing.assert_array_equal(label.numpy(), MASK)
+    assert len(opened(root, "val")) == 2
+    assert data.class_names == tuple(NAMES)
+    assert len(set(data.palette)) == 3
+
+
+def test_palette_and_16_bit_masks_hold_ids(root: Path) -> None:
+    palette = Image.fromarray(MASK).convert("P")
+    palette.putdata(MASK.ravel().tolist())
+    palette.putpalette(list(range(256)) * 3)
+    palette.save(root / "masks/train/s0.png")
+    save(root / "masks/train/s1.png", MASK.astype(np.uint16) * 100)
+    data = opened(root, id_map={0: 0, 1: 1, 2: 2, 100: 1, 200: 2, 25500: 255})
+    np.testing.assert_array_equal(data[0][1].numpy(), MASK)
+    np.testing.assert_array_equal(data[1][1].numpy(), MASK)
+
+
+def test_id_map_and_ignore_id(root: Path) -> None:
+    _, label = opened(root, id_map={0: 255, 1: 0, 2: 2}, ignore_id=255)[0]
+    np.testing.assert_array_equal(label.numpy(), np.array([[255, 0, 2, 255]] * 6).repeat(2, axis=1))
+    save(root / "masks/train/s0.png", np.where(MASK == 255, 7, MASK).astype(np.uint8))
+    _, label = opened(root, ignore_id=7)[0]
+    np.testing.assert_array_equal(label.numpy(), MASK)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".bmp", ".tif"])
+def test_other_image_formats_pair_by_name(root: Path, suffix: str) -> None:
+    path = root / "images/train/s0.png"
+    Image.fromarray(np.full((6, 8, 3), 90, dtype=np.uint8)).save(path.with_suffix(suffix))
+    path.unlink()
+    image, _ = opened(root)[0]
+    assert (image.int() - 90).abs().max() <= 1
+
+
+def test_names_in_sub_folders_and_hidden_files(root: Path) -> None:
+    for part in ("images", "masks"):
+        shutil.move(root / part / "train/s2.png", save(root / part / "train/city/s2.png", MASK))
+    (root / "images/train/._s0.png").write_bytes(b"left by a file manager")
+    data = opened(root)
+    assert data.names == ["city/s2", "s0", "s1"]
+    check(data)
+
+
+def test_missing_root_and_folder_say_the_layout(root: Path) -> None:
+    with fails("needs root"):
+        open_split("folder", "train", images="i/{split}", masks="m/{split}", class_names=NAMES)
+    with fails("nowhere"):
+        opened(root / "nowhere")
+    shutil.rmtree(root / "masks/train")
+    with fails("masks/train", "expected layout: images in <root>/images/{split}, masks in <root>/masks"):
+        opened(root)
+
+
+def test_unpaired_files_are_all_named(root: Path) -> None:
+    (root / "masks/train/s0.png").unlink()
+    (root / "images/train/s2.png").unlink()
+    with fails("2 samples are incomplete", "s0: no mask for its image", "s2: no image for its mask"):
+        opened(root)
+
+
+def test_long_lists_end_in_a_count(root: Path) -> None:
+    for index in range(40):
+        save(root / f"images/train/x{index:02d}.png", IMAGE)
+    with fails("40 samples", "x19", r"\.\.\. and 20 more") as caught:
+        opened(root)
+    assert "x20" not in str(caught.value)
+
+
+def test_same_name_twice(root: Path) -> None:
+    save(root / "images/train/s1.bmp", IMAGE)
+    with fails("two files for sample 's1'", "s1.bmp"):
+        opened(root)
+
+
+def test_empty_split(root: Path) -> None:
+    for path in (root / "images/train").iterdir():
+        path.unlink()
+    for path in (root / "masks/train").iterdir():
+        path.unlink()
+    with fails("empty split", "images/train"):
+        opened(root)
+
+
+def test_sizes_that_differ(root: Path) -> None:
+    save(root / "masks/train/s1.png", MASK[:, :5])
+    with fails("masks/train/s1.png", "mask is 5x6", "its image 8x6"):
+        opened(root)[1]
+
+
+def test_ids_outside_the_classes(root: Path) -> None:
+    wrong = MASK.copy()
+    wrong[0, :4] = [3, 4, 5, 90]
+    save(root / "masks/train/s1.png", wrong)
+    with fails("masks/train/s1.png", "ids 3-5, 90, valid are 0-2, 255"):
+        opened(root)[1]
+
+
+def test_colour_coded_mask(root: Path) -> None:
+    save(root / "masks/train/s0.png", IMAGE)
+    with fails("masks/train/s0.png", "mode RGB", "colour-coded", "one id a pixel"):
+        opened(root)[0]
+
+
+def test_image_deeper_than_8_bits(root: Path) -> None:
+    save(root / "images/train/s0.png", IMAGE[..., 0].astype(np.uint16) * 256)
+    with fails("images/train/s0.png", "8 bits a channel"):
+        opened(root)[0]
+
+
+@pytest.mark.parametrize("part", ["images", "masks"])
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9])
+def test_truncated_file(root: Path, part: str, share: float) -> None:
+    noise = np.random.default_rng(1).integers(0, 3, (60, 80), dtype=np.uint8)
+    save(root / "images/train/s1.png", noise)
+    whole = save(root / part / "train/s1.png", noise).read_bytes()
+    (root / part / "train/s1.png").write_bytes(whole[: int(share * len(whole))])
+    with fails(f"{part}/train/s1.png", "cannot read"):
+        opened(root)[1]
+
+
+def test_check_reports_every_damaged_sample(root: Path) -> None:
+    check(opened(root))
+    save(root / "masks/train/s0.png", MASK[:3])
+    (root / "images/train/s2.png").write_bytes(b"no image")
+    faults = find_faults(opened(root))
+    assert [("s0.png" in line, "s2.png" in line) for line in faults] == [(True, False), (False, True)]
+    with fails("2 of 3 samples", "s0.png", "s2.png"):
+        check(opened(root))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_names": []}, "got 0 class names, must be 1 to 255"),
+        ({"ignore_id": 1}, "ignore_id 1 is also the mask id of class 1"),
+        ({"ignore_id": -1}, "ignore_id: got -1"),
+        ({"id_map": {0: 3}}, "mask id 0 is mapped to 3, must be a class 0..2 or 255"),
+        ({"id_map": {-1: 0}}, "mask id -1 is not in"),
+        ({"images": "images"}, "got 'images', must hold {split}"),
+        ({"mask": "m"}, "unknown mask; it takes: images, masks, class_names, ignore_id, id_map"),
+    ],
+)
+def test_impossible_options(root: Path, options: dict[str, Any], message: str) -> None:
+    with fails(message):
+        opened(root, **options)
+
+
+def test_missing_options_and_unknown_kind(root: Path) -> None:
+    with fails("missing masks, class_names"):
+        open_split("folder", "train", root=root, images="images/{split}")
+    with fails("got 'kitti', must be one of .*camvid, .*folder, .*synthetic"):
+        open_split("kitti", "train", root=root)
+
+
+def test_identity_follows_content_not_place(root: Path) -> None:
+    first = opened(root).identity()
+    moved = root.parent / "elsewhere"
+    shutil.copytree(root, moved)
+    os.utime(moved / "images/train/s0.png", (1, 1))
+    assert opened(moved).identity() == first
+    assert opened(root, "val").identity() != first
+    assert opened(root, id_map={0: 1, 1: 0, 2: 2}).identity() != first
+    save(moved / "masks/train/s0.png", MASK[::-1, ::-1])
+    assert opened(moved).identity() != first
+    os.rename(root / "images/train/s0.png", root / "images/train/r0.png")
+    os.rename(root / "masks/train/s0.png", root / "masks/train/r0.png")
+    assert opened(root).identity() != first
