@@ -103,9 +103,7 @@ def _sheet(captions: Sequence[str], rows: Sequence[Sequence[Image.Image]]) -> Im
         left += width + GAP
     left, middle = GAP, bottom + line // 2
     for colour, meaning in ((BAND, "edge band"), (UNLABELLED, "ignored")):
-        draw.rectangle(
-            (left, middle - FONT_SIZE // 2, left + FONT_SIZE, middle + FONT_SIZE // 2), fill=colour
-        )
+        draw.rectangle((left, middle - FONT_SIZE // 2, left + FONT_SIZE, middle + FONT_SIZE // 2), fill=colour)
         draw.text((left + FONT_SIZE + GAP, middle), meaning, fill=INK, font=font, anchor="lm")
         left += FONT_SIZE + 3 * GAP + round(font.getlength(meaning))
     return sheet

@@ -58,9 +58,7 @@ def test_paint_fades_what_is_neither_band_nor_ignored() -> None:
     grey = 100
     assert painted[:, 0, 0].tolist() == [int(0.2 * grey + 0.8 * part) for part in BAND]
     assert painted[:, 0, 1].tolist() == list(UNLABELLED)
-    assert painted[:, 0, 2].tolist() == [
-        int(0.4 * part + 0.15 * grey + 0.45 * 255 + 1e-3) for part in (200, 100, 0)
-    ]
+    assert painted[:, 0, 2].tolist() == [int(0.4 * part + 0.15 * grey + 0.45 * 255 + 1e-3) for part in (200, 100, 0)]
 
 
 def test_unusable_widths_are_all_named(tmp_path: Path) -> None:

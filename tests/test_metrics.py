@@ -161,9 +161,7 @@ def test_every_score_agrees_with_slow_morphology(
     classes: int, size: tuple[int, int], smooth: float, void: float, band: int, ratio: float
 ) -> None:
     predictions, labels = blobs(3, *size, classes, seed=band, smooth=smooth, void=void)
-    assert_same(
-        measured(predictions, labels, classes, band, ratio), oracle(predictions, labels, classes, band, ratio)
-    )
+    assert_same(measured(predictions, labels, classes, band, ratio), oracle(predictions, labels, classes, band, ratio))
 
 
 def test_every_score_agrees_with_slow_morphology_on_camvid(shared: Path) -> None:

@@ -56,9 +56,7 @@ class Criterion(nn.Module):
             channels: dict[str, int] = {}
             if term.method.function is FeatureMSE:
                 if student_channels is None or teacher_channels is None:
-                    raise ConfigError(
-                        [f"{term.name}: needs student_channels and teacher_channels"], source="loss"
-                    )
+                    raise ConfigError([f"{term.name}: needs student_channels and teacher_channels"], source="loss")
                 channels = {"student_channels": student_channels, "teacher_channels": teacher_channels}
             self._modules_by_term[term.name] = term.method.function(**channels)
 

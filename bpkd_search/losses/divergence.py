@@ -22,8 +22,8 @@ def on_one_grid(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tenso
     batches = {student.shape[0], teacher.shape[0], labels.shape[0]}
     if (student.ndim, teacher.ndim, labels.ndim) != (4, 4, 3) or len(batches) > 1:
         raise ValueError(
-            f"got student {tuple(student.shape)}, teacher {tuple(teacher.shape)}, labels {tuple(labels.shape)}: "
-            "must be [B, C, h, w] twice and [B, H, W], with one B"
+            f"got student {tuple(student.shape)}, teacher {tuple(teacher.shape)}, "
+            f"labels {tuple(labels.shape)}: must be [B, C, h, w] twice and [B, H, W], with one B"
         )
     student, teacher = _full_precision(student), _full_precision(teacher.detach())
     if student.shape[2:] != teacher.shape[2:]:

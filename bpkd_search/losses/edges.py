@@ -83,20 +83,14 @@ def _edge_masks(
     firsts = range(0, num_classes, _PER_WORD)
     words = [_bit_words(ids, num_classes, first) for first in firsts]
     if ids.device.type == "cpu" and int(words[0].min()) < _IGNORED_WORD:
-        got = [
-            i
-            for i in sorted(set(labels.flatten().tolist()))
-            if not 0 <= i < num_classes and i != ignore_index
-        ]
+        got = [i for i in sorted(set(labels.flatten().tolist())) if not 0 <= i < num_classes and i != ignore_index]
         raise ValueError(
             f"labels: got ids {got[:5]}, must be 0 to {num_classes - 1}, or {ignore_index} for ignored pixels"
         )
     words = [_over_window(word, width, torch.bitwise_or, outside=0) for word in words]
     edge = _of_several_classes(words)
     counts = [min(_PER_WORD, num_classes - first) for first in firsts]
-    return torch.cat(
-        [pool_bits(word & edge, count, size) for word, count in zip(words, counts, strict=True)], 1
-    )
+    return torch.cat([pool_bits(word & edge, count, size) for word, count in zip(words, counts, strict=True)], 1)
 
 
 def _byte_ids(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
@@ -132,9 +126,7 @@ def _if_positive(words: Tensor) -> Tensor:
     return words.neg().bitwise_right_shift_(31)
 
 
-def _over_window(
-    maps: Tensor, width: int, reduce: Callable[[Tensor, Tensor], Tensor], outside: int
-) -> Tensor:
+def _over_window(maps: Tensor, width: int, reduce: Callable[[Tensor, Tensor], Tensor], outside: int) -> Tensor:
     """Reduce [B, H, W] over a square window; `outside` is the value beyond the frame, neutral to `reduce`."""
     maps = pad(maps, (width // 2,) * 4, value=outside)
     for dim in (1, 2):

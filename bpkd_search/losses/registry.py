@@ -49,7 +49,7 @@ class LossMethod:
     published: tuple[PublishedWeight, ...] = ()
 
 
-_PAPER = "the paper's own definition, which is ours"
+_SAME_FORM = "batch mean of the same formulas; the authors published no training code"
 _PER_CLASS = "KL summed over space, divided by images and classes, times tau^2: as ours"
 _PER_SAMPLE = "mean per sample there, per pixel here"
 
@@ -62,8 +62,8 @@ _ALL = (
         "Edges per pixel over classes, bodies per class over space",
         "arXiv 2306.08075",
         (
-            PublishedWeight("BPKD paper", "edge_weight", 50.0, "1", _PAPER),
-            PublishedWeight("BPKD paper", "body_weight", 20.0, "1", _PAPER),
+            PublishedWeight("independent reimplementations", "edge_weight", 50.0, "1", _SAME_FORM),
+            PublishedWeight("independent reimplementations", "body_weight", 20.0, "1", _SAME_FORM),
         ),
     ),
     LossMethod(
@@ -138,11 +138,7 @@ _ALL = (
         "teacher features",
         "Pixel similarities across the images of a batch",
         "arXiv 2204.06986",
-        (
-            PublishedWeight(
-                "winycg/CIRKD", "weight", 1.0, "1", "KL per pixel and pair of images, no tau^2: as ours"
-            ),
-        ),
+        (PublishedWeight("winycg/CIRKD", "weight", 1.0, "1", "KL per pixel and pair of images, no tau^2: as ours"),),
     ),
 )
 

@@ -10,9 +10,7 @@ from torch import Tensor
 from bpkd_search.metrics.regions import encode
 
 
-def confusion_matrix(
-    predictions: Tensor, labels: Tensor, num_classes: int, ignore_index: int = 255
-) -> Tensor:
+def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
     """Pixels by true class (row) and predicted class (column).
 
     `predictions` and `labels` are integers of one shape; the result is [num_classes, num_classes] int64.
@@ -55,9 +53,7 @@ def class_counts(codes: Tensor, masks: Sequence[Tensor], num_classes: int) -> Te
     index = codes.to(torch.int32)
     index[1] += side
     counts = _histogram(index * patterns + pattern, 2 * side * patterns).view(2, side, patterns)[:, 1:]
-    chosen = torch.arange(patterns, device=codes.device)[:, None] >> torch.arange(
-        len(masks), device=codes.device
-    )
+    chosen = torch.arange(patterns, device=codes.device)[:, None] >> torch.arange(len(masks), device=codes.device)
     return (counts[..., None] * (chosen & 1)).sum(2)
 
 

@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def encode(
-    predictions: Tensor, labels: Tensor, num_classes: int, ignore_index: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def encode(predictions: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
     """Codes of truth and prediction, and the count of pixels with an id out of range (coded as ignored)."""
     labels, predictions = labels.to(torch.int32), predictions.to(torch.int32)
     ignored = labels == ignore_index
@@ -78,9 +76,7 @@ def matched_contours(contours: Tensor, radius: int, num_classes: int) -> Tensor:
     return hits.bool()
 
 
-def _slide(
-    values: Tensor, window: int, *, padding: int, combine: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
+def _slide(values: Tensor, window: int, *, padding: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Combine each `window` x `window` square of `values` padded with zeros; log2(window) steps an axis."""
     values = F.pad(values, (padding,) * 4)
     for dim in (-2, -1):

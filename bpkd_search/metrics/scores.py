@@ -100,9 +100,7 @@ class SegmentationMetrics:
         self._confusion += joint_counts(truth, guess, edge, self.num_classes)
 
         both = torch.stack((truth, guess))
-        boundary = mask_boundary(
-            both, boundary_distance(labels.shape[1], labels.shape[2], self.boundary_ratio)
-        )
+        boundary = mask_boundary(both, boundary_distance(labels.shape[1], labels.shape[2], self.boundary_ratio))
         shared = boundary & boundary.flip(0) & (truth == guess)
         contours = both * change_band(both, 1)
         matched = matched_contours(contours, self.band, self.num_classes)

@@ -62,9 +62,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def pair(
-    first: Callable[[], object], second: Callable[[], object], device: str, repeats: int
-) -> dict[str, float]:
+def pair(first: Callable[[], object], second: Callable[[], object], device: str, repeats: int) -> dict[str, float]:
     """Median milliseconds of both and the median ratio first / second, after one warm-up each."""
     first(), second()
     times = [(seconds(first, device), seconds(second, device)) for _ in range(repeats)]
@@ -106,9 +104,7 @@ def measure(device: str, repeats: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")

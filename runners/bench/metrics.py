@@ -30,9 +30,7 @@ class Segmentor(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.encoder = timm.create_model("mobilenetv3_small_050", features_only=True, out_indices=(1, 3))
-        self.heads = nn.ModuleList(
-            nn.Conv2d(width, classes, 1) for width in self.encoder.feature_info.channels()
-        )
+        self.heads = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in self.encoder.feature_info.channels())
 
     def forward(self, images: Tensor) -> Tensor:
         fine, coarse = (head(part) for head, part in zip(self.heads, self.encoder(images), strict=True))

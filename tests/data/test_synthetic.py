@@ -44,9 +44,7 @@ def test_counts_do_not_change_images_but_seed_and_split_do() -> None:
     ]
     assert not any(torch.equal(few[1][0], other) for other in others)
     identities = {few.identity(), many.identity(), open_split("synthetic", "val").identity()}
-    identities |= {
-        open_split("synthetic", "train", **{name: 64}).identity() for name in ("height", "width", "seed")
-    }
+    identities |= {open_split("synthetic", "train", **{name: 64}).identity() for name in ("height", "width", "seed")}
     assert len(identities) == 6
 
 

@@ -20,9 +20,7 @@ def pair() -> tuple[Tensor, Tensor]:
 
 def still(**changes: object) -> TrainTransform:
     """Return a transform that changes nothing but what is asked for."""
-    return TrainTransform(
-        **({"height": 24, "width": 32, "scale": (1, 1), "flip": 0, "colour_jitter": 0} | changes)
-    )
+    return TrainTransform(**({"height": 24, "width": 32, "scale": (1, 1), "flip": 0, "colour_jitter": 0} | changes))
 
 
 def test_flip_of_image_is_flip_of_label(pair: tuple[Tensor, Tensor]) -> None:
@@ -146,7 +144,5 @@ def test_identity_follows_the_parameters() -> None:
 
 @pytest.mark.parametrize("change", [{"height": 0}, {"scale": (2, 1)}, {"flip": 1.5}, {"colour_jitter": -0.1}])
 def test_values_out_of_range(change: dict[str, object]) -> None:
-    with pytest.raises(
-        DataError, match=f"{'size' if 'height' in change else next(iter(change))}: got .*must be"
-    ):
+    with pytest.raises(DataError, match=f"{'size' if 'height' in change else next(iter(change))}: got .*must be"):
         still(**change)

@@ -139,9 +139,7 @@ def test_feature_terms_train_their_projection(maps: tuple[Tensor, Tensor, Tensor
     torch.testing.assert_close(half["feature_mse"] * 1.5, full["feature_mse"])
     torch.testing.assert_close(half["cirkd"], full["cirkd"])
     half["feature_mse"].backward()
-    assert [tuple(p.shape) for p in criterion.parameters() if p.grad is not None and p.grad.any()] == [
-        (2, 3, 1, 1)
-    ]
+    assert [tuple(p.shape) for p in criterion.parameters() if p.grad is not None and p.grad.any()] == [(2, 3, 1, 1)]
     with pytest.raises(ValueError, match="feature_mse: needs the teacher's features, got None"):
         criterion(student, None, labels, student_features=student)
 

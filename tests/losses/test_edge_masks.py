@@ -37,9 +37,7 @@ def _cases(draw: st.DrawFn) -> tuple[torch.Tensor, int, int, int, tuple[int, int
     ignore_index = draw(st.sampled_from([255, -1, 0, num_classes]))
     void = draw(st.sampled_from([0.0, 0.02, 0.5, 1.0]))
     labels = np.where(generator.random(labels.shape) < void, ignore_index, labels)
-    dtype = draw(
-        st.sampled_from([torch.uint8, torch.int64, torch.int32] if ignore_index >= 0 else [torch.int64])
-    )
+    dtype = draw(st.sampled_from([torch.uint8, torch.int64, torch.int32] if ignore_index >= 0 else [torch.int64]))
     size = draw(st.none() | st.tuples(st.integers(1, 26), st.integers(1, 26)))
     width = 2 * draw(st.one_of(st.integers(0, 7), st.integers(8, 31))) + 1
     return torch.from_numpy(labels).to(dtype), num_classes, width, ignore_index, size
@@ -61,9 +59,7 @@ def test_masks_equal_dilation_minus_erosion(
         assert torch.equal(valid.double(), expected_valid)
     else:
         torch.testing.assert_close(masks.double(), F.adaptive_avg_pool2d(exact, size), rtol=0, atol=1e-6)
-        torch.testing.assert_close(
-            valid.double(), F.adaptive_avg_pool2d(expected_valid, size), rtol=0, atol=1e-6
-        )
+        torch.testing.assert_close(valid.double(), F.adaptive_avg_pool2d(expected_valid, size), rtol=0, atol=1e-6)
 
 
 def test_stride_8_of_a_large_image_is_exact() -> None:

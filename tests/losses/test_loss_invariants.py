@@ -22,9 +22,7 @@ def _feature_mse(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     module = FeatureMSE(student.shape[1], teacher.shape[1])
     module.requires_grad_(False)
     module.projection.weight.copy_(torch.eye(student.shape[1])[:, :, None, None])
-    return module.to(student.dtype if student.dtype == torch.float64 else torch.float32)(
-        student, teacher, labels
-    )
+    return module.to(student.dtype if student.dtype == torch.float64 else torch.float32)(student, teacher, labels)
 
 
 LOGIT_LOSSES: dict[str, Loss] = {
@@ -80,9 +78,7 @@ def test_ignored_pixels_change_nothing(loss: Loss, scale: int) -> None:
 @every_loss
 def test_an_ignored_image_changes_nothing(loss: Loss) -> None:
     student, teacher, labels = _case()
-    doubled = loss(
-        student.repeat(2, 1, 1, 1), teacher.repeat(2, 1, 1, 1), torch.cat([labels, labels * 0 + 255])
-    )
+    doubled = loss(student.repeat(2, 1, 1, 1), teacher.repeat(2, 1, 1, 1), torch.cat([labels, labels * 0 + 255]))
     torch.testing.assert_close(doubled, loss(student, teacher, labels))
 
 

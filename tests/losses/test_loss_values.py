@@ -169,7 +169,7 @@ def test_feature_mse_of_projected_features(case: tuple[Tensor, Tensor, Tensor]) 
         for b in range(B)
         for y, x in _valid_places(labels, b)
     ]
-    assert float(loss(student, teacher[:, :3], labels)) == pytest.approx(2 * np.mean(errors))
+    assert loss(student, teacher[:, :3], labels).item() == pytest.approx(2 * np.mean(errors))
 
 
 def test_cirkd_over_all_pairs_of_images(case: tuple[Tensor, Tensor, Tensor]) -> None:
