@@ -174,3 +174,45 @@ def teacher(
 
     path, scores = prepare_teacher(settings, prepare_views(settings.data, _say), _say)
     print(f"{path}\nmiou {scores['miou']:.4f}")
+
+
+@app.command()
+def losses() -> None:
+    """List the loss methods: what they need, their parameters with defaults, sources, published weights."""
+    from bpkd_search.losses import METHODS, parameters
+
+    for method in METHODS.values():
+        source = f" ({method.source})" if method.source else ""
+        print(f"{method.name}: {method.summary}{source}")
+        print(f"  needs: {method.needs}")
+        print("  parameters: " + (", ".join(f"{k}={v}" for k, v in parameters(method.name).items()) or "none"))
+        for known in method.published:
+            print(
+                f"  published: {known.codebase}: {known.parameter} {known.weight:g},"
+                f" times {known.factor} for ours ({known.why})"
+            )
+
+
+@app.command("show-edges")
+def show_edges(
+    target: Annotated[
+        Path, typer.Argument(metavar="DIR|SPACE", help="A search space, an experiment or a data folder.")
+    ],
+    width: Annotated[str, typer.Option(help="Edge widths in pixels, odd, separated by commas.")] = "3,7,15",
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("edges.png"),
+    images: Annotated[int, typer.Option(min=1, max=12, help="How many images.")] = 3,
+    overrides: Overrides = None,
+) -> None:
+    """Draw images with their edge bands at several widths, to choose a search range by looking."""
+    from bpkd_search.errors import ConfigError
+
+    try:
+        widths = [int(part) for part in width.split(",")]
+    except ValueError:
+        raise ConfigError([f"got {width!r}, must be odd integers separated by commas"], "--width") from None
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another --out")
+
+    from bpkd_search.edge_picture import draw_edges, samples_of
+
+    print(draw_edges(samples_of(target, images, list(overrides or [])), widths, out))

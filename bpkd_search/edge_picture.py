@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from bpkd_search.config import load_run
+from bpkd_search.data import LAYOUTS, Dataset, EvalTransform, open_split
 from bpkd_search.errors import ConfigError, DataError
 from bpkd_search.losses.edges import edge_band
+from bpkd_search.prepare import open_data
 
 PANEL_WIDTHS = (320, 640)  # pixels a panel is wide: small images are enlarged, large ones reduced
 GAP = 12
@@ -107,3 +111,36 @@ def _sheet(captions: Sequence[str], rows: Sequence[Sequence[Image.Image]]) -> Im
         draw.text((left + FONT_SIZE + GAP, middle), meaning, fill=INK, font=font, anchor="lm")
         left += FONT_SIZE + 3 * GAP + round(font.getlength(meaning))
     return sheet
+
+
+def samples_of(target: Path, count: int, overrides: Sequence[str] = ()) -> list[tuple[Tensor, Tensor]]:
+    """`count` validation samples, evenly spread, of a search space, an experiment folder or a data folder.
+
+    A space's or experiment's samples come at its training size, where `loss.edge_width` is measured; those
+    of a data folder, whose layout is recognised, as they are. Raises DataError and ConfigError.
+    """
+    file = target / "config.yaml" if target.is_dir() else target
+    if file.is_file() or not target.exists():
+        data = load_run(file, overrides).data
+        dataset, resize = open_data(data, "val"), EvalTransform(data.height, data.width)
+        return [resize(*dataset[index]) for index in _spread(len(dataset), count)]
+    if overrides:
+        raise ConfigError(["needs a search space or an experiment folder to override keys of"], source="--set")
+    dataset = recognise(target)
+    return [dataset[index] for index in _spread(len(dataset), count)]
+
+
+def recognise(root: Path) -> Dataset:
+    """The validation split of a data folder in one of the known layouts. Raises DataError where none fits."""
+    kinds = [kind for kind in LAYOUTS if kind not in ("synthetic", "folder")]
+    for kind in kinds:
+        with contextlib.suppress(DataError):
+            return open_split(kind, "val", root=root)
+    raise DataError(
+        f"{root}: is neither an experiment folder nor a data folder in a known layout ({', '.join(kinds)});"
+        " for a folder of your own, give a search space with data.kind: folder"
+    )
+
+
+def _spread(length: int, count: int) -> list[int]:
+    return sorted({index * length // count for index in range(count)})

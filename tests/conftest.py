@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+# Wide enough that no message is wrapped, and no colours, wherever the tests run.
+os.environ.update(COLUMNS="200", NO_COLOR="1", TERM="dumb")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -22,3 +26,35 @@ def shared() -> Path:
     if not root:
         pytest.skip("needs real data and weights: set BPKD_SEARCH_SHARED to the folder that holds them")
     return Path(root).resolve()
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache of views and teachers for the whole session."""
+    path = tmp_path_factory.mktemp("cache")
+    os.environ["BPKD_SEARCH_CACHE"] = str(path)
+    return path
+
+
+@pytest.fixture
+def tiny(cache: Path) -> dict[str, Any]:
+    """A search so small that a trial takes a second; change it and hand it to `parse`."""
+    return {
+        "name": "tiny",
+        "data": {
+            "kind": "synthetic",
+            "height": 32,
+            "width": 48,
+            "views": 2,
+            "synthetic": {"train_images": 12, "val_images": 6, "height": 32, "width": 48},
+        },
+        "teacher": {"encoder": "mobilenetv3_small_050", "channels": 16, "train": {"epochs": 2, "batch_size": 4}},
+        "student": {"encoder": "mobilenetv3_small_050", "channels": 8},
+        "loss": {"method": "bpkd", "edge_width": 3},
+        "train": {"epochs": 4, "batch_size": 4, "lr": 0.02},
+        "search": {"trials": 2, "scheduler": {"grace": 1, "reduction": 2}},
+        "space": {
+            "loss.edge_weight": {"float": [0.05, 50], "log": True},
+            "loss.edge_width": {"int": [3, 7], "step": 2},
+        },
+    }

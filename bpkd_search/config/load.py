@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bpkd_search.config.loss import LOSSES, NEEDS_FEATURES, terms_of
-from bpkd_search.config.models import Choice, IntRange, RunConfig, SearchConfig
+from bpkd_search.config.models import Choice, Distribution, RunConfig, SearchConfig
 from bpkd_search.config.points import get_path, in_order, is_active, plain, probe_values, run_at, set_path
 from bpkd_search.errors import ConfigError
 
@@ -115,59 +115,61 @@ def run_faults(run: RunConfig) -> list[str]:
 def space_faults(config: SearchConfig) -> list[str]:
     """What is wrong with `space:` and `enqueue:`: paths, bounds, steps, conditions, values."""
     faults: list[str] = []
-    base_run = config.run()
-    base = plain(base_run)
-    context: dict[str, Any] = {}
     try:
         ordered = list(in_order(config.space))
     except ValueError as e:
         return [f"space: {e}"]
+    sound = {}
     for path, distribution in ordered:
-        where = f"space.{path}"
-        if not path.startswith(SEARCHABLE) or path in ("train.epochs", "train.device"):
-            faults.append(f"{where}: cannot be searched; a parameter lies under loss, train or student")
-            continue
-        if not isinstance(distribution, Choice):
-            low, high = distribution.bounds
-            if low > high:
-                faults.append(f"{where}: got [{low}, {high}], low must not exceed high")
-                continue
-            if distribution.log and (low <= 0 or (distribution.step or 1) != 1):
-                faults.append(f"{where}: log needs low > 0 and no step, got low {low}, step {distribution.step}")
-                continue
-            if isinstance(distribution, IntRange) and (high - low) % distribution.step:
-                faults.append(f"{where}: high {high} is not low {low} plus a multiple of step {distribution.step}")
-                continue
-        # A conditional parameter is judged where it is active.
-        point = dict(context)
-        for other, wanted in distribution.when.items():
-            known = other in config.space or other.startswith(SEARCHABLE)
-            if not known:
-                faults.append(f"{where}.when: {other} is no parameter")
-            point[other] = wanted[0] if isinstance(wanted, list) else wanted
-        probes = probe_values(distribution)
-        seen: set[str] = set()
-        for value in probes:
-            for fault in _point_faults(base_run, {**point, path: value}, config.space):
-                if fault not in seen:
-                    faults.append(f"{where}: {fault}")
-                seen.add(fault)
-            if seen:
+        if fault := _own_fault(path, distribution, config):
+            faults.append(f"space.{path}{fault}")
+        else:
+            sound[path] = distribution
+    base_run = config.run()
+    # Every parameter is tried at its ends (choices at each option) beside the others' first values.
+    firsts = {path: probe_values(d)[0] for path, d in sound.items() if not d.when}
+    said: set[str] = set()
+    for path, distribution in sound.items():
+        where = {
+            other: wanted[0] if isinstance(wanted, list) else wanted for other, wanted in distribution.when.items()
+        }
+        for value in probe_values(distribution):
+            new = [f for f in _point_faults(base_run, {**firsts, **where, path: value}) if f not in said]
+            faults += [f"space.{path}: {fault}" for fault in new]
+            said.update(new)
+            if new:
                 break
-        if not distribution.when and not seen:
-            context[path] = probes[0]
+    base = plain(base_run)
     for index, given in enumerate(config.enqueue):
-        where = f"enqueue.{index}"
+        where_given = f"enqueue.{index}"
         for path in given:
             if path not in config.space:
-                faults.append(f"{where}.{path}: is no parameter of the space; valid: {', '.join(config.space)}")
-        missing = [
-            p for p, d in config.space.items() if p not in given and is_active(d, base, given) and not _has(base, p)
-        ]
-        faults += [f"{where}: no value for {path}" for path in missing]
+                faults.append(f"{where_given}.{path}: is no parameter of the space; valid: {', '.join(config.space)}")
+        missing = [p for p, d in config.space.items() if p not in given and is_active(d, base, given)]
+        missing = [p for p in missing if not _has(base, p)]
+        faults += [f"{where_given}: no value for {path}" for path in missing]
         if not missing:
-            faults += [f"{where}: {fault}" for fault in _point_faults(base_run, given, config.space)]
+            faults += [f"{where_given}: {fault}" for fault in _point_faults(base_run, given)]
     return faults
+
+
+def _own_fault(path: str, distribution: Distribution, config: SearchConfig) -> str | None:
+    """What is wrong with one parameter, whatever the others are."""
+    if not path.startswith(SEARCHABLE) or path in ("train.epochs", "train.device"):
+        return ": cannot be searched; a parameter lies under loss, train or student"
+    for other in distribution.when:
+        if other not in config.space and not other.startswith(SEARCHABLE):
+            return f".when: {other} is no parameter"
+    if isinstance(distribution, Choice):
+        return None
+    (low, high), step = distribution.bounds, distribution.step
+    if low > high:
+        return f": got [{low}, {high}], low must not exceed high"
+    if distribution.log and (low <= 0 or (step or 1) != 1):
+        return f": log needs low > 0 and no step, got low {low}, step {step}"
+    if step and abs((high - low) / step - round((high - low) / step)) > 1e-9:
+        return f": high {high} is not low {low} plus a multiple of step {step}"
+    return None
 
 
 def _has(tree: dict[str, Any], path: str) -> bool:
@@ -178,7 +180,7 @@ def _has(tree: dict[str, Any], path: str) -> bool:
     return True
 
 
-def _point_faults(base: RunConfig, point: dict[str, Any], space: dict[str, Any]) -> list[str]:
+def _point_faults(base: RunConfig, point: dict[str, Any]) -> list[str]:
     try:
         return run_faults(run_at(base, point))
     except ValidationError as e:

@@ -83,8 +83,12 @@ class Engine:
         self._unfinished: deque[Trial] = deque()
         for event in read_events(directory):
             self._restore(event)
-        self._unfinished.extend(t for n, t in self.trials.items() if n not in self.states)
         self.recorder = Recorder(directory, config.name, parameter_kinds(config), version)
+        for number in [n for n in self.trials if n not in self.states]:
+            # The driver may have died between a last report and the end that follows from it.
+            self.end(number)
+            if number not in self.states:
+                self._unfinished.append(self.trials[number])
 
     def ask(self) -> Trial | None:
         """The next trial to run, one that a restart left unfinished first; None when there is none left."""

@@ -59,10 +59,15 @@ class Study:
         )
         self.study.set_metric_names([config.search.metric])
         self._trials: dict[int, Trial] = {}
+        self._reported: dict[int, set[int]] = {}
         for frozen in self.study.get_trials(deepcopy=False):
-            if "number" in frozen.user_attrs:
-                self._trials[frozen.user_attrs["number"]] = Trial(self.study, frozen._trial_id)
-            elif not frozen.state.is_finished():
+            number = frozen.user_attrs.get("number")
+            if frozen.state.is_finished():
+                continue
+            if number is not None:
+                self._trials[number] = Trial(self.study, frozen._trial_id)
+                self._reported[number] = set(frozen.intermediate_values)
+            else:
                 # Asked, and the driver died before it could log the trial: nobody will ever run it.
                 self.study.tell(frozen.number, state=TrialState.FAIL)
 
@@ -72,9 +77,11 @@ class Study:
         self.study.sampler = make_sampler(
             self.config.search.sampler, self._conditional, int(entropy.generate_state(1)[0])
         )
-        if fixed is not None:
-            self.study.enqueue_trial(fixed)
-        trial = self.study.ask()
+        trial = self._trials.get(number)
+        if trial is None:  # else a driver asked for it and died before the search knew
+            if fixed is not None and not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                self.study.enqueue_trial(fixed)
+            trial = self.study.ask()
         point: Point = {}
         for path, distribution in in_order(self.config.space):
             if is_active(distribution, self._base, point):
@@ -84,14 +91,16 @@ class Study:
         return point
 
     def report(self, number: int, epoch: int, value: float) -> None:
-        """Note an intermediate value; trials outside the study are passed over."""
-        if number in self._trials:
-            self._trials[number].report(value, epoch)
+        """Note an intermediate value, once; trials outside the study are passed over."""
+        trial = self._trials.get(number)
+        if trial is not None and epoch not in self._reported.setdefault(number, set()):
+            trial.report(value, epoch)
+            self._reported[number].add(epoch)
 
     def tell(self, number: int, state: str, value: float | None, reason: str | None = None) -> None:
         """Tell how a trial ended; only a COMPLETE one has a value. Telling twice is harmless."""
-        trial = self._trials.get(number)
-        if trial is None or self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+        trial = self._trials.pop(number, None)
+        if trial is None:
             return
         if reason is not None:
             trial.set_user_attr("reason", reason)
