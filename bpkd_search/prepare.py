@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from bpkd_search.config.loss import Ce
+from bpkd_search.config.loss import Ce, terms_of
 from bpkd_search.config.models import Data, Model, RunConfig
 from bpkd_search.config.points import plain
 from bpkd_search.data import Dataset, EvalTransform, TrainTransform, check, open_split
 from bpkd_search.data.base import digest
 from bpkd_search.data.views import ViewRecipe, ViewStore, build_logits, build_views, cache_dir
 from bpkd_search.distill import Distillation, autocast, build_model, evaluate, pick_device
-from bpkd_search.errors import CheckpointError, DataError
+from bpkd_search.errors import CheckpointError, ConfigError, DataError
 from bpkd_search.models import Segmentor, load_segmentor, save_weights
 
 Say = Callable[[str], None]
@@ -45,6 +45,12 @@ def prepare(run: RunConfig, say: Say) -> Prepared:
     `say` gets progress in lines. Errors: `DataError`, `CheckpointError`, `ResourceError`, `ConfigError`.
     """
     store = prepare_views(run.data, say)
+    for term in terms_of(run.loss):
+        alpha = getattr(term, "alpha", 0.0)
+        if isinstance(alpha, tuple) and len(alpha) != store.num_classes:
+            raise ConfigError(
+                [f"loss.alpha: got {len(alpha)} numbers, must be one, or one for each of {store.num_classes} classes"]
+            )
     teacher, scores = prepare_teacher(run, store, say)
     logits = None
     if run.teacher.mode == "stored":

@@ -27,7 +27,7 @@ def train(config: RunConfig, out: Path, say: Say) -> dict[str, Any]:
     text = dump(config)
     if (out / METRICS).exists():
         raise ExperimentError(f"{out}: holds a finished run; choose another --out")
-    if (out / "config.yaml").exists() and (out / "config.yaml").read_text(encoding="utf-8") != text:
+    if (out / CHECKPOINT).exists() and (out / "config.yaml").read_text(encoding="utf-8") != text:
         raise ExperimentError(f"{out}: holds a run of another configuration; choose another --out")
     if out.exists() and not (out / "config.yaml").exists() and any(out.iterdir()):
         raise ExperimentError(f"{out}: is not empty; choose another --out")

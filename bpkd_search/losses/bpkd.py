@@ -75,7 +75,7 @@ def bpkd_loss(
     filtered = (student * at_edge, teacher * at_edge) if pre_mask else (student, teacher)
     phi = kl_over_classes(*filtered, edge_temperature)
     if post_mask:
-        locations = (at_edge > 0).sum((2, 3)).clamp(min=1)
+        locations = at_edge.ceil().sum((2, 3)).clamp(min=1)  # ceil: 1 wherever M_E > 0
         weights = (at_edge * (alphas / locations)[:, :, None, None]).sum(1)
         edge = mean_over_images((phi * weights).sum((1, 2)), support)
     else:

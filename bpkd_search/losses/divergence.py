@@ -6,8 +6,11 @@ are labelled (`valid_fraction`), so that every labelled pixel weighs the same an
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # Below any labelled share, and far enough from 0 that its reciprocal times a large loss weight is finite.
@@ -50,13 +53,11 @@ def kl_over_space(student: Tensor, teacher: Tensor, support: Tensor, temperature
 
     `support` [B, 1, h, w] is bool. An image without support gives 0.
     """
-    # The most negative number and not -inf: its softmax is 0 just as well, and 0 * (low - low) stays 0.
-    # A quarter leaves room for the rounding of the division by the temperature.
+    # A very negative number and not -inf: its softmax is 0 just as well, and 0 * (low - low) stays 0.
+    # A quarter of the lowest leaves room for the logit added to it and for the rounding of the division.
     low = torch.finfo(student.dtype).min / 4 * min(1.0, temperature)
-    outside = ~support
-    student = student.masked_fill(outside, low).flatten(2)
-    teacher = teacher.masked_fill(outside, low).flatten(2)
-    return _kl(student, teacher, 2, temperature)
+    outside = (~support).to(student.dtype) * low  # added: several times faster than masked_fill
+    return _kl((student + outside).flatten(2), (teacher + outside).flatten(2), 2, temperature)
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -72,8 +73,27 @@ def mean_over_images(values: Tensor, support: Tensor) -> Tensor:
 def _kl(student: Tensor, teacher: Tensor, dim: int, temperature: float) -> Tensor:
     if temperature != 1.0:
         student, teacher = student / temperature, teacher / temperature
-    log_student, log_teacher = student.log_softmax(dim), teacher.log_softmax(dim)
-    return (log_teacher.exp() * (log_teacher - log_student)).sum(dim) * temperature**2
+    divergence: Tensor = _KL.apply(student, teacher, dim)
+    return divergence * temperature**2
+
+
+class _KL(torch.autograd.Function):
+    """KL of two softmaxes with its gradient in closed form, softmax(student) - softmax(teacher)."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, dim: int) -> Tensor:
+        log_student, log_teacher = student.log_softmax(dim), teacher.log_softmax(dim)
+        probability = log_teacher.exp()
+        divergence = log_teacher.sub_(log_student).mul_(probability).sum(dim)
+        ctx.dim = dim
+        ctx.save_for_backward(log_student.exp_().sub_(probability))
+        return divergence
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * gradient.unsqueeze(ctx.dim), None, None
 
 
 def _full_precision(values: Tensor) -> Tensor:

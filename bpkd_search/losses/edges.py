@@ -12,20 +12,16 @@ Rules, the same for every function here:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+
+from bpkd_search.morphology import slide
 
 from .pooling import pool_bits
 
 MAX_CLASSES = 253
-_PER_WORD = 31  # an int32 word: one bit per class, and its sign marks what is no class
 _IGNORED = 255
 _STRANGE = 254
-_IGNORED_WORD = -1
-_STRANGE_WORD = torch.iinfo(torch.int32).min + 3  # negative too, but less than any ignored word
 
 
 def edge_masks(
@@ -48,9 +44,7 @@ def edge_masks(
     _check(labels, width)
     if not 1 <= num_classes <= MAX_CLASSES:
         raise ValueError(f"num_classes: got {num_classes}, must be 1 to {MAX_CLASSES}")
-    # One image after the other keeps the words in a CPU's cache; a GPU wants few, large operations.
-    chunks = torch.split(labels, 1) if labels.device.type == "cpu" else (labels,)
-    return torch.cat([_edge_masks(chunk, num_classes, width, size, ignore_index) for chunk in chunks])
+    return torch.cat([_edge_masks(part, num_classes, width, size, ignore_index) for part in _parts(labels)])
 
 
 def edge_band(labels: Tensor, width: int, ignore_index: int = 255) -> Tensor:
@@ -59,84 +53,65 @@ def edge_band(labels: Tensor, width: int, ignore_index: int = 255) -> Tensor:
     Arguments and rules are those of `edge_masks`, without pooling.
     """
     _check(labels, width)
-    ids = labels.to(torch.int32)
-    ids = torch.where(ids == ignore_index, -1, ids)
-    span = torch.iinfo(torch.int32)
-    lowest = _over_window(ids, width, torch.minimum, outside=span.max)
-    highest = _over_window(ids, width, torch.maximum, outside=span.min)
-    return (lowest >= 0) & (lowest != highest)
+    if labels.dtype != torch.uint8 or ignore_index != _IGNORED:
+        labels = labels.to(torch.int32)
+        ignored = (labels == ignore_index) | (labels < 0)
+        labels = labels.masked_fill(ignored, torch.iinfo(torch.int32).max)
+    return _of_several_classes(labels, width)
 
 
 def valid_fraction(labels: Tensor, size: tuple[int, int] | None = None, ignore_index: int = 255) -> Tensor:
     """The share of each cell's pixels that are labelled: float32 [B, 1, h, w], cells as in `edge_masks`."""
+    return torch.cat([pool_bits(_valid(part, ignore_index), 1, size) for part in _parts(labels)])
+
+
+def _parts(labels: Tensor) -> tuple[Tensor, ...]:
+    """One image after the other stays in a CPU's cache; a GPU wants few, large operations."""
+    return torch.split(labels, 1) if labels.device.type == "cpu" else (labels,)
+
+
+def _valid(labels: Tensor, ignore_index: int) -> Tensor:
     if labels.dtype == torch.uint8 and 0 <= ignore_index <= 255:
-        valid = (labels ^ ignore_index).clamp_(max=1)  # several times faster than a comparison
-    else:
-        valid = (labels != ignore_index).view(torch.uint8)
-    return pool_bits(valid, 1, size)
+        return (labels ^ ignore_index).clamp_(max=1)  # several times faster than a comparison
+    return (labels != ignore_index).view(torch.uint8)
 
 
 def _edge_masks(
     labels: Tensor, num_classes: int, width: int, size: tuple[int, int] | None, ignore_index: int
 ) -> Tensor:
-    ids = _byte_ids(labels, num_classes, ignore_index).to(torch.int32)
-    firsts = range(0, num_classes, _PER_WORD)
-    words = [_bit_words(ids, num_classes, first) for first in firsts]
-    if ids.device.type == "cpu" and int(words[0].min()) < _IGNORED_WORD:
+    ids = _byte_ids(labels, num_classes, ignore_index)
+    edge = _of_several_classes(ids, width).view(torch.uint8).neg()  # all bits or none
+    masks = []
+    for first in range(0, num_classes, 8):
+        # A shift by 8 and more gives 0, and ids below `first` wrap around to such shifts.
+        word = slide(1 << (ids - first), width, padding=width // 2, combine=torch.bitwise_or)
+        masks.append(pool_bits(word.bitwise_and_(edge), min(8, num_classes - first), size))
+    return torch.cat(masks, 1)
+
+
+def _byte_ids(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """The labels as uint8, with 255 for ignored pixels, checked on the CPU and cleaned elsewhere."""
+    ids = labels
+    if labels.dtype != torch.uint8 or ignore_index != _IGNORED:
+        labels = labels.to(torch.int64)
+        ids = torch.where((labels >= 0) & (labels < num_classes), labels, _STRANGE)
+        ids = torch.where(labels == ignore_index, _IGNORED, ids).to(torch.uint8)
+    if ids.device.type != "cpu":
+        return ids.masked_fill(ids >= num_classes, _IGNORED)
+    if int((ids + 1).max()) > num_classes:  # 255 + 1 wraps to 0
         got = [i for i in sorted(set(labels.flatten().tolist())) if not 0 <= i < num_classes and i != ignore_index]
         raise ValueError(
             f"labels: got ids {got[:5]}, must be 0 to {num_classes - 1}, or {ignore_index} for ignored pixels"
         )
-    words = [_over_window(word, width, torch.bitwise_or, outside=0) for word in words]
-    edge = _of_several_classes(words)
-    counts = [min(_PER_WORD, num_classes - first) for first in firsts]
-    return torch.cat([pool_bits(word & edge, count, size) for word, count in zip(words, counts, strict=True)], 1)
+    return ids
 
 
-def _byte_ids(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """The labels as uint8, with 255 for ignored pixels and any other id from C on for what is no class."""
-    if labels.dtype == torch.uint8 and ignore_index == _IGNORED:
-        return labels
-    labels = labels.to(torch.int64)
-    known = (labels >= 0) & (labels < num_classes)
-    ids = torch.where(known, labels, _STRANGE)
-    return torch.where(labels == ignore_index, _IGNORED, ids).to(torch.uint8)
-
-
-def _bit_words(ids: Tensor, num_classes: int, first: int) -> Tensor:
-    """Bit `id - first` for the word's classes, none for the others, a negative word for what is no class."""
-    table = [0] * num_classes + [_STRANGE_WORD] * (_IGNORED - num_classes) + [_IGNORED_WORD]
-    for bit, id_ in enumerate(range(first, min(first + _PER_WORD, num_classes))):
-        table[id_] = 1 << bit
-    look_up = torch.tensor(table, dtype=torch.int32, device=ids.device)
-    return look_up.index_select(0, ids.flatten()).view_as(ids)
-
-
-def _of_several_classes(words: list[Tensor]) -> Tensor:
-    """All bits set where the words together hold two classes or more and nothing else, else none."""
-    # x & (x - 1) clears the lowest bit. Bit arithmetic, because a CPU compares several times slower.
-    seen, several = words[0], (words[0] - 1).bitwise_and_(words[0])
-    for word in words[1:]:
-        several = several | (word & (word - 1)) | (word & _if_positive(seen))
-        seen = seen | word
-    return _if_positive(several)
-
-
-def _if_positive(words: Tensor) -> Tensor:
-    return words.neg().bitwise_right_shift_(31)
-
-
-def _over_window(maps: Tensor, width: int, reduce: Callable[[Tensor, Tensor], Tensor], outside: int) -> Tensor:
-    """Reduce [B, H, W] over a square window; `outside` is the value beyond the frame, neutral to `reduce`."""
-    maps = pad(maps, (width // 2,) * 4, value=outside)
-    for dim in (1, 2):
-        covered = 1
-        while covered < width:
-            step = min(covered, width - covered)
-            length = maps.shape[dim] - step
-            maps = reduce(maps.narrow(dim, 0, length), maps.narrow(dim, step, length))
-            covered += step
-    return maps
+def _of_several_classes(ids: Tensor, width: int) -> Tensor:
+    """Where the window holds two ids or more and none is the dtype's highest value, which marks ignored pixels."""
+    top = torch.iinfo(ids.dtype).max
+    highest = slide(ids, width, padding=width // 2, combine=torch.maximum)
+    lowest = top ^ slide(top ^ ids, width, padding=width // 2, combine=torch.maximum)
+    return (lowest != highest) & (top ^ highest).bool()
 
 
 def _check(labels: Tensor, width: int) -> None:

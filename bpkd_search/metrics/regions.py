@@ -7,11 +7,12 @@ morphology per class is needed: a window is of one class exactly where its lowes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from bpkd_search.morphology import slide
 
 
 def encode(predictions: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,7 +41,7 @@ def change_band(codes: Tensor, radius: int) -> Tensor:
     top = torch.iinfo(codes.dtype).max
     labelled = codes.bool()
     # The lowest code of a window, ignored pixels left out, is `top` less the highest complement.
-    extremes = _slide(
+    extremes = slide(
         torch.stack((codes, (top - codes) * labelled)), 2 * radius + 1, padding=radius, combine=torch.maximum
     )
     return (extremes[0] != top - extremes[1]) & labelled
@@ -56,7 +57,7 @@ def mask_boundary(codes: Tensor, radius: int) -> Tensor:
     across, down = framed[..., 1:] != framed[..., :-1], framed[..., 1:, :] != framed[..., :-1, :]
     # A square is of one code exactly where all the 2x2 cells in it are, and 2 * radius of them fit a side.
     cells = across[..., 1:, :] | across[..., :-1, :] | down[..., :-1]
-    return _slide(cells, 2 * radius, padding=radius - 1, combine=torch.bitwise_or) & codes.bool()
+    return slide(cells, 2 * radius, padding=radius - 1, combine=torch.bitwise_or) & codes.bool()
 
 
 def matched_contours(contours: Tensor, radius: int, num_classes: int) -> Tensor:
@@ -71,20 +72,6 @@ def matched_contours(contours: Tensor, radius: int, num_classes: int) -> Tensor:
     # Eight classes at a time, a bit each: bytes are several times cheaper to sweep than 64-bit words.
     for index in range(num_classes // 8 + 1):
         own = bit * (group == index)
-        near = _slide(own, 2 * radius + 1, padding=radius, combine=torch.bitwise_or)
+        near = slide(own, 2 * radius + 1, padding=radius, combine=torch.bitwise_or)
         hits |= near.flip(0) & own
     return hits.bool()
-
-
-def _slide(values: Tensor, window: int, *, padding: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Combine each `window` x `window` square of `values` padded with zeros; log2(window) steps an axis."""
-    values = F.pad(values, (padding,) * 4)
-    for dim in (-2, -1):
-        span = 1
-        while span < window:
-            # `combine` is idempotent, so the last step may overlap what is already covered.
-            step = min(span, window - span)
-            size = values.shape[dim] - step
-            values = combine(values.narrow(dim, 0, size), values.narrow(dim, step, size))
-            span += step
-    return values

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bpkd_search.config import SearchConfig
-from bpkd_search.errors import ResourceError
+from bpkd_search.errors import ResourceError, UserError
 from bpkd_search.prepare import Prepared, prepare
+from bpkd_search.results.events import read_events
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.search import experiment
 from bpkd_search.search.engine import BASELINE, Engine, Trial
@@ -39,7 +40,13 @@ def run_search(
     Errors: `UserError` of every kind; `Interrupted` after Ctrl-C.
     """
     experiment.create(directory, config)
-    return _drive(config, directory, address, verbose)
+    try:
+        return _drive(config, directory, address, verbose)
+    except UserError:
+        # Nothing was asked yet, so there is nothing to resume: the same line can run again once mended.
+        if not any(read_events(directory)):
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
 
 
 def resume_search(directory: Path, *, address: str | None = None, verbose: bool = False) -> Leaderboard:
@@ -54,18 +61,22 @@ def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: 
     directory = directory.resolve()
     with experiment.hold(directory), make_progress(config) as progress:
         engine = Engine(config, directory, version("bpkd-search"), listen=_listener(directory, progress))
+        progress.begin(engine)
         try:
-            progress.begin(engine)
             if not engine.done:
-                prepared = prepare(config.run(), progress.say)
-                progress.teacher_scores = prepared.teacher_scores or {}
-                with _ray(address, verbose) as available:
+                with _terminate_as_interrupt(), _ray(address, verbose) as available:
                     slots = divide(config.search, available)
+                    prepared = prepare(config.run(), progress.say)
+                    progress.teacher_scores = prepared.teacher_scores or {}
                     progress.say(f"ray: {slots.count} trial(s) at once, {slots.cpus:g} CPU and {slots.gpus:g} GPU each")
                     with _on_interrupt(engine, progress):
                         _tune(engine, directory, prepared, slots)
+        except KeyboardInterrupt:
+            engine.interrupted = True
         finally:
             engine.recorder.close()
+    if engine.fatal is not None:
+        raise engine.fatal
     if not engine.done:
         raise Interrupted(f"stopped; continue with: bpkd-search resume {_short(directory)}")
     return Leaderboard(directory)
@@ -126,7 +137,9 @@ def _ray(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
     try:
         ray.init(address=address, **options)
     except (ConnectionError, ValueError, RuntimeError) as e:
-        where = f"no Ray cluster at {address}" if address else "Ray cannot start here"
+        where = "Ray cannot start here"
+        if address:
+            where = f"no Ray cluster answers at {address} (is RAY_AUTH_MODE the same on both sides?)"
         raise ResourceError(f"{where}: {str(e).splitlines()[0]}") from e
     if not verbose:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
@@ -137,8 +150,22 @@ def _ray(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
 
 
 @contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the preparation as Ctrl-C does; batch systems send it before a job's time is over."""
+
+    def stop(sig: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _on_interrupt(engine: Engine, progress: Progress) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the search cleanly; a second one stops it at once."""
+    """Ctrl-C and SIGTERM stop the running trials cleanly; a second one does not wait for them."""
     before = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
 
     def stop(sig: int, frame: Any) -> None:

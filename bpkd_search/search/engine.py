@@ -25,6 +25,7 @@ from bpkd_search.config.points import (
     plain,
     run_at,
 )
+from bpkd_search.errors import UserError
 from bpkd_search.results.events import Event, read_events
 from bpkd_search.results.recorder import Recorder
 from bpkd_search.results.schema import COMPLETE, FAILED, PRUNED
@@ -76,6 +77,7 @@ class Engine:
         self.trials: dict[int, Trial] = {}
         self.states: dict[int, str] = {}
         self.interrupted = False
+        self.fatal: UserError | None = None
         self.study = Study(directory, config)
         self.rungs = make_rungs(config.search.scheduler, self.max_epochs)
         self._plan = [*BASELINES, *config.enqueue]
@@ -149,6 +151,10 @@ class Engine:
         self.states[number] = state
         self.study.tell(number, state, value, reason)
         self.listen("end", trial)
+
+    def stop_for(self, error: UserError) -> None:
+        """Stop the search for something that the user has to mend, such as a full disk."""
+        self.fatal, self.interrupted = error, True
 
     @property
     def done(self) -> bool:

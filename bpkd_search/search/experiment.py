@@ -58,10 +58,14 @@ def hold(directory: Path) -> Iterator[None]:
     with (directory / "lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
+        except BlockingIOError as e:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise ExperimentError(f"{directory}: is held by {holder}; wait for it or stop it") from e
+        except OSError as e:
+            raise ExperimentError(
+                f"{directory}: cannot be locked ({e.strerror}); choose a folder on a file system with locks"
+            ) from e
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

@@ -8,7 +8,7 @@ from ray.tune import Stopper
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from bpkd_search.search.engine import Engine
-from bpkd_search.search.searcher import EngineSearcher, Unsaved, report_of
+from bpkd_search.search.searcher import EngineSearcher, Unsaved, report_of, stopping
 
 
 class EngineScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
@@ -24,7 +24,9 @@ class EngineScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE or STOP, as the engine decides."""
-        go_on = self.engine.report(self.searcher.numbers[trial.trial_id], report_of(result))
+        go_on = False
+        with stopping(self.engine):
+            go_on = self.engine.report(self.searcher.numbers[trial.trial_id], report_of(result))
         return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
 
 
@@ -40,5 +42,6 @@ class StopOnRequest(Unsaved, Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         """Whether the engine has been interrupted; also the moment to write rows that wait."""
-        self.engine.recorder.flush_if_due()
+        with stopping(self.engine):
+            self.engine.recorder.flush_if_due()
         return self.engine.interrupted

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ray.tune.search import Searcher
 
+from bpkd_search.errors import UserError
 from bpkd_search.search.engine import Engine
 from bpkd_search.search.trial import TrialTask
 
@@ -17,6 +20,15 @@ class Unsaved:
     def __getstate__(self) -> dict[str, Any]:
         """Nothing."""
         return {}
+
+
+@contextmanager
+def stopping(engine: Engine) -> Iterator[None]:
+    """Ray Tune would take an error of the driver for one of the trial; here it stops the search."""
+    try:
+        yield
+    except UserError as e:
+        engine.stop_for(e)
 
 
 class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
@@ -33,7 +45,9 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's task, or `Searcher.FINISHED`."""
-        trial = self.engine.ask()
+        trial = None
+        with stopping(self.engine):
+            trial = self.engine.ask()
         if trial is None:
             return str(Searcher.FINISHED)
         self.numbers[trial_id] = trial.number
@@ -44,17 +58,16 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Bring the end of a trial to the engine; a lost actor is an error without a result."""
-        number = self.numbers[trial_id]
-        if error:
-            self.engine.end(number, ("lost", "the trial's process or node died"))
-            return
-        result = result or {}
-        if result.get("failure"):
-            self.engine.end(number, (result["failure"], result.get("message", "")))
-            return
-        if "report" in result:
-            self.engine.report(number, report_of(result))
-        self.engine.end(number)
+        number, result = self.numbers[trial_id], result or {}
+        with stopping(self.engine):
+            if error:
+                self.engine.end(number, ("lost", "the trial's process or node died"))
+            elif result.get("failure"):
+                self.engine.end(number, (result["failure"], result.get("message", "")))
+            else:
+                if "report" in result:
+                    self.engine.report(number, report_of(result))
+                self.engine.end(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the experiment's own event log is the state."""
