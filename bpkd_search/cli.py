@@ -76,6 +76,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Its folder; default: runs/NAME.")] = None,
     trials: Annotated[int | None, typer.Option(help="Trials beside the baselines.")] = None,
     overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the search if its folder exists.")] = False,
     address: Address = None,
     verbose: Verbose = False,
 ) -> None:
@@ -89,10 +90,14 @@ def run(
         settings.append(f"search.trials={trials}")
     config = load_search(space, settings)
 
-    from bpkd_search.search.driver import run_search
+    from bpkd_search.search.driver import resume_search, run_search
 
     directory = out or Path("runs") / config.name
-    _finish(lambda: run_search(config, directory, address=address, verbose=verbose))
+    if resume and (directory / "config.yaml").is_file():
+        _say(f"{directory}: exists; continuing it with its own settings")
+        _finish(lambda: resume_search(directory, address=address, verbose=verbose))
+    else:
+        _finish(lambda: run_search(config, directory, address=address, verbose=verbose))
 
 
 @app.command()

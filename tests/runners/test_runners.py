@@ -37,13 +37,9 @@ STAND_INS = {
             *) find "$STAND_IN" -name 'node-*' | wc -l ;;
         esac
     """,
-    # Makes the folder that --out names, stops cleanly on SIGTERM, and ends as told.
+    # Stops cleanly on SIGTERM, and ends as told.
     "bpkd-search": """
         echo "RAY_ADDRESS=${RAY_ADDRESS-} RAY_AUTH_MODE=${RAY_AUTH_MODE-}" >> "$STAND_IN/environment"
-        while (($#)); do
-            if [[ $1 == --out ]]; then mkdir -p "$2" && touch "$2/config.yaml"; fi
-            shift
-        done
         if [[ -n ${DRIVER_WAITS-} ]]; then
             trap 'sleep 0.3; exit 130' TERM
             touch "$STAND_IN/waiting"
@@ -121,39 +117,10 @@ def test_script_parses_and_may_be_run(script: Path) -> None:
     assert os.access(script, os.X_OK)
 
 
-def test_local_passes_arguments_through_then_resumes(place: Place) -> None:
-    arguments = [
-        "space.yaml",
-        "--out",
-        "my runs/it's 1",
-        "--trials=3",
-        "--set",
-        "loss.method=a b",
-        "--verbose",
-    ]
+def test_local_passes_arguments_through(place: Place) -> None:
+    arguments = ["space.yaml", "--out", "my runs/it's 1", "--trials=3", "--set", "loss.method=a b", "--verbose"]
     assert place.run("local.sh", *arguments)[0] == 0
-    assert place.run("local.sh", *arguments, "--address", "ray://head:10001")[0] == 0
-    assert place.calls("bpkd-search") == [
-        ["run", *arguments],
-        ["resume", "my runs/it's 1", "--verbose", "--address", "ray://head:10001"],
-    ]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "folder"),
-    [
-        ([], "runs/demo"),
-        (["--set", "name=set"], "runs/set"),
-        (["--name", "given", "--set=name=set"], "runs/given"),
-        (["--name=given", "--out=else where"], "else where"),
-    ],
-)
-def test_local_finds_the_folder_that_run_would_make(place: Place, arguments: list[str], folder: str) -> None:
-    (place.root / folder).mkdir(parents=True)
-    assert place.run("local.sh", "space.yaml", *arguments)[0] == 0
-    (place.root / folder / "config.yaml").touch()
-    assert place.run("local.sh", "space.yaml", *arguments)[0] == 0
-    assert place.calls("bpkd-search") == [["run", "space.yaml", *arguments], ["resume", folder]]
+    assert place.calls("bpkd-search") == [["run", *arguments, "--resume"]]
 
 
 def test_local_prefers_the_projects_environment_and_passes_the_exit_code_on(place: Place) -> None:
@@ -192,21 +159,11 @@ def test_slurm_starts_one_head_and_the_other_nodes_as_workers(place: Place, node
         assert "--block" in call
         assert (option(call, "num-cpus"), option(call, "num-gpus")) == ("6", "2")
 
-    assert place.calls("bpkd-search") == [["run", *arguments, "--address", "auto"]]
+    assert place.calls("bpkd-search") == [["run", *arguments, "--address", "auto", "--resume"]]
     environment = (place.folder / "environment").read_text().strip()
     assert environment == "RAY_ADDRESS=10.0.0.7:22345 RAY_AUTH_MODE=token"
     assert len(place.calls("stopped")) == nodes
     assert not list(place.folder.glob("node-*"))
-
-
-def test_slurm_resumes_at_the_second_submission(place: Place) -> None:
-    arguments = ["space.yaml", "--out", "shared runs/x", "--trials", "5"]
-    assert place.run("slurm.sbatch", *arguments)[0] == 0
-    assert place.run("slurm.sbatch", *arguments)[0] == 0
-    assert place.calls("bpkd-search") == [
-        ["run", *arguments, "--address", "auto"],
-        ["resume", "shared runs/x", "--address", "auto"],
-    ]
 
 
 def test_slurm_cleans_up_and_passes_on_the_code_of_a_driver_that_fails(place: Place) -> None:

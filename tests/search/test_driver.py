@@ -154,6 +154,9 @@ def test_a_finished_search_resumes_to_its_leaderboard_at_once(
     done = subprocess.run(command("resume", out), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0
     assert done.stdout == first.stdout
+    again = command("run", out.parent / "tiny.yaml", "--out", out, "--resume")
+    done = subprocess.run(again, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (0, first.stdout)
     assert (out / "events.jsonl").read_bytes() == before
 
 
