@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +30,11 @@ Address = Annotated[
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Let Ray and Optuna say what they do.")]
 Experiment = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment folder.")]
+Experiments = Annotated[
+    list[str], typer.Argument(metavar="DIR...", help="Experiment folders, also as s3:// or gs:// URLs.")
+]
+Format = Annotated[str, typer.Option(help="table, csv, json, parquet, markdown or latex.")]
+NewFile = Annotated[Path | None, typer.Option("--out", help="Write to this new file, not to the screen.")]
 
 
 def main() -> None:
@@ -46,6 +54,15 @@ def main() -> None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Warnings about results as one line each, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+        yield
 
 
 @app.command()
@@ -123,28 +140,103 @@ def _finish(search: Any) -> None:
 
 @app.command()
 def leaderboard(
-    directory: Experiment,
-    format: Annotated[str, typer.Option(help="table, csv or json.")] = "table",
+    directories: Experiments,
+    where: Annotated[
+        str | None, typer.Option(metavar="CONDITION", help="Only these, as in \"method == 'bpkd' and miou > 0.5\".")
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="COLUMNS", help="Sort by columns, best first; -COLUMN turns one around.")
+    ] = None,
+    columns: Annotated[str | None, typer.Option(metavar="COLUMNS", help="Show these, separated by commas.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Only so many rows.")] = None,
+    format: Format = "table",
+    out: NewFile = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw until no trial runs.")] = False,
 ) -> None:
-    """Show an experiment's trials, best first; also while its search runs."""
+    """Show the trials of one or more experiments, best first; also while their searches run."""
     from bpkd_search.results.leaderboard import Leaderboard
-    from bpkd_search.results.show import show_leaderboard
+    from bpkd_search.results.show import View, show_leaderboard, watch_leaderboard
 
-    show_leaderboard(Leaderboard(directory), format, top)
+    view = View(where, sort, columns, top)
+    with _warnings_as_lines():
+        if watch:
+            if format != "table" or out is not None:
+                raise UserError("--watch: draws a table, valid without --format and --out")
+            watch_leaderboard(Leaderboard(directories), view)
+        else:
+            show_leaderboard(Leaderboard(directories), format, view, out)
+
+
+@app.command()
+def compare(
+    directories: Experiments,
+    methods: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    format: Format = "table",
+    out: NewFile = None,
+) -> None:
+    """Set methods and experiments beside one another, at equal epochs and at equal GPU-seconds."""
+    from bpkd_search.results.leaderboard import Leaderboard
+    from bpkd_search.results.show_analysis import show_comparison
+
+    with _warnings_as_lines():
+        chosen = [name.strip() for name in methods.split(",")] if methods else None
+        show_comparison(Leaderboard(directories), chosen, format, out)
+
+
+@app.command()
+def show(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="An experiment folder, also as a URL.")],
+    trial: Annotated[str, typer.Argument(help="Its number, its trial_id, or best.")] = "best",
+    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+) -> None:
+    """Show everything about one trial."""
+    from bpkd_search.results.detail import show_trial
+    from bpkd_search.results.leaderboard import Leaderboard
+
+    with _warnings_as_lines():
+        show_trial(Leaderboard(directory), trial, format)
+
+
+@app.command()
+def importance(
+    directories: Experiments,
+    format: Format = "table",
+    out: NewFile = None,
+) -> None:
+    """Show how much each searched parameter matters, by PED-ANOVA and fANOVA."""
+    from bpkd_search.results.leaderboard import Leaderboard
+    from bpkd_search.results.show_analysis import show_importance
+
+    with _warnings_as_lines():
+        show_importance(Leaderboard(directories), format, out)
 
 
 @app.command()
 def export(
-    directory: Experiment,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An experiment folder, or one that `train` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for the files.")],
     top: Annotated[int, typer.Option(min=1, help="How many settings.")] = 1,
+    format: Annotated[
+        list[str] | None, typer.Option(help="yaml, json, mmseg, card, safetensors, onnx, torch, or all; repeatable.")
+    ] = None,
 ) -> None:
-    """Write the best settings as configurations that `train` takes unchanged."""
-    from bpkd_search.results.export import export_best
-    from bpkd_search.results.leaderboard import Leaderboard
+    """Write the best settings as configurations that `train` takes unchanged, their students, a model card."""
+    from bpkd_search.export import export as export_files
 
-    for path in export_best(Leaderboard(directory), top, out):
+    for path in export_files(directory, out, top, format or ["yaml"]):
+        print(path)
+
+
+@app.command()
+def predict(
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="A .safetensors file of `train` or `export`.")],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, or a folder of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the masks and overlays.")],
+) -> None:
+    """Segment images: masks of class ids in class colours, and overlays."""
+    from bpkd_search.predict import predict as predict_images
+
+    for path in predict_images(student, images, out):
         print(path)
 
 
@@ -179,6 +271,100 @@ def teacher(
 
     path, scores = prepare_teacher(settings, prepare_views(settings.data, _say), _say)
     print(f"{path}\nmiou {scores['miou']:.4f}")
+
+
+@app.command()
+def views(
+    space: Annotated[Path | None, typer.Argument(metavar="SPACE.yaml", help="Build what this one reads.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare checksums first; without a space, of all.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Say what is kept; so without any option.")] = False,
+    prune: Annotated[str | None, typer.Option(metavar="KEY", help="Free this one.")] = None,
+    unused_for: Annotated[float | None, typer.Option(metavar="DAYS", min=0, help="Free those unused so long.")] = None,
+    folder: Annotated[Path | None, typer.Option("--dir", help="Their folder; default: the cache.")] = None,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="Build by all of a Ray cluster: local, auto, or ray://host:port.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Build views and the teacher's logits ahead of a search; list, check and free what is kept."""
+    from bpkd_search.data.views import cache_dir
+    from bpkd_search.data.views.catalog import choose, find, list_stores, remove, verify_store
+
+    if space is not None and (listed or prune is not None or unused_for is not None):
+        raise UserError(f"{space}: --list, --prune and --unused-for take no space; --dir names another folder")
+    if space is None:
+        root = cache_dir(folder)
+        chosen = choose(root, prune, unused_for)
+        for entry in chosen:
+            _say(f"removing {entry.line()}")
+            remove(entry)
+        if verify and any([verify_store(entry.path, _say) for entry in list_stores(root)]):
+            raise UserError("damaged chunks were found; `bpkd-search views SPACE.yaml` builds them again")
+        if listed or not (prune is not None or unused_for is not None or verify):
+            for entry in list_stores(root):
+                print(entry.line())
+        return
+    from bpkd_search.config import load_run
+
+    run = load_run(space, [*(overrides or []), *([f"data.views_dir={folder}"] if folder else [])])
+
+    from bpkd_search.prepare import views_path
+    from bpkd_search.search.build import build
+
+    if verify:
+        verify_store(views_path(run.data), _say)
+    build(run, _say, address=address, verbose=verbose)
+    print(find(cache_dir(run.data.views_dir), views_path(run.data).name).line())
+
+
+@app.command()
+def simulate(
+    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space of the recorded trials.")],
+    table: Annotated[Path, typer.Option(help="Recorded trials: a Parquet table, or an experiment folder.")],
+    sampler: Annotated[list[str] | None, typer.Option(help="Samplers to compare; repeatable.")] = None,
+    scheduler: Annotated[list[str] | None, typer.Option(help="Schedulers to compare; repeatable.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches a strategy.")] = 20,
+    slots: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 8,
+    picture: Annotated[Path | None, typer.Option(help="Draw best so far against GPU-seconds (PNG, SVG).")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Compare search strategies on recorded trials, in simulated time; random search in full is always among them."""
+    from bpkd_search.config import load_search
+
+    if picture is not None and picture.exists():
+        raise UserError(f"{picture}: exists already; choose another --picture")
+    config = load_search(space, list(overrides or []))
+
+    from bpkd_search.search import simulate as simulation
+
+    settings = config.search
+    chosen = [
+        (one, other)
+        for one in sampler or [settings.sampler.name]
+        for other in scheduler or [settings.scheduler.name]
+        if (one, other) != ("random", "none")
+    ]
+    recorded = simulation.read_table(table)
+    rows, outcomes = simulation.compare(config, recorded, [("random", "none"), *chosen], seeds=seeds, slots=slots)
+    print(rows.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    if picture is not None:
+        from bpkd_search.search.simulate_picture import draw
+
+        print(draw(outcomes, settings.ranked_by, simulation.target(config, recorded), picture))
+
+
+@app.command()
+def replay(directory: Experiment) -> None:
+    """Regenerate every suggestion and decision of a search from its log, and say where one differs."""
+    from bpkd_search.search.replay import replay as replay_log
+
+    count, differences = replay_log(directory)
+    for line in differences:
+        print(line)
+    print(f"{count} trials regenerated, {len(differences)} difference(s)")
+    if differences:
+        raise SystemExit(1)
 
 
 @app.command()

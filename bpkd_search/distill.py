@@ -1,7 +1,7 @@
 """One distillation run: a student, a loss, an optimiser, epochs, a checkpoint. Without Ray and Optuna.
 
     run = Distillation(config.student, config.loss, config.train, store)
-    while run.epoch < config.train.epochs:
+    while not run.finished:
         report = run.train_epoch() | run.evaluate()
 
 A teacher is trained the same way, with the loss `ce`. Everything random is a function of (seed, epoch), so a
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,10 +79,9 @@ def evaluate(model: nn.Module, store: ViewStore, device: torch.device, batch_siz
     metrics = SegmentationMetrics(store.num_classes, device=device)
     model.eval()
     with torch.inference_mode(), autocast(device):
-        for images, labels in store.val_batches(batch_size):
-            logits = model(images.to(device, non_blocking=True))
-            predictions = resize(logits.float(), labels.shape[-2:]).argmax(dim=1)
-            metrics.update(predictions, labels.to(device, non_blocking=True))
+        for images, labels in store.val_batches(batch_size, device=device):
+            predictions = resize(model(images).float(), labels.shape[-2:]).argmax(dim=1)
+            metrics.update(predictions, labels)
     return metrics.compute()
 
 
@@ -108,6 +108,7 @@ class Distillation:
         self.settings, self.store, self.teacher = train, store, teacher
         self.device = device or pick_device(train.device)
         self.epoch = 0
+        self.spent = 0.0
         layout = torch.channels_last
         self.student = build_model(model, store.num_classes, train.seed)
         self.student.to(self.device, memory_format=layout)  # type: ignore[call-overload]
@@ -137,20 +138,33 @@ class Distillation:
         """How many numbers the student learns."""
         return count_parameters(self.student)
 
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then `(1 - t)^power` to zero, over all steps of the run."""
-        per_epoch = self.store.steps(self.settings.batch_size)
-        warmup, total = self.settings.warmup * per_epoch, self.settings.epochs * per_epoch
+    @property
+    def finished(self) -> bool:
+        """Whether the run has had its epochs, or comes no nearer to its `gpu_seconds` by another one."""
+        if self.settings.gpu_seconds is None:
+            return self.epoch >= self.settings.epochs
+        return self.epoch > 0 and self.spent * (1 + 0.5 / self.epoch) >= self.settings.gpu_seconds
+
+    def progress(self, position: int, seconds: float) -> float:
+        """The share of the run that is done after `position` steps and `seconds` inside training."""
+        if self.settings.gpu_seconds is not None:
+            return min(1.0, seconds / self.settings.gpu_seconds)
+        return position / (self.settings.epochs * self.store.steps(self.settings.batch_size))
+
+    def learning_rate(self, step: int, progress: float) -> float:
+        """Linear warm-up over the first steps, then `(1 - t)^power` to zero over the rest of the run."""
+        warmup = self.settings.warmup * self.store.steps(self.settings.batch_size)
         if step < warmup:
             return self.settings.lr * (step + 1) / (warmup + 1)
-        left = 1 - (step - warmup) / max(1, total - warmup)
-        return self.settings.lr * float(left**self.settings.power)
+        begin = self.settings.warmup / self.settings.epochs if self.settings.gpu_seconds is None else 0.0
+        left = (1 - progress) / max(1 - begin, 1e-9)
+        return self.settings.lr * float(min(1.0, left) ** self.settings.power)
 
     def train_epoch(self) -> Report:
         """Train one epoch.
 
-        Returns its mean loss terms, seconds inside training (`gpu_seconds`, data reading counted, validation
-        not), images per second, and peak memory in MiB on a GPU. Errors: `Diverged`.
+        Returns its mean loss terms, seconds inside training so far (`gpu_seconds`, data reading counted,
+        validation not), images per second, and peak memory in MiB on a GPU. Errors: `Diverged`.
         """
         settings, steps = self.settings, self.store.steps(self.settings.batch_size)
         torch.manual_seed(settings.seed * 100_003 + self.epoch)
@@ -161,11 +175,14 @@ class Distillation:
         self.student.train()
         names: list[str] = []
         sums = first_bad = torch.zeros(0)
-        for step, batch in enumerate(self.store.epoch(self.epoch, settings.batch_size, settings.seed)):
+        stored = self.criterion.needs_teacher and self.teacher is None
+        batches = self.store.epoch(self.epoch, settings.batch_size, settings.seed, device=self.device, logits=stored)
+        for step, batch in enumerate(batches):
             position = self.epoch * steps + step
+            progress = self.progress(position, self.spent + time.perf_counter() - start)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate(position)
-            losses = self._losses(*batch, progress=position / (settings.epochs * steps))
+                group["lr"] = self.learning_rate(position, progress)
+            losses = self._losses(*batch, progress=progress)
             total = torch.stack(list(losses.values())).sum()
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
@@ -190,12 +207,13 @@ class Distillation:
                 f"loss term {names[worst]} is not finite at step {int(bad_steps[worst]) + 1} of epoch {self.epoch + 1}"
             )
         self.epoch += 1
+        self.spent += seconds
         images = steps * min(settings.batch_size, self.store.num_images)
         report: Report = {
             "epoch": self.epoch,
             "loss": sum(means),
             **{f"loss_{name}": mean for name, mean in zip(names, means, strict=True)},
-            "gpu_seconds": seconds,
+            "gpu_seconds": self.spent,
             "images_per_second": images / seconds,
         }
         if self.device.type == "cuda":
@@ -235,6 +253,21 @@ class Distillation:
                 )
         return losses
 
+    def latency_ms(self, repeats: int = 5) -> float:
+        """Milliseconds for one validation image through the student, the median of some passes."""
+        images, _ = next(self.store.val_batches(1))
+        images = images.to(self.device)
+        self.student.eval()
+        times = []
+        with torch.inference_mode(), autocast(self.device, self.amp):
+            for _ in range(repeats + 1):
+                start = time.perf_counter()
+                self.student(images)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+                times.append(1000 * (time.perf_counter() - start))
+        return statistics.median(times[1:])
+
     def evaluate(self) -> Scores:
         """Every measure of the student on the validation split."""
         return evaluate(self.student, self.store, self.device)
@@ -246,6 +279,7 @@ class Distillation:
         torch.save(
             {
                 "epoch": self.epoch,
+                "spent": self.spent,
                 "student": self.student.state_dict(),
                 "criterion": self.criterion.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -267,7 +301,7 @@ class Distillation:
             self.criterion.load_state_dict(state["criterion"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
-            self.epoch = int(state["epoch"])
+            self.epoch, self.spent = int(state["epoch"]), float(state["spent"])
             report: Report | None = state["report"]
         except Exception as e:
             raise CheckpointError(f"{path}: is no checkpoint of this configuration: {e}") from e

@@ -17,7 +17,19 @@ from bpkd_search.config.models import Data, Model, RunConfig
 from bpkd_search.config.points import plain
 from bpkd_search.data import Dataset, EvalTransform, TrainTransform, check, open_split
 from bpkd_search.data.base import digest
-from bpkd_search.data.views import ViewRecipe, ViewStore, build_logits, build_views, cache_dir
+from bpkd_search.data.views import (
+    Map,
+    ViewRecipe,
+    ViewStore,
+    build_logits,
+    build_views,
+    bytes_left,
+    cache_dir,
+    logits_layout,
+    logits_path,
+    require_space,
+    thread_map,
+)
 from bpkd_search.distill import Distillation, autocast, build_model, evaluate, pick_device
 from bpkd_search.errors import CheckpointError, ConfigError, DataError
 from bpkd_search.models import Segmentor, load_segmentor, save_weights
@@ -27,24 +39,32 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """Paths of the views, of the teacher's logits on them, and of the teacher's weights; and its scores."""
+    """Paths of the views, of the teacher's logits on them, and of the teacher's weights; and its scores.
+
+    `data` is the plain `data` block where views are computed as they are read.
+    """
 
     views: str
     logits: str | None
     teacher: str | None
     teacher_scores: dict[str, float] | None = None
+    data: dict[str, Any] | None = None
 
     def open(self) -> ViewStore:
         """The views, with logits where they are stored."""
-        return ViewStore(Path(self.views), Path(self.logits) if self.logits else None)
+        recipe = view_recipe(Data.model_validate(self.data)) if self.data else None
+        return ViewStore(Path(self.views), Path(self.logits) if self.logits else None, recipe)
 
 
-def prepare(run: RunConfig, say: Say) -> Prepared:
+def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map = map) -> Prepared:
     """Views, teacher and logits of a run: found where they exist, made where they do not.
 
-    `say` gets progress in lines. Errors: `DataError`, `CheckpointError`, `ResourceError`, `ConfigError`.
+    `say` gets progress in lines; the two maps spread the work (see `data.views`). Errors: `DataError`,
+    `CheckpointError`, `ResourceError`, `ConfigError`.
     """
-    store = prepare_views(run.data, say)
+    recipe = view_recipe(run.data)
+    require_space(cache_dir(run.data.views_dir), needed_bytes(run, recipe))
+    store = prepare_views(run.data, say, view_map, recipe)
     for term in terms_of(run.loss):
         alpha = getattr(term, "alpha", 0.0)
         if isinstance(alpha, tuple) and len(alpha) != store.num_classes:
@@ -54,41 +74,87 @@ def prepare(run: RunConfig, say: Say) -> Prepared:
     teacher, scores = prepare_teacher(run, store, say)
     logits = None
     if run.teacher.mode == "stored":
-        device = pick_device(run.train.device)
-        net = open_teacher(run, store.num_classes, teacher, device)
-
-        def infer(images: torch.Tensor) -> torch.Tensor:
-            with autocast(device):
-                logits: torch.Tensor = net(images.to(device))
-            return logits
-
         # A teacher of the same weights gives the same logits, wherever its file lies.
-        key = digest([plain_model(run.teacher), file_hash(teacher)])
-        path = store.path / f"logits-{key}.npy"
-        if not path.is_file():
-            say(f"logits: the teacher on {len(store.images)} views")
-        build_logits(store, infer, key, progress=_every_tenth(say, "logits"))
+        codec = run.data.logits
+        key = digest([plain_model(run.teacher), file_hash(teacher), codec])
+        path = logits_path(store.path, key)
+        if not path.is_dir():
+            say(f"logits: the teacher on {store.num_images * store.views} views, kept as {codec}")
+        build_logits(
+            store,
+            FrozenTeacher(run, store.num_classes, teacher),
+            key,
+            codec=codec,
+            progress=_every_tenth(say, "logits"),
+            map=logit_map,
+            waiting=lambda: say("logits: another process is building them; waiting for it"),
+            about={"teacher": f"{run.teacher.encoder} + {run.teacher.head}"},
+        )
         logits = str(path)
-    return Prepared(str(store.path), logits, str(teacher), scores)
+    computed = plain(run.data) if run.data.images == "computed" else None
+    return Prepared(str(store.path), logits, str(teacher), scores, computed)
 
 
-def prepare_views(data: Data, say: Say) -> ViewStore:
+def prepare_views(data: Data, say: Say, map: Map = thread_map, recipe: ViewRecipe | None = None) -> ViewStore:
     """The view store of a `data` block. Errors: `DataError` naming every damaged sample."""
-    train, val = open_data(data, "train"), open_data(data, "val")
-    recipe = ViewRecipe(
-        train,
-        val,
+    recipe, root = recipe or view_recipe(data), cache_dir(data.views_dir)
+    if _views_left(data, recipe):
+        train, val = recipe.train, recipe.val
+        say(f"views: {len(train)} train images x {data.views}, {len(val)} val images, {data.height}x{data.width}")
+        check(train)
+        check(val)
+    return build_views(
+        recipe,
+        root,
+        _every_tenth(say, "views"),
+        map=map,
+        stored=data.images == "stored",
+        waiting=lambda: say("views: another process is building them; waiting for it"),
+    )
+
+
+def view_recipe(data: Data) -> ViewRecipe:
+    """What fixes the views of a `data` block. Errors: `DataError`."""
+    return ViewRecipe(
+        open_data(data, "train"),
+        open_data(data, "val"),
         TrainTransform(data.height, data.width, data.scale, data.flip, data.colour),
         EvalTransform(data.height, data.width),
         data.views,
         data.seed,
+        about={"kind": data.kind},
     )
-    root = cache_dir(data.views_dir)
-    if not (root / "views" / recipe.key() / "manifest.json").is_file():
-        say(f"views: {len(train)} train images x {data.views}, {len(val)} val images, {data.height}x{data.width}")
-        check(train)
-        check(val)
-    return build_views(recipe, root, _every_tenth(say, "views"))
+
+
+def needed_bytes(run: RunConfig, recipe: ViewRecipe) -> dict[str, int]:
+    """What a run would write to the disk and has not yet, in bytes; nothing where its views are finished."""
+    needed = {"the views": _views_left(run.data, recipe)}
+    if needed["the views"] and run.teacher.mode == "stored":
+        needed["the teacher's logits"] = logits_layout(
+            run.data.logits,
+            logits_shape(run.teacher, len(recipe.train.class_names), run.data.height, run.data.width),
+            len(recipe.train) * run.data.views,
+        ).bytes
+    return needed
+
+
+def logits_shape(teacher: Model, num_classes: int, height: int, width: int) -> tuple[int, ...]:
+    """(C, h, w) of a network's logits on images of a size, without computing any."""
+    with torch.device("meta"):
+        model = build_model(teacher.model_copy(update={"weights": None}), num_classes, 0).eval()
+        return tuple(model(torch.zeros(1, 3, height, width, dtype=torch.uint8)).shape[1:])
+
+
+def views_path(data: Data) -> Path:
+    """Where the views of a `data` block are kept. Errors: `DataError`."""
+    return cache_dir(data.views_dir) / "views" / view_recipe(data).key()
+
+
+def _views_left(data: Data, recipe: ViewRecipe) -> int:
+    """Bytes of a `data` block's views that are still to be written."""
+    path = cache_dir(data.views_dir) / "views" / recipe.key()
+    parts = ("train", "val") if data.images == "stored" else ("val",)
+    return sum(bytes_left(path / part, recipe.layouts[part]) for part in parts)
 
 
 def open_data(data: Data, split: str) -> Dataset:
@@ -147,6 +213,25 @@ def open_teacher(run: RunConfig, num_classes: int, path: Path, device: torch.dev
     return model.to(device).eval().requires_grad_(False)
 
 
+class FrozenTeacher:
+    """A teacher as a function of images uint8 [B, 3, H, W]; every process that gets it opens its own network."""
+
+    def __init__(self, run: RunConfig, num_classes: int, path: Path) -> None:
+        self._arguments, self._device = (run, num_classes, path), pick_device(run.train.device)
+        self._net: Segmentor | None = None
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits [B, C, h, w]."""
+        if self._net is None:
+            self._net = open_teacher(*self._arguments, self._device)
+        with torch.inference_mode(), autocast(self._device):
+            logits: torch.Tensor = self._net(images.to(self._device, non_blocking=True))
+        return logits
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenTeacher, self._arguments
+
+
 def plain_model(model: Model) -> dict[str, Any]:
     """What fixes a network's shape, without the files that fill it."""
     return {k: v for k, v in plain(model).items() if k in ("encoder", "head", "channels", "output_stride")}
@@ -168,7 +253,7 @@ def _train_teacher(run: RunConfig, store: ViewStore, path: Path, say: Say) -> No
     if checkpoint.is_file():
         training.load(checkpoint)
         say(f"teacher: continues after epoch {training.epoch}")
-    while training.epoch < settings.epochs:
+    while not training.finished:
         report = training.train_epoch()
         training.save(checkpoint)
         say(f"teacher: epoch {training.epoch}/{settings.epochs}, loss {report['loss']:.3f}")

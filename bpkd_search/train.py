@@ -45,7 +45,7 @@ def train(config: RunConfig, out: Path, say: Say) -> dict[str, Any]:
         history = json.loads((saved or {}).get("history", "[]"))
         say(f"train: continues after epoch {run.epoch}")
     report: dict[str, Any] = history[-1] if history else {}
-    while run.epoch < config.train.epochs:
+    while not run.finished:
         try:
             report = run.train_epoch()
         except Diverged as e:
@@ -59,7 +59,9 @@ def train(config: RunConfig, out: Path, say: Say) -> dict[str, Any]:
             f" edge_miou {report['edge_miou']:.4f}, body_miou {report['body_miou']:.4f}"
         )
     metrics = {**report, "teacher_miou": (prepared.teacher_scores or {}).get("miou"), "parameters": run.parameters}
-    save_weights(out / "student.safetensors", run.student, {"config": plain(config), "miou": report["miou"]})
+    about = {"config": plain(config), "miou": report["miou"]}
+    about |= {"class_names": store.class_names, "palette": store.palette}
+    save_weights(out / "student.safetensors", run.student, about)
     (out / METRICS).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     (out / CHECKPOINT).unlink(missing_ok=True)
     return metrics

@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# Shared machines stall; how long an example takes is no property of the code.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 # Wide enough that no message is wrapped, and no colours, wherever the tests run.
 os.environ.update(COLUMNS="200", NO_COLOR="1", TERM="dumb")

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from bpkd_search import cli
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.models import Segmentor, save_weights
+from bpkd_search.results.recorder import Recorder
 from bpkd_search.search import experiment
 from bpkd_search.search.engine import Engine
 
+from .results.make import make
 from .search.simulate import drive
 
 
@@ -106,7 +109,7 @@ def test_the_leaderboard_in_every_format(call, folder: Path) -> None:
     for said in ("ce", "kd", "cwd", "bpkd-paper", "COMPLETE", "PRUNED", "one seed"):
         assert said in table
     code, text, _ = call("leaderboard", folder, "--format", "csv")
-    rows = pd.read_csv(__import__("io").StringIO(text))
+    rows = pd.read_csv(StringIO(text))
     assert list(rows.columns) == [
         "rank", "number", "state", "method", "loss.edge_weight", "loss.edge_width", "miou", "edge_miou", "body_miou",
         "epochs", "seconds", "reason",
@@ -120,6 +123,148 @@ def test_the_leaderboard_in_every_format(call, folder: Path) -> None:
     assert (code, "valid: table, csv, json" in err) == (2, True)
 
 
+def test_rows_and_columns_of_a_leaderboard(call, folder: Path) -> None:
+    asked = ["leaderboard", folder, "--where", "loss.edge_weight > 0 and state == 'COMPLETE'", "--format", "json"]
+    code, text, _ = call(*asked, "--sort", "-miou,number", "--columns", "number,miou,seconds,loss.edge_weight")
+    rows = json.loads(text)
+    assert code == 0
+    assert list(rows[0]) == ["rank", "number", "miou", "gpu_seconds", "loss.edge_weight"]
+    # Scores sort from high to low, and the other way round after a minus; ranks stay those of the search.
+    assert [row["miou"] for row in rows] == sorted(row["miou"] for row in rows)
+    assert rows[-1]["rank"] == min(row["rank"] for row in rows)
+    assert 3 in {row["number"] for row in rows}  # the paper's setting has a weight, the other baselines do not
+    assert not {row["number"] for row in rows} & {0, 1, 2}
+    cheap = json.loads(call("leaderboard", folder, "--format", "json", "--sort", "gpu_seconds")[1])
+    assert [row["seconds"] for row in cheap] == sorted(row["seconds"] for row in cheap)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--columns", "number,miuo", "--columns: 1 error(s)\n  got 'miuo', valid: experiment, number, "),
+        ("--sort", "-nothing", "got 'nothing', valid: "),
+        ("--where", "miuo > 0.5", "got 'miuo > 0.5': name 'miuo' is not defined; a condition is like"),
+        ("--where", "miou >", "got 'miou >': "),
+        ("--where", "miou + 1", "got 'miou + 1': "),
+        ("--format", "parquet", "parquet is no text: name a file with --out"),
+        ("--out", "x.csv", "a table goes to the screen, valid with --out: csv, json, parquet, markdown, latex"),
+    ],
+)
+def test_options_of_a_leaderboard_that_cannot_be_met(call, folder: Path, option: str, value: str, said: str) -> None:
+    code, out, err = call("leaderboard", folder, option, value)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_a_leaderboard_as_a_file(call, folder: Path, tmp_path: Path) -> None:
+    for format in ("parquet", "csv", "json", "markdown", "latex"):
+        out = tmp_path / f"board.{format}"
+        assert call("leaderboard", folder, "--format", format, "--out", out) == (0, "", "")
+    frame = pd.read_parquet(tmp_path / "board.parquet")
+    assert frame["miou"].tolist() == pytest.approx(pd.read_csv(tmp_path / "board.csv")["miou"].tolist())
+    code, _, err = call("leaderboard", folder, "--format", "csv", "--out", tmp_path / "board.csv")
+    assert (code, "exists already; choose another --out" in err) == (2, True)
+
+
+def test_markdown_and_latex_escape_what_they_must(call, tmp_path: Path) -> None:
+    failed = {"curve": [], "state": "FAILED", "reason": "oom"}
+    exp = make(tmp_path / "exp", [{"curve": [0.25], "method": "a|b_<c>"}, failed])
+    shown = ["leaderboard", exp, "--columns", "number,method,miou,message", "--format"]
+    assert call(*shown, "markdown")[1].splitlines()[:3] == [
+        "| rank | number | method | miou | message |",
+        "| ---: | ---: | --- | ---: | --- |",
+        "| 1 | 0 | a\\|b_&lt;c> | 0.2500 |  |",
+    ]
+    assert call(*shown, "latex")[1].splitlines()[:5] == [
+        r"\begin{tabular}{rrlrl}",
+        r"\toprule",
+        r"rank & number & method & miou & message \\",
+        r"\midrule",
+        r"1 & 0 & a|b\_<c> & 0.2500 &  \\",
+    ]
+    # No codes of a terminal come through from an error message.
+    for format in ("table", "markdown", "latex"):
+        assert "\x1b" not in call(*shown, format)[1]
+    assert "\x1b" not in call("show", exp, "1")[1]
+
+
+def test_several_experiments_on_the_command_line(call, folder: Path, tmp_path: Path) -> None:
+    other = make(tmp_path / "other", [{"curve": [0.1, 0.9]}], "other")
+    code, text, _ = call("leaderboard", folder, other, "--format", "json", "--top", "1")
+    assert (code, json.loads(text)[0]["experiment"]) == (0, "other")
+    code, text, _ = call("compare", folder, other)
+    assert code == 0
+    for said in ("experiment", "tiny", "other", "equal epochs: 2 epochs", "scores are not comparable"):
+        assert said in text
+    edge = make(tmp_path / "edge", [{"curve": [0.1]}], "edge", metric="edge_miou")
+    code, _, err = call("compare", folder, edge)
+    assert (code, f"{folder} maximised miou, {edge} maximised edge_miou" in err) == (2, True)
+
+
+def test_compare_says_what_may_be_read_into_it(call, folder: Path) -> None:
+    code, text, _ = call("compare", folder)
+    assert code == 0
+    for said in ("equal epochs: 4 epochs", "equal GPU-seconds: 8 GPU-seconds", "nothing of its spread"):
+        assert said in text
+    code, text, _ = call("compare", folder, "--methods", "bpkd,kd", "--format", "csv")
+    assert set(pd.read_csv(StringIO(text))["method"]) == {"bpkd", "kd"}
+    code, _, err = call("compare", folder, "--methods", "kd, skd")
+    assert (code, "got 'skd', valid: " in err) == (2, True)
+
+
+def test_show_tells_everything_about_a_trial(call, folder: Path) -> None:
+    code, text, _ = call("show", folder)
+    assert code == 0
+    for said in ("rank 1 of 10 by miou", "state", "loss.edge_weight", "epochs", "edge_weight: "):
+        assert said in text
+    record = json.loads(call("show", folder, "tiny-00002", "--format", "json")[1])
+    assert (record["number"], record["method"], record["config"]["loss"]["method"]) == (2, "cwd", "cwd")
+    assert [report["epoch"] for report in record["reports"]] == [1, 2, 3, 4]
+    assert record["reports"][0]["loss_terms"] == {"ce": 1.0}
+    assert json.loads(call("show", folder, "2", "--format", "json")[1]) == record
+    for wrong in ("99", "../x", "²"):
+        code, _, err = call("show", folder, wrong)
+        assert (code, f"has no trial {wrong!r}; valid: best, a trial_id, or a number (0 to 9)" in err) == (2, True)
+
+
+def test_importance_on_the_command_line(call, tmp_path: Path) -> None:
+    points = [{"loss.edge_width": 3 + 2 * (n % 5), "loss.edge_weight": 1.0} for n in range(30)]
+    exp = make(tmp_path / "exp", [{"curve": [0.01 * point["loss.edge_width"]], "point": point} for point in points])
+    code, text, _ = call("importance", exp)
+    assert code == 0
+    for said in ("Shares for miou over 30 sampled trials", "below 50 they mean little", "stopped early are not among"):
+        assert said in text
+    code, text, _ = call("importance", exp, "--format", "csv")
+    assert pd.read_csv(StringIO(text))["parameter"].tolist() == ["loss.edge_width", "loss.edge_weight"]
+
+
+def test_a_damaged_part_is_a_line_and_no_end(call, folder: Path) -> None:
+    (folder / "trials" / "part-000001.parquet").write_bytes(b"nothing")
+    code, text, err = call("leaderboard", folder, "--format", "csv")
+    assert (code, len(text.splitlines())) == (0, 11)
+    assert err.startswith(f"warning: {folder}/trials/part-000001.parquet: is damaged and left out: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_watch_ends_when_no_trial_runs(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exp = make(tmp_path / "exp", [{"curve": [0.1], "state": "RUNNING"}])
+    looks = []
+
+    def look(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 2:
+            recorder = Recorder(exp, "exp", {"loss.edge_width": "int", "loss.edge_weight": "float"}, "0")
+            recorder.record("end", 0, state="COMPLETE")
+            recorder.close()
+
+    monkeypatch.setattr("bpkd_search.results.show.time.sleep", look)
+    code, text, _ = call("leaderboard", exp, "--watch")
+    assert (code, len(looks)) == (0, 3)
+    assert "COMPLETE" in text
+    code, _, err = call("leaderboard", exp, "--watch", "--format", "csv")
+    assert (code, "--watch: draws a table" in err) == (2, True)
+
+
 def test_exported_settings_are_valid_runs_and_are_not_overwritten(call, folder: Path, tmp_path: Path) -> None:
     code, out, _ = call("export", folder, "--top", "3", "--out", tmp_path / "best")
     assert code == 0
@@ -130,6 +275,27 @@ def test_exported_settings_are_valid_runs_and_are_not_overwritten(call, folder: 
     before = files[0].read_text()
     code, _, err = call("export", folder, "--top", "3", "--out", tmp_path / "best")
     assert (code, "exists already" in err, files[0].read_text()) == (2, True, before)
+
+
+def test_a_trained_student_is_exported_and_put_to_work(call, space: Path, tmp_path: Path) -> None:
+    assert call("train", space, "--out", tmp_path / "run", "--set", "train.epochs=1")[0] == 0
+    formats = ["--format", "safetensors", "--format", "card"]
+    code, out, _ = call("export", tmp_path / "run", "--out", tmp_path / "best", *formats)
+    assert (code, out) == (0, f"{tmp_path}/best/trained.md\n{tmp_path}/best/trained.safetensors\n")
+    Image.new("RGB", (50, 40), (90, 120, 200)).save(tmp_path / "photo.jpg")
+    asked = ["predict", tmp_path / "best" / "trained.safetensors", tmp_path / "photo.jpg", "--out", tmp_path / "masks"]
+    code, out, _ = call(*asked)
+    assert (code, [Path(line).name for line in out.splitlines()]) == (0, ["photo_mask.png", "photo_overlay.png"])
+    assert Image.open(tmp_path / "masks" / "photo_mask.png").size == (50, 40)
+    code, _, err = call(*asked)
+    assert (code, "photo_mask.png: exists already" in err) == (2, True)
+    code, _, err = call("export", tmp_path / "run", "--out", tmp_path / "best", "--format", "xml")
+    assert (code, "got 'xml', valid: yaml, json" in err) == (2, True)
+
+
+def test_a_student_that_a_search_did_not_keep(call, folder: Path, tmp_path: Path) -> None:
+    code, _, err = call("export", folder, "--out", tmp_path / "best", "--format", "torch", "--format", "yaml")
+    assert (code, "was not kept" in err, (tmp_path / "best").exists()) == (2, True, False)
 
 
 def test_folders_that_are_no_experiment(call, tmp_path: Path) -> None:

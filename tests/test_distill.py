@@ -133,7 +133,19 @@ def test_the_learning_rate_warms_up_and_decays_to_zero(tiny: dict[str, Any], sto
     run = start(base(tiny, train__warmup=1.0, train__power=1.0, train__lr=0.3), store)
     # 12 images in batches of 4: three steps an epoch, twelve in all, three of warm-up.
     expected = [0.075, 0.15, 0.225] + [0.3 * (1 - (step - 3) / 9) for step in range(3, 12)]
-    assert [run.learning_rate(step) for step in range(12)] == pytest.approx(expected)
+    assert [run.learning_rate(step, run.progress(step, 0.0)) for step in range(12)] == pytest.approx(expected)
+
+
+def test_a_run_of_seconds_ends_at_the_epoch_that_comes_nearest(tiny: dict[str, Any], store: ViewStore) -> None:
+    run = start(base(tiny, train__gpu_seconds=1e-6), store)
+    run.train_epoch()
+    assert run.finished and run.epoch == 1
+    run = start(base(tiny, train__gpu_seconds=100.0, train__power=1.0, train__lr=0.3), store)
+    run.epoch, run.spent = 9, 94.0  # 10.4 s an epoch: another one would end at 104.4 s
+    assert not run.finished
+    run.epoch, run.spent = 10, 96.0
+    assert run.finished
+    assert run.learning_rate(999, run.progress(999, 75.0)) == pytest.approx(0.3 * 0.25)
 
 
 def test_void_alone_leaves_the_weights_finite(tiny: dict[str, Any], store: ViewStore) -> None:

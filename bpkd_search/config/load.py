@@ -90,9 +90,9 @@ def cross_faults(config: RunConfig) -> list[str]:
     if isinstance(config, SearchConfig):
         faults += space_faults(config)
         scheduler = config.search.scheduler
-        if scheduler.name == "asha" and scheduler.grace > config.train.epochs:
+        if scheduler.name != "none" and scheduler.axis == "epochs" and scheduler.grace > config.train.epochs:
             faults.append(
-                f"search.scheduler.grace: got {scheduler.grace}, must not exceed train.epochs = {config.train.epochs}"
+                f"search.scheduler.grace: got {scheduler.grace:g}, must not exceed train.epochs = {config.train.epochs}"
             )
     return faults
 
@@ -206,12 +206,17 @@ def _in_words(model: type[BaseModel], error: Any) -> str:
         return f"{path}: unknown key; {hint}valid: {', '.join(fields)}"
     if kind == "missing":
         return f"{path}: is required"
-    if kind == "union_tag_invalid" and path.startswith("loss"):
-        return f"{path}.method: got {error['ctx']['tag']!r}, valid: {', '.join(LOSSES)}"
+    if kind == "union_tag_invalid":
+        key, valid = ("method", list(LOSSES)) if path.startswith("loss") else ("name", _tags(error))
+        return f"{path}.{key}: got {error['ctx']['tag']!r}, valid: {', '.join(valid)}"
     if path == "space" and kind == "too_short":
         return "space: got an empty space, must name at least one parameter"
     message = message.replace("Input should", "must").replace("must a valid", "must be a valid")
     return f"{path}: got {_short(error['input'])}, {message[:1].lower()}{message[1:]}"
+
+
+def _tags(error: Any) -> list[str]:
+    return [tag.strip(" '") for tag in str(error["ctx"]["expected_tags"]).split(",")]
 
 
 def _short(value: Any) -> str:

@@ -8,9 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag, field_validator
 
 from bpkd_search.config.loss import Block, Bpkd, Loss
-
-# Every metric is better when higher.
-METRICS = ("miou", "edge_miou", "body_miou", "boundary_iou", "boundary_f", "accuracy")
+from bpkd_search.config.search import Search
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 
@@ -36,7 +34,11 @@ class SyntheticData(Block):
 
 
 class Data(Block):
-    """Images and masks, the training crop in pixels, and the augmentation that makes the views."""
+    """Images and masks, the training crop in pixels, and the augmentation that makes the views.
+
+    `images: computed` keeps no views on the disk: each is made anew, bit for bit the same, when it is read.
+    `logits` is how a stored teacher's outputs are kept: float16, int8 or topk:K.
+    """
 
     kind: Literal["synthetic", "camvid", "folder", "cityscapes", "ade20k", "pascal_context", "voc"] = "synthetic"
     root: Path | None = None
@@ -47,6 +49,8 @@ class Data(Block):
     colour: float = Field(default=0.2, ge=0, le=1)
     views: int = Field(default=8, ge=1, le=1000)
     views_dir: Path | None = None
+    images: Literal["stored", "computed"] = "stored"
+    logits: Annotated[str, Field(pattern=r"^(float16|int8|topk:[1-9]\d{0,2})$")] = "float16"
     seed: int = Field(default=0, ge=0)
     folder: FolderData | None = None
     synthetic: SyntheticData = SyntheticData()
@@ -70,9 +74,14 @@ class Model(Block):
 
 
 class Optimisation(Block):
-    """How weights are trained. `lr` is the peak; it decays by `(1 - t)^power` after `warmup` epochs."""
+    """How weights are trained. `lr` is the peak; it decays by `(1 - t)^power` after `warmup` epochs.
+
+    With `gpu_seconds`, a run lasts as many whole epochs as come nearest to that time inside training, whatever
+    `epochs` says, and the rate decays with the time spent: runs of dear and cheap losses then cost the same.
+    """
 
     epochs: int = Field(default=8, ge=1)
+    gpu_seconds: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=8, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(default=0.05, gt=0)
@@ -156,40 +165,6 @@ Distribution = Annotated[
         custom_error_message="must be {float: [low, high]}, {int: [low, high]} or {choice: [...]}",
     ),
 ]
-
-
-class Sampler(Block):
-    """Who proposes points: Optuna's TPE after `startup` random ones, or random throughout."""
-
-    name: Literal["tpe", "random"] = "tpe"
-    startup: int = Field(default=10, ge=1)
-
-
-class Scheduler(Block):
-    """Who stops trials early: ASHA from `grace` epochs on, keeping one in `reduction` at every rung."""
-
-    name: Literal["asha", "none"] = "asha"
-    grace: int = Field(default=2, ge=1)
-    reduction: int = Field(default=3, ge=2)
-
-
-class Resources(Block):
-    """What one trial gets; `auto` divides the machine. GPUs may be fractions: trials then share one."""
-
-    cpus: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
-    gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
-
-
-class Search(Block):
-    """How many trials beside the baselines, what they maximise, and who samples and stops them."""
-
-    metric: Literal[METRICS] = "miou"  # type: ignore[valid-type]
-    trials: int = Field(default=16, ge=1)
-    seed: int = Field(default=0, ge=0)
-    sampler: Sampler = Sampler()
-    scheduler: Scheduler = Scheduler()
-    resources: Resources = Resources()
-    concurrent: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
 
 
 class SearchConfig(RunConfig):

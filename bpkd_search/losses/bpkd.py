@@ -72,8 +72,7 @@ def bpkd_loss(
     valid = valid_fraction(labels, grid, ignore_index).to(student.dtype)
     support = valid > 0
 
-    filtered = (student * at_edge, teacher * at_edge) if pre_mask else (student, teacher)
-    phi = kl_over_classes(*filtered, edge_temperature)
+    phi = kl_over_classes(student, teacher, edge_temperature, scale=at_edge if pre_mask else None)
     if post_mask:
         locations = at_edge.ceil().sum((2, 3)).clamp(min=1)  # ceil: 1 wherever M_E > 0
         weights = (at_edge * (alphas / locations)[:, :, None, None]).sum(1)
@@ -82,7 +81,7 @@ def bpkd_loss(
         edge = alphas.mean() * weighted_mean(phi, valid.squeeze(1))
 
     in_body = (1 - at_edge) * valid
-    divergence = kl_over_space(student * in_body, teacher * in_body, support, body_temperature)
+    divergence = kl_over_space(student, teacher, support, body_temperature, scale=in_body)
     body = mean_over_images(divergence.mean(1), support)
     return BPKDTerms(edge_weight * edge + body_weight * body, edge, body)
 

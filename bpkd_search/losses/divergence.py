@@ -43,21 +43,28 @@ def logits_on_one_grid(student: Tensor, teacher: Tensor, labels: Tensor) -> tupl
     return on_one_grid(student, teacher, labels)
 
 
-def kl_over_classes(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """tau^2 KL(teacher || student) of each location's softmax over classes: [B, C, h, w] -> [B, h, w]."""
-    return _kl(student, teacher, 1, temperature)
+def kl_over_classes(student: Tensor, teacher: Tensor, temperature: float, scale: Tensor | None = None) -> Tensor:
+    """tau^2 KL(teacher || student) of each location's softmax over classes: [B, C, h, w] -> [B, h, w].
+
+    `scale`, of the logits' shape, multiplies both first.
+    """
+    divergence: Tensor = _KL.apply(student, teacher, 1, temperature, scale, None)
+    return divergence
 
 
-def kl_over_space(student: Tensor, teacher: Tensor, support: Tensor, temperature: float) -> Tensor:
+def kl_over_space(
+    student: Tensor, teacher: Tensor, support: Tensor, temperature: float, scale: Tensor | None = None
+) -> Tensor:
     """tau^2 KL(teacher || student) of each class's softmax over the supported locations, [B, C].
 
-    `support` [B, 1, h, w] is bool. An image without support gives 0.
+    `support` [B, 1, h, w] is bool. An image without support gives 0. `scale` is as in `kl_over_classes`.
     """
     # A very negative number and not -inf: its softmax is 0 just as well, and 0 * (low - low) stays 0.
-    # A quarter of the lowest leaves room for the logit added to it and for the rounding of the division.
-    low = torch.finfo(student.dtype).min / 4 * min(1.0, temperature)
-    outside = (~support).to(student.dtype) * low  # added: several times faster than masked_fill
-    return _kl((student + outside).flatten(2), (teacher + outside).flatten(2), 2, temperature)
+    # A half of the lowest leaves room for the logit it is added to, which is faster than masked_fill.
+    low = (~support).to(student.dtype) * (torch.finfo(student.dtype).min / 2)
+    flat = None if scale is None else scale.flatten(2)
+    divergence: Tensor = _KL.apply(student.flatten(2), teacher.flatten(2), 2, temperature, flat, low.flatten(2))
+    return divergence
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -70,30 +77,44 @@ def mean_over_images(values: Tensor, support: Tensor) -> Tensor:
     return weighted_mean(values, support.flatten(1).any(1).to(values.dtype))
 
 
-def _kl(student: Tensor, teacher: Tensor, dim: int, temperature: float) -> Tensor:
-    if temperature != 1.0:
-        student, teacher = student / temperature, teacher / temperature
-    divergence: Tensor = _KL.apply(student, teacher, dim)
-    return divergence * temperature**2
-
-
 class _KL(torch.autograd.Function):
-    """KL of two softmaxes with its gradient in closed form, softmax(student) - softmax(teacher)."""
+    """tau^2 KL(softmax(teacher * scale / tau + offset) || the student's), its gradient in closed form.
+
+    With few temporaries: on large maps, memory costs more than arithmetic.
+    """
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, dim: int) -> Tensor:
-        log_student, log_teacher = student.log_softmax(dim), teacher.log_softmax(dim)
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        dim: int,
+        temperature: float,
+        scale: Tensor | None,
+        offset: Tensor | None,
+    ) -> Tensor:
+        def log_softmax(logits: Tensor) -> Tensor:
+            if scale is not None:
+                logits = logits * scale
+            if temperature != 1.0:
+                logits = logits / temperature
+            if offset is not None:
+                logits = logits + offset
+            return logits.log_softmax(dim)
+
+        log_teacher, log_student = log_softmax(teacher), log_softmax(student)
         probability = log_teacher.exp()
         divergence = log_teacher.sub_(log_student).mul_(probability).sum(dim)
-        ctx.dim = dim
-        ctx.save_for_backward(log_student.exp_().sub_(probability))
-        return divergence
+        difference = log_student.exp_().sub_(probability)  # of probabilities: the gradient is tau * scale times it
+        ctx.dim, ctx.temperature = dim, temperature
+        ctx.save_for_backward(difference if scale is None else difference.mul_(scale))
+        return divergence * temperature**2
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (difference,) = ctx.saved_tensors
-        return difference * gradient.unsqueeze(ctx.dim), None, None
+        return difference * (gradient * ctx.temperature).unsqueeze(ctx.dim), None, None, None, None, None
 
 
 def _full_precision(values: Tensor) -> Tensor:

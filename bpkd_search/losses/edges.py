@@ -1,9 +1,10 @@
 """Class-wise edge masks of a label map, by bit words.
 
 In a square window, "dilation minus erosion" of one class is 1 exactly where the window holds that class
-and another one. So each pixel gets one bit per class, the bits are OR-ed over the window (separable, by
-doubling: about log2(width) steps per axis), and words with a single bit are dropped. This equals the
-one-hot max-pool form bit for bit at a small part of its time and memory.
+and another one. So each pixel gets one bit per class, in bytes of eight classes, and the bits are OR-ed
+over the window (separable, by doubling: about log2(width) steps per axis); windows of one class, where the
+lowest and the highest id agree, are dropped. This equals the one-hot max-pool form bit for bit at a small
+part of its time and memory.
 
 Rules, the same for every function here:
 - The frame of the image is no edge: windows are clipped to the image.

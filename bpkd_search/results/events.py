@@ -16,6 +16,7 @@ from bpkd_search.errors import ExperimentError
 
 Event = dict[str, Any]
 FILE = "events.jsonl"
+_BLOCK = 2**16
 
 
 class EventLog:
@@ -29,9 +30,13 @@ class EventLog:
     def append(self, event: Event) -> None:
         """Write one event. Errors: `ExperimentError` when the disk is full."""
         line = json.dumps(event, separators=(",", ":"), default=str).encode() + b"\n"
+        start = os.fstat(self._file.fileno()).st_size
         try:
-            self._file.write(line)
+            # A disk that fills up takes a part of a line before it refuses the rest.
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as e:
+            self._file.truncate(start)
             raise ExperimentError(
                 f"{self.path}: cannot be written ({e.strerror}); free some space and resume the search"
             ) from e
@@ -44,10 +49,17 @@ class EventLog:
         if not self.path.exists():
             return
         with self.path.open("rb+") as file:
-            data = file.read()
-            whole = data.rfind(b"\n") + 1
-            if whole != len(data):
-                file.truncate(whole)
+            end = position = file.seek(0, os.SEEK_END)
+            while position > 0:
+                begin = max(0, position - _BLOCK)
+                file.seek(begin)
+                newline = file.read(position - begin).rfind(b"\n")
+                if newline >= 0:
+                    position = begin + newline + 1
+                    break
+                position = begin
+            if position != end:
+                file.truncate(position)
                 os.fsync(file.fileno())
 
 
@@ -56,9 +68,11 @@ def read_events(directory: Path) -> Iterator[Event]:
     path = directory / FILE
     if not path.exists():
         return
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            yield json.loads(line)
-        except ValueError as e:
-            raise ExperimentError(f"{path}:{number}: is no event: {line[:60]!r}") from e
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as e:
+                raise ExperimentError(f"{path}:{number}: is no event: {line.strip()[:60]!r}") from e

@@ -1,97 +1,277 @@
-"""Reading an experiment: trials and reports as pandas frames, ranked honestly. No torch, no Ray."""
+"""Reading experiments: trials and reports as pandas frames, ranked honestly. No torch, no Ray."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset as ds
-import yaml
+import pyarrow.compute as pc
 
-from bpkd_search.errors import ExperimentError
-from bpkd_search.results.schema import COMPLETE, FAILED, METRIC_COLUMNS, PRUNED, RUNNING
+from bpkd_search.errors import ConfigError, ExperimentError
+from bpkd_search.results.reading import Folder, to_pandas, unite
+from bpkd_search.results.schema import (
+    COMPLETE,
+    FAILED,
+    METRIC_COLUMNS,
+    PRUNED,
+    REPORT_COLUMNS,
+    RUNNING,
+    TRIAL_COLUMNS,
+    reports_schema,
+    trials_schema,
+)
 
 METRICS = tuple(name for name, _, _ in METRIC_COLUMNS)
 _ORDER = {COMPLETE: 0, RUNNING: 1, PRUNED: 1, FAILED: 2}
+# Experiments that differ in one of these cannot be ranked against each other without a word of warning.
+_COMPARABLE = ("data.kind", "data.height", "data.width", "data.folder", "data.synthetic", "train.epochs", "student")
 
 
 class Leaderboard:
-    """The results of one experiment folder, readable while its search runs.
+    """The results of one or several experiment folders, readable while their searches run.
 
         board = Leaderboard("runs/camvid")
         board.best(5)[["method", "loss.edge_width", "miou"]]
+        both = Leaderboard(["runs/camvid", "s3://bucket/runs/camvid-wide"])
 
-    Errors: `ExperimentError` for a folder that is no experiment or whose tables cannot be read.
+    A folder is a path, or a URL of any filesystem that pyarrow opens. Of several, the frames hold the union
+    of the searched parameters, and `experiment` tells them apart. Every call reads anew. Errors:
+    `ExperimentError` for a folder that is no experiment or cannot be read, and for experiments that
+    maximised different metrics. A damaged part file is left out with a `DamagedFileWarning`.
     """
 
-    def __init__(self, directory: Path | str) -> None:
-        self.directory = Path(directory)
-        if not (self.directory / "config.yaml").is_file():
-            raise ExperimentError(f"{self.directory}: is no experiment folder (it has no config.yaml)")
+    def __init__(self, directories: Path | str | Sequence[Path | str]) -> None:
+        given = [directories] if isinstance(directories, Path | str) else list(directories)
+        if not given:
+            raise ExperimentError("got no experiment folder, must be one or more")
+        self.folders = [Folder(where) for where in given]
+        self.names = [folder.name for folder in self.folders]
+        if twice := [name for name in self.names if self.names.count(name) > 1]:
+            raise ExperimentError(f"{twice[0]}: is named twice")
+        self._paths = [
+            None if folder.is_url else Path(where) for folder, where in zip(self.folders, given, strict=True)
+        ]
+        metrics = [_ranked_by(config["search"]) for config in self.configs]
+        for name, metric in zip(self.names, metrics, strict=True):
+            if metric not in METRICS:
+                raise ExperimentError(f"{name}: maximised {metric!r}, valid: {', '.join(METRICS)}")
+            if metric != metrics[0]:
+                raise ExperimentError(
+                    f"{self.names[0]} maximised {metrics[0]}, {name} maximised {metric};"
+                    " one leaderboard needs one metric"
+                )
+
+    @property
+    def directory(self) -> Path:
+        """The folder on this machine. Errors: `ExperimentError` for several folders and for a URL."""
+        if len(self._paths) != 1 or self._paths[0] is None:
+            raise ExperimentError(f"{', '.join(self.names)}: must be one experiment folder on this machine")
+        return self._paths[0]
 
     @cached_property
+    def configs(self) -> list[dict[str, Any]]:
+        """The searches' resolved configurations as plain mappings."""
+        return [folder.config() for folder in self.folders]
+
+    @property
     def config(self) -> dict[str, Any]:
-        """The search's resolved configuration as a plain mapping."""
-        config: dict[str, Any] = yaml.safe_load((self.directory / "config.yaml").read_text())
-        return config
+        """The resolved configuration of the only, or first, search."""
+        return self.configs[0]
 
     @property
     def metric(self) -> str:
-        """What the search maximised."""
-        return str(self.config["search"]["metric"])
+        """What ranks: the metric that the search maximised, of several objectives the first."""
+        return _ranked_by(self.config["search"])
 
     @property
     def parameters(self) -> list[str]:
         """The searched parameters, as columns are named."""
-        return list(self.config["space"])
+        return list(dict.fromkeys(path for config in self.configs for path in config["space"]))
 
-    def trials(self) -> pd.DataFrame:
-        """One row a trial, best first, with `rank` as the index.
+    @cached_property
+    def experiments(self) -> list[str]:
+        """What column `experiment` calls each folder: the search's name, or the folder's where names repeat."""
+        names = [str(config.get("name", "search")) for config in self.configs]
+        return names if len(set(names)) == len(names) else self.names
 
-        Trials that ran their full budget come first by the search's metric; those that are running or were
+    @property
+    def caveats(self) -> list[str]:
+        """What keeps the experiments' scores from being comparable, one line each; empty for one experiment."""
+        lines = []
+        for path in _COMPARABLE:
+            values = [_at(config, path) for config in self.configs]
+            if any(value != values[0] for value in values) and path not in self.parameters:
+                shown = ["..." if isinstance(value, dict) else value for value in values]
+                each = "; ".join(f"{name}: {value}" for name, value in zip(self.experiments, shown, strict=True))
+                lines.append(f"{path} differs ({each}): scores are not comparable")
+        return lines
+
+    def columns(self, table: str = "trials") -> pd.DataFrame:
+        """Type and meaning of each column of `trials` or `reports`. Errors: `ConfigError` for another table."""
+        known = {"trials": TRIAL_COLUMNS, "reports": REPORT_COLUMNS}
+        if table not in known:
+            raise ConfigError([f"got {table!r}, valid: {', '.join(known)}"], "table")
+        docs = {name: doc for name, _, doc in known[table]}
+        rows = self._table(table)
+        kinds = [str(f.type.value_type if pa.types.is_dictionary(f.type) else f.type) for f in rows.schema]
+        meaning = [docs.get(name, "searched parameter; empty where the trial has none") for name in rows.column_names]
+        return pd.DataFrame({"type": kinds, "meaning": meaning}, index=pd.Index(rows.column_names, name="column"))
+
+    def trials(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """One row a trial, best first, with `rank` as the index; `columns` are only these and what ranks them.
+
+        Trials that ran their full budget come first by the search's metric, those that break a constraint
+        after the others; those that are running or were
         stopped follow by epochs and metric, failed ones last: a partial result never outranks a full one.
         """
-        frame = self._read("trials")
-        if self.metric not in METRICS or frame.empty:
-            return frame
+        needed = ("experiment", "number", "state", "epochs", "feasible", self.metric)
+        frame = to_pandas(self._table("trials", None if columns is None else [*dict.fromkeys([*needed, *columns])]))
+        states = frame["state"].astype(object)
         order = frame.assign(
-            _group=frame["state"].map(_ORDER),
-            _epochs=frame["epochs"].where(frame["state"] != COMPLETE, 0),
+            _group=states.map(_ORDER).fillna(max(_ORDER.values())) + (frame["feasible"].eq(False).fillna(False) * 0.5),
+            _epochs=frame["epochs"].where(states != COMPLETE, 0),
         ).sort_values(
-            ["_group", "_epochs", self.metric, "number"],
-            ascending=[True, False, False, True],
+            ["_group", "_epochs", self.metric, "experiment", "number"],
+            ascending=[True, False, False, True, True],
             na_position="last",
         )
         ranked = frame.loc[order.index].reset_index(drop=True)
         ranked.index = pd.RangeIndex(1, len(ranked) + 1, name="rank")
         return ranked
 
-    def reports(self) -> pd.DataFrame:
-        """One row a validated epoch, by trial and epoch."""
-        frame = self._read("reports")
+    def reports(self, columns: Sequence[str] | None = None, numbers: Sequence[int] | None = None) -> pd.DataFrame:
+        """One row a validated epoch, by experiment, trial and epoch; of all trials, or of those in `numbers`."""
+        key = ["experiment", "number", "epoch"]
+        rows = self._table("reports", None if columns is None else [*dict.fromkeys([*key, *columns])])
+        if numbers is not None:
+            rows = rows.filter(pc.is_in(rows["number"], pa.array(numbers, pa.int64())))
+        frame = to_pandas(rows)
         # A trial continued from a checkpoint reports an epoch twice if it died between report and checkpoint.
-        frame = frame.drop_duplicates(["number", "epoch"], keep="last")
-        return frame.sort_values(["number", "epoch"], ignore_index=True)
+        return frame.drop_duplicates(key, keep="last").sort_values(key, ignore_index=True)
 
     def best(self, n: int = 1) -> pd.DataFrame:
         """The n best of the trials that ran their full budget, baselines among them."""
-        trials = self.trials()
-        return trials[trials["state"] == COMPLETE].head(n)
+        return self._full().head(n)
 
-    def _read(self, table: str) -> pd.DataFrame:
-        folder = self.directory / table
-        if not folder.is_dir():
-            raise ExperimentError(f"{self.directory}: has no {table} yet; has its search started?")
-        try:
-            frame: pd.DataFrame = ds.dataset(folder, format="parquet").to_table().to_pandas()
-        except (OSError, pa.ArrowInvalid) as e:
-            raise ExperimentError(f"{folder}: cannot be read: {e}") from e
-        return frame
+    def front(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+        """The full-budget trials that no other one beats in every one of `metrics`, by rank.
+
+        Without `metrics`, the search's objectives count, or edge_miou and body_miou if it had one.
+        Scores and speed are better when higher, costs when lower. Trials that lack one of the measures are left
+        out. Errors: `ConfigError` for a column that is no measure.
+        """
+        from bpkd_search.results.analysis import front
+
+        objectives = list(self.config["search"].get("objectives") or ("edge_miou", "body_miou"))
+        return front(self._full(), objectives if metrics is None else metrics)
+
+    def compare(self, methods: Sequence[str] | None = None) -> pd.DataFrame:
+        """Every method beside the others, at equal epochs and at equal GPU-seconds; see `compare.compare`."""
+        from bpkd_search.results.compare import compare
+
+        several = len(self.folders) > 1
+        measures = [self.metric, "gpu_seconds"]
+        trials, reports = self.trials([*measures, "method", "origin"]), self.reports(measures)
+        return compare(trials, reports, self.metric, methods, ["experiment", "method"] if several else ["method"])
+
+    def importance(self, seed: int = 0) -> pd.DataFrame:
+        """How much each parameter matters, by PED-ANOVA and fANOVA; see `importance.importance`."""
+        from bpkd_search.results.importance import importance
+
+        spaces = [config["space"] for config in self.configs]
+        if any(space != spaces[0] for space in spaces):
+            raise ExperimentError(f"{', '.join(self.names)}: search different spaces; ask for importance one by one")
+        return importance(self._full(), self.metric, spaces[0], seed)
+
+    def curves(self) -> pd.DataFrame:
+        """The best score so far against the GPU-seconds spent; see `analysis.best_so_far`."""
+        from bpkd_search.results.analysis import best_so_far
+
+        trials = self.trials(["method", "ended"])
+        return best_so_far(trials, self.reports([self.metric, "gpu_seconds", "time"]), self.metric)
+
+    def per_class(self) -> pd.DataFrame:
+        """IoU of each class (rows) in the best full-budget trial of each method (columns, best first).
+
+        Of several experiments, the columns are (experiment, method). Errors: `ExperimentError` when their
+        classes differ, or when no trial has run its full budget.
+        """
+        from bpkd_search.results.analysis import per_class
+
+        several = len(self.folders) > 1
+        by = ["experiment", "method"] if several else ["method"]
+        best = self._full().groupby(by, observed=True, sort=False).head(1)
+        reports = self.reports(["class_iou"], best["number"].tolist())
+        return per_class(best, reports, by, self.class_names)
+
+    @cached_property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes in the order of `class_iou`; None where the experiment does not say.
+
+        They come from `experiment.json`, or from `data.folder.class_names`.
+        """
+        found = []
+        for folder, config in zip(self.folders, self.configs, strict=True):
+            try:
+                names = json.loads(folder.text("experiment.json") or "{}").get("class_names")
+            except (ValueError, AttributeError) as e:
+                raise ExperimentError(f"{folder.name}/experiment.json: is damaged: {e}") from e
+            found.append(names or _at(config, "data.folder.class_names"))
+        if any(names != found[0] for names in found):
+            raise ExperimentError(f"{', '.join(self.names)}: have different classes; ask for them one by one")
+        return [str(name) for name in found[0]] if found[0] else None
+
+    def _full(self) -> pd.DataFrame:
+        trials = self.trials()
+        return trials[trials["state"] == COMPLETE]
+
+    def _table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """One table of all experiments; columns that an older version did not write are there and empty."""
+        parts = []
+        for folder, name, config in zip(self.folders, self.experiments, self.configs, strict=True):
+            rows = folder.table(table, columns)
+            if rows is None:
+                continue
+            if name != config.get("name", name) and "experiment" in rows.column_names:
+                label = pa.array([name] * len(rows)).dictionary_encode()
+                rows = rows.set_column(rows.column_names.index("experiment"), "experiment", label)
+            parts.append(rows)
+        if not parts and not any(folder.has(table) for folder in self.folders):
+            raise ExperimentError(f"{', '.join(self.names)}: has no {table} yet; has its search started?")
+        schema = reports_schema() if table == "reports" else trials_schema(dict.fromkeys(self.parameters, "float"))
+        rows = unite(parts) if parts else schema.empty_table()
+        for field in schema:
+            if field.name not in rows.column_names and (columns is None or field.name in columns):
+                rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+        return rows
 
     def __repr__(self) -> str:
-        states = self.trials()["state"].value_counts()
-        counts = ", ".join(f"{n} {state}" for state, n in states.items())
-        return f"Leaderboard({str(self.directory)!r}: {counts}; by {self.metric})"
+        names = self.names[0] if len(self.names) == 1 else self.names
+        return f"Leaderboard({names!r}: {self._counts()}; by {self.metric})"
+
+    def _repr_html_(self) -> str:
+        shown = ["experiment"] * (len(self.folders) > 1) + ["number", "state", "method", *self.parameters]
+        shown += dict.fromkeys([self.metric, "miou", "edge_miou", "body_miou", "epochs", "gpu_seconds"])
+        table = self.trials(shown).head(10)[shown].to_html(na_rep="", float_format="{:.4g}".format)
+        notes = [f"{self._counts()}; ranked by {self.metric} on the validation split.", *self.caveats]
+        return table + "".join(f"<p>{escape(note)}</p>" for note in notes)
+
+    def _counts(self) -> str:
+        states = self.trials(["state"])["state"].astype(object).value_counts()
+        return ", ".join(f"{n} {state}" for state, n in states.items()) or "no trials"
+
+
+def _ranked_by(search: dict[str, Any]) -> str:
+    return str(next(iter(search.get("objectives") or {}), search.get("metric")))
+
+
+def _at(tree: Any, path: str) -> Any:
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree

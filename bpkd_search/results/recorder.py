@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from bpkd_search.results.events import Event, EventLog, read_events
 from bpkd_search.results.schema import COST_COLUMNS, METRIC_COLUMNS, RUNNING, reports_schema, trials_schema
-from bpkd_search.results.tables import ChunkedTable
+from bpkd_search.results.tables import AppendedTable, ChunkedTable
 
 # What a trial's row takes from its newest report.
 MEASURED = (*(name for name, _, _ in (*METRIC_COLUMNS, *COST_COLUMNS)), "node", "parameters")
@@ -26,17 +26,25 @@ class Recorder:
 
     - `ask`: number, origin, method, point, config (mapping), seed, trial_id;
     - `report`: number, epoch, the measures, costs, node, parameters, loss terms;
-    - `end`: number, state, reason, message.
+    - `end`: number, state, reason, message;
+    - `session` and `warm_start`, of the whole search, with number -1: in the log alone.
 
-    `time` (seconds since 1970) is added. Rewriting tables takes at most about 5 % of the time.
+    `time` (seconds since 1970) is added. Rewriting tables takes at most about 5 % of the time, and memory
+    holds the rows of all trials but only the newest reports.
     """
 
-    def __init__(self, directory: Path, experiment: str, parameters: Mapping[str, str], version: str) -> None:
-        self.experiment, self.version, self.parameters = experiment, version, parameters
+    def __init__(
+        self,
+        directory: Path,
+        experiment: str,
+        parameters: Mapping[str, str],
+        version: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.experiment, self.version, self.parameters, self.clock = experiment, version, parameters, clock
         self.trials: dict[int, dict[str, Any]] = {}
-        self._reports = 0
         self._trial_table = ChunkedTable(directory / "trials", trials_schema(parameters), TRIALS_A_FILE)
-        self._report_table = ChunkedTable(directory / "reports", reports_schema(), REPORTS_A_FILE)
+        self._report_table = AppendedTable(directory / "reports", reports_schema(), REPORTS_A_FILE)
         self._written, self._write_seconds = 0.0, 0.0
         for event in read_events(directory):
             self._apply(event)
@@ -45,7 +53,7 @@ class Recorder:
 
     def record(self, event: str, number: int, **values: Any) -> None:
         """Log an event and bring the tables up to date, at once unless rewriting has just happened."""
-        entry: Event = {"event": event, "number": number, "time": time.time(), **values}
+        entry: Event = {"event": event, "number": number, "time": self.clock(), **values}
         self._log.append(entry)
         self._apply(entry)
         self.flush_if_due()
@@ -71,6 +79,8 @@ class Recorder:
 
     def _apply(self, event: Event) -> None:
         kind, number = event["event"], int(event["number"])
+        if number < 0:
+            return
         when = datetime.fromtimestamp(event["time"], timezone.utc)
         if kind == "ask":
             self.trials[number] = {
@@ -92,10 +102,9 @@ class Recorder:
             row.update({name: event.get(name) for name in MEASURED}, epochs=event["epoch"])
             terms = {k.removeprefix("loss_"): v for k, v in event.items() if k.startswith("loss_")}
             report = {**event, "experiment": self.experiment, "time": when, "loss_terms": json.dumps(terms)}
-            self._report_table.put(self._reports, report)
-            self._reports += 1
+            self._report_table.append(report)
         elif kind == "end":
-            row.update(state=event["state"], reason=event.get("reason"), message=event.get("message"), ended=when)
+            row.update({k: event.get(k) for k in ("state", "reason", "message", "feasible")}, ended=when)
         self._trial_table.put(number, row)
 
 

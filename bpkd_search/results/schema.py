@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+# 2: latency_ms.
+SCHEMA_VERSION = 2
 
 # Trial states. Only COMPLETE ran its full budget and competes for "best".
 RUNNING, COMPLETE, PRUNED, FAILED = "RUNNING", "COMPLETE", "PRUNED", "FAILED"
@@ -33,6 +34,7 @@ COST_COLUMNS: tuple[Column, ...] = (
     ("wall_seconds", pa.float64(), "seconds since the trial started, all counted"),
     ("images_per_second", pa.float64(), "training speed of the last epoch"),
     ("peak_memory_mb", pa.float64(), "peak GPU memory in MiB; empty on CPU"),
+    ("latency_ms", pa.float64(), "milliseconds an image of the student at inference; empty where not measured"),
 )
 TRIAL_COLUMNS: tuple[Column, ...] = (
     ("experiment", _NAME, "name of the search"),
@@ -41,6 +43,7 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
     ("state", _NAME, "RUNNING, COMPLETE, PRUNED or FAILED"),
     ("reason", _NAME, "why it FAILED: nan, oom, error or lost"),
     ("message", pa.string(), "the failure in words"),
+    ("feasible", pa.bool_(), "whether the constraints hold; empty without any"),
     ("method", _NAME, "a baseline's name, or the loss method"),
     ("origin", _NAME, "baseline, enqueued or sampled"),
     *METRIC_COLUMNS,

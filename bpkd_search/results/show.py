@@ -1,84 +1,145 @@
-"""Leaderboards as text: a table for people, CSV and JSON for programs."""
+"""Leaderboards as text: which rows and columns, and a table for people that fits the terminal."""
 
 from __future__ import annotations
 
+import re
 import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from bpkd_search.errors import ConfigError
+from bpkd_search.errors import ConfigError, ExperimentError
+from bpkd_search.results.analysis import HIGHER_IS_BETTER
+from bpkd_search.results.formats import check_format, write
 from bpkd_search.results.leaderboard import Leaderboard
+from bpkd_search.results.schema import COMPLETE, RUNNING, TRIAL_COLUMNS
+from bpkd_search.results.text import DIM, PLAIN, TextTable, terminal
 
-FORMATS = ("table", "csv", "json")
-
-
-def leaderboard_frame(board: Leaderboard) -> pd.DataFrame:
-    """The columns people look at first: rank, state, method, parameters, measures, cost."""
-    columns = ["number", "state", "method", *board.parameters, "miou", "edge_miou", "body_miou"]
-    if board.metric not in columns:
-        columns.append(board.metric)
-    return board.trials()[[*columns, "epochs", "gpu_seconds", "reason"]].rename(columns={"gpu_seconds": "seconds"})
+# What the shortest view calls a column.
+_SHORT = {"gpu_seconds": "seconds"}
 
 
-def show_leaderboard(board: Leaderboard, format: str, top: int | None = None) -> None:
-    """Print a leaderboard. Errors: `ConfigError` for a format that does not exist."""
-    if format not in FORMATS:
-        raise ConfigError([f"got {format!r}, valid: {', '.join(FORMATS)}"], "--format")
-    frame = leaderboard_frame(board).head(top) if top else leaderboard_frame(board)
-    if format == "csv":
-        frame.to_csv(sys.stdout)
-    elif format == "json":
-        print(frame.reset_index().to_json(orient="records", indent=1))
+@dataclass(frozen=True)
+class View:
+    """Which rows and columns of a leaderboard: the options of the command, each checked when it is used."""
+
+    where: str | None = None
+    sort: str | None = None
+    columns: str | None = None
+    top: int | None = None
+
+
+EVERYTHING = View()
+
+
+def leaderboard_frame(board: Leaderboard, view: View = EVERYTHING) -> pd.DataFrame:
+    """The chosen rows and columns; without a choice rank, state, method, parameters, measures, cost.
+
+    Errors: `ConfigError` for a column that is not there and for a condition that is none.
+    """
+    several = ["experiment"] if len(board.folders) > 1 else []
+    usual = [*several, "number", "state", "method", *board.parameters, "miou", "edge_miou", "body_miou"]
+    usual = [*dict.fromkeys([*usual, board.metric]), "epochs", "gpu_seconds", "reason"]
+    valid = [*dict.fromkeys([*(name for name, _, _ in TRIAL_COLUMNS), *board.parameters])]
+    shown = _names(view.columns, valid, "--columns") if view.columns else usual
+    keys = _names(view.sort, valid, "--sort") if view.sort else []
+    # The whole run of each trial is most of the table's bytes; it is read only where it is asked for.
+    asked = [name for name in valid if name != "config" or "config" in f"{shown} {view.where}"]
+    frame = board.trials(asked if view.where else [*shown, *keys])
+    if view.where:
+        frame = _where(frame, view.where, valid)
+    if keys:
+        given = [text.strip() for text in str(view.sort).split(",")]
+        better_last = [
+            HIGHER_IS_BETTER.get(name, False) == text.startswith("-") for name, text in zip(keys, given, strict=True)
+        ]
+        frame = frame.sort_values(keys, ascending=better_last, kind="stable", na_position="last")
+    frame = frame[shown] if view.columns else frame[shown].rename(columns=_SHORT)
+    return frame.head(view.top) if view.top else frame
+
+
+def show_leaderboard(board: Leaderboard, format: str, view: View = EVERYTHING, out: Path | None = None) -> None:
+    """Print a leaderboard or write it to `out`. Errors: `ConfigError`, `ExperimentError`."""
+    check_format(format, out)
+    frame = leaderboard_frame(board, view)
+    if format == "table":
+        sys.stdout.write("\n".join(leaderboard_lines(board, frame, *terminal())) + "\n")
     else:
-        _print_table(frame, board)
+        write(frame, format, out)
 
 
-def _print_table(frame: pd.DataFrame, board: Leaderboard) -> None:
+def watch_leaderboard(board: Leaderboard, view: View, every: float = 2.0) -> None:
+    """Redraw a leaderboard until no trial runs any more, seen twice: one may end a moment before the next begins."""
     from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
 
-    console, wide = Console(), Console(width=100_000)
-    shown = frame if frame["reason"].notna().any() else frame.drop(columns="reason")
-    hidden: list[str] = []
-    table = _table(shown)
-    if not console.is_terminal:
-        console = Console(width=wide.measure(table).maximum)
-    while wide.measure(table).maximum > console.width and (left := [p for p in board.parameters if p in shown]):
-        hidden.insert(0, left[-1])
-        shown = shown.drop(columns=left[-1])
-        table = _table(shown)
-    console.print(table)
-    notes = [
-        f"{board.directory}: ranked by {board.metric} on the validation split, full-budget trials first; one seed"
-        " each, so small leads may be noise."
+    console, quiet = Console(), 0
+    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
+        while quiet < 2:
+            try:
+                states = board.trials(["state"])["state"]
+                frame = leaderboard_frame(board, view).head(console.height)
+                lines = leaderboard_lines(board, frame, console.width, console.is_terminal)
+                live.update(Text.from_ansi("\n".join(lines)), refresh=True)
+                quiet = 0 if (states == RUNNING).any() or states.empty else quiet + 1
+            except ExperimentError as e:
+                live.update(Text(str(e), style="dim"), refresh=True)
+            if quiet < 2:
+                time.sleep(every)
+
+
+def leaderboard_lines(board: Leaderboard, frame: pd.DataFrame, width: int, styled: bool) -> list[str]:
+    """The table with its remarks; parameters that do not fit are left out, the last first."""
+    shown = frame.drop(columns=[c for c in ("reason",) if c in frame and frame[c].isna().all()])
+    dim = (shown["state"] != COMPLETE).tolist() if "state" in shown else None
+    table, hidden = TextTable(shown, dim), list[str]()
+    searched = [path for path in board.parameters if path in shown]
+    while table.width(hidden) > width and searched:
+        hidden.insert(0, searched.pop())
+    said = [
+        f"{', '.join(board.names)}: ranked by {board.metric} on the validation split, full-budget trials first; one"
+        " seed each, so small leads may be noise.",
+        *board.caveats,
     ]
     if hidden:
-        notes.append(f"Too narrow for {', '.join(hidden)}: widen the terminal or use --format csv.")
-    for note in notes:
-        console.print(note, style="dim", highlight=False, soft_wrap=True, markup=False)
+        said.append(f"Too narrow for {', '.join(hidden)}: widen the terminal or use --format csv.")
+    return [*table.lines(hidden, styled), "", *remarks(said, styled)]
 
 
-def _table(frame: pd.DataFrame) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column("rank", justify="right", no_wrap=True)
-    for name in frame.columns:
-        # One word a line keeps columns narrow.
-        header = name.removeprefix("loss.").replace("_", "\n")
-        text = name in ("state", "method", "reason")
-        table.add_column(header, justify="left" if text else "right", no_wrap=True)
-    for rank, row in frame.iterrows():
-        cells = [Text(_cell(name, value)) for name, value in row.items()]
-        table.add_row(str(rank), *cells, style=None if row["state"] == "COMPLETE" else "dim")
-    return table
+def remarks(lines: Sequence[str], styled: bool) -> list[str]:
+    """Remarks under a table."""
+    return [f"{DIM}{line}{PLAIN}" if styled else line for line in lines]
 
 
-def _cell(name: object, value: object) -> str:
-    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
-        return ""
-    if isinstance(value, float):
-        if str(name) == "seconds":
-            return f"{value:.0f}"
-        return f"{value:.4f}" if "iou" in str(name) or str(name) in ("accuracy", "boundary_f") else f"{value:.4g}"
-    return str(value)
+def _names(text: str | None, valid: Sequence[str], option: str) -> list[str]:
+    """Column names from `a,b`; what a short view calls a column is understood too."""
+    long = {short: name for name, short in _SHORT.items()}
+    names = [part.strip().removeprefix("-" if option == "--sort" else "") for part in (text or "").split(",")]
+    names = [long.get(name, name) for name in names]
+    if unknown := [name for name in names if name not in valid]:
+        raise ConfigError([f"got {name!r}, valid: {', '.join(valid)}" for name in unknown], option)
+    return names
+
+
+def _where(frame: pd.DataFrame, where: str, valid: Sequence[str]) -> pd.DataFrame:
+    """The rows for which a condition of `DataFrame.query` holds; dotted names need no backticks."""
+    quoted = where
+    for name in sorted((n for n in valid if "." in n), key=len, reverse=True):
+        quoted = re.sub(rf"(?<![`\w.]){re.escape(name)}(?![`\w.])", f"`{name}`", quoted)
+    try:
+        kept = frame.query(quoted, engine="python")
+        if not isinstance(kept, pd.DataFrame):
+            raise TypeError("is no condition")
+    except Exception as e:  # whatever a mistyped expression may raise
+        raise ConfigError(
+            [
+                f"got {where!r}: {' '.join(str(e).split())}; a condition is like \"method == 'bpkd' and miou > 0.5\","
+                f" columns: {', '.join(valid)}"
+            ],
+            "--where",
+        ) from e
+    return kept

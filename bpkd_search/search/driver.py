@@ -15,10 +15,11 @@ from typing import Any
 
 from bpkd_search.config import SearchConfig
 from bpkd_search.errors import ResourceError, UserError
-from bpkd_search.prepare import Prepared, prepare
+from bpkd_search.prepare import prepare
 from bpkd_search.results.events import read_events
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.search import experiment
+from bpkd_search.search.build import ray_maps
 from bpkd_search.search.engine import BASELINE, Engine, Trial
 from bpkd_search.search.progress import Progress, make_progress
 from bpkd_search.search.resources import Slots, divide
@@ -44,7 +45,7 @@ def run_search(
         return _drive(config, directory, address, verbose)
     except UserError:
         # Nothing was asked yet, so there is nothing to resume: the same line can run again once mended.
-        if not any(read_events(directory)):
+        if not any(event["event"] == "ask" for event in read_events(directory)):
             shutil.rmtree(directory, ignore_errors=True)
         raise
 
@@ -62,15 +63,23 @@ def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: 
     with experiment.hold(directory), make_progress(config) as progress:
         engine = Engine(config, directory, version("bpkd-search"), listen=_listener(directory, progress))
         progress.begin(engine)
+        for note in engine.notes:
+            progress.say(note)
         try:
             if not engine.done:
-                with _terminate_as_interrupt(), _ray(address, verbose) as available:
+                with _terminate_as_interrupt(), connect_ray(address, verbose) as available:
                     slots = divide(config.search, available)
-                    prepared = prepare(config.run(), progress.say)
+                    prepared = prepare(config.run(), progress.say, *ray_maps(available, config.train.device))
                     progress.teacher_scores = prepared.teacher_scores or {}
+                    experiment.note(directory, class_names=prepared.open().class_names, teacher=prepared.teacher_scores)
                     progress.say(f"ray: {slots.count} trial(s) at once, {slots.cpus:g} CPU and {slots.gpus:g} GPU each")
                     with _on_interrupt(engine, progress):
-                        _tune(engine, directory, prepared, slots)
+                        from bpkd_search.search.trial import DistillationTrial, TrialTask
+
+                        task = TrialTask(str(directory), prepared, slots.threads)
+                        run_on_ray(engine, directory, slots, DistillationTrial, task.values_for)
+            if engine.closed is not None and engine.done:
+                progress.say(f"the search ends after {len(engine.trials)} trials: {engine.closed}")
         except KeyboardInterrupt:
             engine.interrupted = True
         finally:
@@ -82,17 +91,21 @@ def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: 
     return Leaderboard(directory)
 
 
-def _tune(engine: Engine, directory: Path, prepared: Prepared, slots: Slots) -> None:
-    """Hand the engine to Ray Tune and return when it has no more trials or was interrupted."""
+def run_on_ray(
+    engine: Engine, directory: Path, slots: Slots, trainable: type, task_of: Callable[[Trial], dict[str, Any]]
+) -> None:
+    """Hand the engine to Ray Tune and return when it has no more trials or was interrupted.
+
+    `trainable` is a `ray.tune.Trainable` class; `task_of` gives what an actor needs for a trial, as plain values.
+    """
     from ray import tune
 
     from bpkd_search.search.scheduler import EngineScheduler, StopOnRequest
     from bpkd_search.search.searcher import EngineSearcher
-    from bpkd_search.search.trial import DistillationTrial, TrialTask
 
-    searcher = EngineSearcher(engine, TrialTask(str(directory), prepared, slots.threads))
+    searcher = EngineSearcher(engine, task_of)
     tuner = tune.Tuner(
-        tune.with_resources(DistillationTrial, {"cpu": slots.cpus, "gpu": slots.gpus}),
+        tune.with_resources(trainable, {"cpu": slots.cpus, "gpu": slots.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=EngineScheduler(engine, searcher),
@@ -119,7 +132,7 @@ def _tune(engine: Engine, directory: Path, prepared: Prepared, slots: Slots) -> 
 
 
 @contextmanager
-def _ray(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
+def connect_ray(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
     """A Ray cluster to work on, and what it offers; a local one is shut down afterwards."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's own files a trial, its signal handler and its tables have better ones here.

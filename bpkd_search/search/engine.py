@@ -1,18 +1,21 @@
 """The search itself, without Ray: which trial comes next, whether it goes on, and how it ended.
 
-Ray Tune drives it through two thin adapters (`searcher`, `scheduler`); a test drives it with a plain loop.
-Every step goes into the event log first, so that an engine opened on an old folder stands where the last
-one stood.
+Ray Tune drives it through two thin adapters (`searcher`, `scheduler`), simulated time through `simulate`, a
+replay through `replay`. Every step goes into the event log first, so that an engine opened on an old folder
+stands where the last one stood.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from optuna.storages import BaseStorage
 
 from bpkd_search.config.loss import label_of
 from bpkd_search.config.models import Choice, FloatRange, RunConfig, SearchConfig
@@ -29,10 +32,12 @@ from bpkd_search.errors import UserError
 from bpkd_search.results.events import Event, read_events
 from bpkd_search.results.recorder import Recorder
 from bpkd_search.results.schema import COMPLETE, FAILED, PRUNED
-from bpkd_search.search.rungs import make_rungs
-from bpkd_search.search.study import Study
+from bpkd_search.search.rungs import Values, dominates, make_rungs, rank_correlation
+from bpkd_search.search.study import Study, journal
+from bpkd_search.search.warm_start import matching
 
 BASELINE, ENQUEUED, SAMPLED = "baseline", "enqueued", "sampled"
+PLAIN = ("ce", "kd", "cwd")
 
 
 @dataclass
@@ -59,8 +64,10 @@ class Trial:
 class Engine:
     """Asks, reports and ends of one search, in the order they come.
 
-    Baselines come first, then `enqueue:`, then the sampler's points. Baselines always run to the end.
-    `listen(event, trial)` is called after each `ask`, `report` and `end`.
+    `fixed` trials come first, by default the baselines, then `enqueue:`, then the sampler's points, `sampled` in
+    all (by default as the config says). Trials of origin `baseline` always run to the end.
+    `listen(event, trial)` is called after each `ask`, `report` and `end`. `storage` is where the Optuna study
+    lives, by default a journal file in the folder; `clock` gives seconds, by default those since 1970.
     """
 
     def __init__(
@@ -69,23 +76,43 @@ class Engine:
         directory: Path,
         version: str,
         listen: Callable[[str, Trial], None] = lambda event, trial: None,
+        *,
+        fixed: Sequence[Trial] | None = None,
+        sampled: int | None = None,
+        storage: BaseStorage | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self.config, self.listen = config, listen
+        self.config, self.listen, self.clock = config, listen, clock
         self.base = config.run()
         self.max_epochs = config.train.epochs
-        self.metric = config.search.metric
+        self.goals = config.search.goals
+        self.metric = config.search.ranked_by
         self.trials: dict[int, Trial] = {}
         self.states: dict[int, str] = {}
+        self.notes: list[str] = []
         self.interrupted = False
         self.fatal: UserError | None = None
-        self.study = Study(directory, config)
-        self.rungs = make_rungs(config.search.scheduler, self.max_epochs)
-        self._plan = [*BASELINES, *config.enqueue]
-        self.total = len(BASELINES) + max(config.search.trials, len(config.enqueue))
+        self.closed: str | None = None
+        scheduler = config.search.scheduler
+        full = self.max_epochs if scheduler.axis == "epochs" else (config.train.gpu_seconds or math.inf)
+        self.rungs = make_rungs(scheduler, full)
+        self.fixed = baseline_trials(self.base) if fixed is None else list(fixed)
+        trials = max(config.search.trials, len(config.enqueue)) if sampled is None else sampled
+        self.total = len(self.fixed) + trials
+        self._best: list[Values] = []
+        self._since_best = 0
         self._unfinished: deque[Trial] = deque()
+        self._warm: list[dict[str, Any]] | None = None
+        # Seconds of the driver's time until its newest event; pauses between sessions are not counted.
+        self._seconds, self._seen_at = 0.0, math.nan
+        self.study = Study(storage or journal(directory), config)
         for event in read_events(directory):
             self._restore(event)
-        self.recorder = Recorder(directory, config.name, parameter_kinds(config), version)
+        self.recorder = Recorder(directory, config.name, parameter_kinds(config), version, clock)
+        self._seen_at = clock()
+        self.recorder.record("session", -1)
+        if self._warm is None and not self.trials:
+            self._warm_start()
         for number in [n for n in self.trials if n not in self.states]:
             # The driver may have died between a last report and the end that follows from it.
             self.end(number)
@@ -99,7 +126,7 @@ class Engine:
         if self._unfinished:
             return self._unfinished.popleft()
         number = len(self.trials)
-        if number >= self.total:
+        if number >= self.total or self._budget_is_spent():
             return None
         trial = self._new(number)
         self.trials[number] = trial
@@ -136,20 +163,22 @@ class Engine:
         if number in self.states:
             return
         reason = message = None
-        value = trial.last().get(self.metric)
+        values = self._values(trial.last())
         if failure is not None:
             state, (reason, message) = FAILED, failure
-        elif trial.epoch >= self.max_epochs:
+        elif self._is_final(trial.last()):
             state = COMPLETE
-            if value is None or not math.isfinite(value):
-                state, reason, message = FAILED, "nan", f"{self.metric} is undefined on this validation split"
+            if values is None:
+                state, reason = FAILED, "nan"
+                message = f"{' or '.join(self.goals)} is undefined on this validation split"
         elif trial.stop:
             state = PRUNED
         else:
             return
-        self.recorder.record("end", number, state=state, reason=reason, message=message)
-        self.states[number] = state
-        self.study.tell(number, state, value, reason)
+        violations = self._violations(trial.last()) if state == COMPLETE else {}
+        feasible = max(violations.values()) <= 0 if violations else None
+        self.recorder.record("end", number, state=state, reason=reason, message=message, feasible=feasible)
+        self._finish(trial, state, reason)
         self.listen("end", trial)
 
     def stop_for(self, error: UserError) -> None:
@@ -158,58 +187,168 @@ class Engine:
 
     @property
     def done(self) -> bool:
-        """Whether every trial has ended."""
-        return len(self.states) >= self.total
+        """Whether every trial has ended and no other is to come."""
+        if len(self.states) < len(self.trials):
+            return False
+        return len(self.trials) >= self.total or self.closed is not None or (self.fatal is None and self._spent())
+
+    @property
+    def gpu_seconds(self) -> float:
+        """Seconds inside training, over all trials."""
+        return sum(float(trial.last().get("gpu_seconds", 0.0)) for trial in self.trials.values())
+
+    def rung_correlation(self, position: float) -> tuple[float, int]:
+        """Spearman's correlation of the metric at `position` with that at full budget, and over how many trials.
+
+        `position` is on the scheduler's axis. Only trials that ran in full can be compared, baselines among them;
+        those that were stopped are missing, which makes the figure a cautious one.
+        """
+        axis = "epoch" if self.config.search.scheduler.axis == "epochs" else "gpu_seconds"
+        pairs = []
+        for number, state in self.states.items():
+            reports = self.trials[number].reports.values()
+            early = next((r for r in reports if r.get(axis, 0) >= position), None)
+            if state == COMPLETE and early is not None and early.get(self.metric) is not None:
+                pairs.append((early[self.metric], self.trials[number].last()[self.metric]))
+        if len(pairs) < 2:
+            return math.nan, len(pairs)
+        return rank_correlation([a for a, _ in pairs], [b for _, b in pairs]), len(pairs)
 
     def _new(self, number: int) -> Trial:
-        if number < len(BASELINES):
-            name = list(BASELINES)[number]
-            run = baseline_run(self.base, name)
-            point = coordinates(self.config.space, self.base, run)
+        if number < len(self.fixed):
+            trial = replace(self.fixed[number], number=number, reports={})
+            point = coordinates(self.config.space, self.base, trial.run)
             if point is not None:
                 self.study.ask(number, point)
-            return Trial(number, name, BASELINE, run)
+            return trial
         given: Point | None = None
-        if number < len(self._plan):
-            given = _complete(self.config, self.base, self.config.enqueue[number - len(BASELINES)])
+        if number < len(self.fixed) + len(self.config.enqueue):
+            given = _complete(self.config, self.base, self.config.enqueue[number - len(self.fixed)])
         run = run_at(self.base, self.study.ask(number, given))
         return Trial(number, label_of(run.loss), SAMPLED if given is None else ENQUEUED, run)
 
     def _take(self, trial: Trial, epoch: int, report: dict[str, Any]) -> None:
         trial.reports[epoch] = report
-        value = report.get(self.metric)
-        if value is None or not math.isfinite(value):
+        values = self._values(report)
+        if values is None:
             return
-        self.study.report(trial.number, epoch, value)
-        if trial.origin != BASELINE and not self.rungs.report(trial.number, epoch, value):
-            trial.stop = True
+        self.study.report(trial.number, epoch, [report[name] for name in self.goals])
+        position = epoch if self.config.search.scheduler.axis == "epochs" else report["gpu_seconds"]
+        if trial.origin != BASELINE and not self._is_final(report):
+            trial.stop = trial.stop or not self.rungs.report(trial.number, position, values)
+
+    def _finish(self, trial: Trial, state: str, reason: str | None) -> None:
+        """What follows from an end, when it happens and when it is restored."""
+        self.states[trial.number] = state
+        last = trial.last()
+        told = [last[name] for name in self.goals] if state == COMPLETE else None
+        self.study.tell(trial.number, state, told, reason, self._violations(last) if state == COMPLETE else None)
+        if trial.origin == BASELINE:
+            return
+        values = self._values(last) if state == COMPLETE else None
+        if values is not None and not any(dominates(best, values) or best == values for best in self._best):
+            self._best = [best for best in self._best if not dominates(values, best)] + [values]
+            self._since_best = 0
+        else:
+            self._since_best += 1
+
+    def _values(self, report: dict[str, Any]) -> Values | None:
+        """The objectives with signs such that higher is better; None where one is missing or undefined."""
+        values = tuple(report.get(name, math.nan) for name in self.goals)
+        if any(value is None or not math.isfinite(value) for value in values):
+            return None
+        return tuple(v if d == "max" else -v for v, d in zip(values, self.goals.values(), strict=True))
+
+    def _violations(self, report: dict[str, Any]) -> dict[str, float]:
+        """By how much a report breaks each constraint that can be judged."""
+        found = {}
+        for text, (metric, relation, bound) in zip(
+            self.config.search.constraints, self.config.search.limits(), strict=True
+        ):
+            limit = self._plain_baseline(metric) if bound == "baseline" else float(bound)
+            value = report.get(metric)
+            if limit is not None and value is not None:
+                found[text] = value - limit if relation == "<=" else limit - value
+        return found
+
+    def _plain_baseline(self, metric: str) -> float | None:
+        """The best that a baseline other than BPKD's own reached at full budget."""
+        reached = [
+            trial.last()[metric]
+            for number, trial in self.trials.items()
+            if trial.method in PLAIN and trial.origin == BASELINE and self.states.get(number) == COMPLETE
+        ]
+        return max(reached, default=None)
+
+    def _is_final(self, report: dict[str, Any]) -> bool:
+        return bool(report.get("final", report.get("epoch", 0) >= self.max_epochs))
+
+    def _spent(self) -> bool:
+        budget = self.config.search.budget
+        seconds = self._seconds + self.clock() - self._seen_at
+        if budget.hours is not None and seconds >= budget.hours * 3600:
+            self.closed = f"{budget.hours:g} hours are over"
+        elif budget.gpu_hours is not None and self.gpu_seconds >= budget.gpu_hours * 3600:
+            self.closed = f"{budget.gpu_hours:g} GPU-hours are used up"
+        elif budget.patience is not None and self._since_best >= budget.patience:
+            self.closed = f"{budget.patience} trials in a row were no improvement"
+        return self.closed is not None
+
+    def _budget_is_spent(self) -> bool:
+        # The baselines are what everything is compared with: they run whatever the budget says.
+        return len(self.trials) >= len(self.fixed) and self._spent()
+
+    def _warm_start(self) -> None:
+        """Find the trials of `warm_start` experiments, log them, and bring them into the study."""
+        found: list[dict[str, Any]] = []
+        for source in self.config.search.warm_start:
+            trials, notes = matching(source, self.config, self.base)
+            found += trials
+            self.notes += notes
+        if found:
+            self.recorder.record("warm_start", -1, trials=found)
+            self._learn(found)
+
+    def _learn(self, found: list[dict[str, Any]]) -> None:
+        self._warm = found
+        known = {t.user_attrs.get("warm_start") for t in self.study.study.get_trials(deepcopy=False)}
+        for trial in found:
+            if trial["source"] not in known:
+                self.study.add_finished(trial["point"], trial["values"], trial["source"])
 
     def _restore(self, event: Event) -> None:
-        number = int(event["number"])
-        if event["event"] == "ask":
+        kind, number = event["event"], int(event["number"])
+        if kind != "session":
+            self._seconds += event["time"] - self._seen_at
+        self._seen_at = event["time"]
+        if kind == "warm_start":
+            self._learn(event["trials"])
+        elif kind == "ask":
             run = RunConfig.model_validate(event["config"])
             self.trials[number] = Trial(number, event["method"], event["origin"], run)
-        elif event["event"] == "report":
+        elif kind == "report":
             self._take(self.trials[number], int(event["epoch"]), event)
-        elif event["event"] == "end":
-            self.states[number] = event["state"]
-            value = self.trials[number].last().get(self.metric)
-            self.study.tell(number, event["state"], value, event.get("reason"))
+        elif kind == "end":
+            self._finish(self.trials[number], event["state"], event.get("reason"))
+
+
+def baseline_trials(base: RunConfig) -> list[Trial]:
+    """What every search runs first: the base run with each baseline's loss."""
+    return [Trial(number, name, BASELINE, baseline_run(base, name)) for number, name in enumerate(BASELINES)]
 
 
 def parameter_kinds(config: SearchConfig) -> dict[str, str]:
     """The column type of each searched parameter: float, int, bool or string."""
-    kinds = {}
-    for path, distribution in config.space.items():
-        if isinstance(distribution, Choice):
-            types = {type(option) for option in distribution.options}
-            names = {bool: "bool", int: "int", float: "float"}
-            kinds[path] = (
-                names.get(types.pop(), "string") if len(types) == 1 else "float" if types <= {int, float} else "string"
-            )
-        else:
-            kinds[path] = "float" if isinstance(distribution, FloatRange) else "int"
-    return kinds
+    return {path: _kind(distribution) for path, distribution in config.space.items()}
+
+
+def _kind(distribution: Any) -> str:
+    if not isinstance(distribution, Choice):
+        return "float" if isinstance(distribution, FloatRange) else "int"
+    types = {type(option) for option in distribution.options}
+    if len(types) == 1:
+        return {bool: "bool", int: "int", float: "float"}.get(types.pop(), "string")
+    return "float" if types <= {int, float} else "string"
 
 
 def _value(tree: dict[str, Any], path: str) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bpkd_search.config import SearchConfig, dump, load_search
 from bpkd_search.errors import ExperimentError, ResourceError
@@ -40,6 +42,13 @@ def create(directory: Path, config: SearchConfig) -> None:
         (directory / CONFIG).write_text(dump(config), encoding="utf-8")
     except OSError as e:
         raise ExperimentError(f"{directory}: cannot be made: {e.strerror}") from e
+
+
+def note(directory: Path, **facts: Any) -> None:
+    """Write down what is known only once the data is open (`experiment.json`): class names, the teacher's scores."""
+    partial = directory / ".experiment.json.partial"
+    partial.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    partial.replace(directory / "experiment.json")
 
 
 def read_config(directory: Path) -> SearchConfig:

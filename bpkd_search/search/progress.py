@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from bpkd_search.search.engine import Engine, Trial
 
 RECENT = 6
+# A first rung whose ranks agree less than this with the final ones, over so many trials, stops trials on noise.
+WEAK, ENOUGH = 0.3, 8
 
 
 class Progress:
@@ -30,6 +32,7 @@ class Progress:
         self.metric = config.search.metric
         self.engine: Engine | None = None
         self.teacher_scores: dict[str, float] = {}
+        self._warned = False
         self._started = time.monotonic()
         self._ended_before = 0
 
@@ -49,12 +52,27 @@ class Progress:
         """Show an `ask`, `report` or `end`."""
         if event == "end":
             self.ended(trial)
+            self._judge_grace()
             score, teacher = trial.last().get(self.metric), self.teacher_scores.get(self.metric)
             if trial.method == "ce" and score is not None and teacher is not None and teacher < score:
                 self.say(
                     f"warning: the teacher's {self.metric} {teacher:.4f} is below {score:.4f}, what the student"
                     " reaches without it; distillation from it can only be noise. Train the teacher longer."
                 )
+
+    def _judge_grace(self) -> None:
+        """Warn once when what the first rung sees says little about the end."""
+        engine, scheduler = self.engine, self.config.search.scheduler
+        if engine is None or scheduler.name == "none" or self._warned:
+            return
+        rho, count = engine.rung_correlation(scheduler.grace)
+        if count >= ENOUGH and rho < WEAK:
+            self._warned = True
+            self.say(
+                f"warning: over {count} full trials, the rank correlation of {self.metric} at the first rung"
+                f" ({scheduler.grace:g} {scheduler.axis}) with the end is {rho:.2f}: trials are stopped on noise;"
+                " a longer search.scheduler.grace may help"
+            )
 
     def ended(self, trial: Trial) -> None:
         """Print a line for a trial that ended."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bpkd_search.config.models import Search
+from bpkd_search.config.search import Search
 from bpkd_search.errors import ResourceError
 
 

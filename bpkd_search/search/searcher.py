@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from bpkd_search.errors import UserError
-from bpkd_search.search.engine import Engine
-from bpkd_search.search.trial import TrialTask
+from bpkd_search.search.engine import Engine, Trial
 
 
 class Unsaved:
@@ -38,9 +37,9 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
     here the engine decides the state from what the trial really did.
     """
 
-    def __init__(self, engine: Engine, task: TrialTask) -> None:
+    def __init__(self, engine: Engine, task_of: Callable[[Trial], dict[str, Any]]) -> None:
         super().__init__()
-        self.engine, self.task = engine, task
+        self.engine, self.task_of = engine, task_of
         self.numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -51,7 +50,7 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
         if trial is None:
             return str(Searcher.FINISHED)
         self.numbers[trial_id] = trial.number
-        return self.task.at(trial).to_dict()
+        return self.task_of(trial)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler's adapter has passed the report on."""

@@ -1,64 +1,60 @@
-"""The Optuna side: a study in a journal file that proposes points and is told the truth about them."""
+"""The Optuna side: a study that proposes points and is told the truth about them."""
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.storages import JournalStorage
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
-from bpkd_search.config.models import Choice, Distribution, IntRange, Sampler, SearchConfig
+from bpkd_search.config.models import Choice, Distribution, IntRange, SearchConfig
 from bpkd_search.config.points import Point, in_order, is_active, plain
 from bpkd_search.results.schema import COMPLETE, FAILED, PRUNED
+from bpkd_search.search.samplers import make_sampler, suggest
 
 FILE = "study.journal"
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
+# Nearer than this share of every range, a point tells nothing new about a trial that is still running.
+_SAME = 1e-3
 
 
-def make_sampler(sampler: Sampler, conditional: bool, seed: int) -> optuna.samplers.BaseSampler:
-    """An Optuna sampler by name; a conditional space is sampled in groups of parameters that occur together."""
-    if sampler.name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=sampler.startup, multivariate=True, group=conditional, constant_liar=True
-    )
-
-
-def suggest(trial: Trial, path: str, distribution: Distribution) -> Any:
-    """Ask an Optuna trial for one parameter."""
-    if isinstance(distribution, Choice):
-        return trial.suggest_categorical(path, list(distribution.options))
-    low, high = distribution.bounds
-    if isinstance(distribution, IntRange):
-        return trial.suggest_int(path, int(low), int(high), step=distribution.step, log=distribution.log)
-    return trial.suggest_float(path, low, high, step=distribution.step, log=distribution.log)
+def journal(directory: Path) -> BaseStorage:
+    """The study's storage in an experiment folder, which `optuna-dashboard` and `optuna.load_study` open."""
+    return JournalStorage(JournalFileBackend(str(directory / FILE)))
 
 
 class Study:
     """Trials of the space as an Optuna study; `number` is the trial's number in the experiment.
 
-    The sampler is made anew for every ask, seeded by (search seed, number): a proposal depends on the
-    finished trials and its number alone, and is the same after a restart. Baselines that lie outside the
-    space have no coordinates in it and stay out of the study, where they would mislead the sampler.
+    The sampler is made anew for every ask, seeded by (search seed, number): a proposal depends on the trials
+    told so far and its number alone, and is the same after a restart. Baselines that lie outside the space
+    have no coordinates in it and stay out of the study, where they would mislead the sampler.
     """
 
-    def __init__(self, directory: Path, config: SearchConfig) -> None:
+    def __init__(self, storage: BaseStorage, config: SearchConfig) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         self.config = config
+        self.goals = config.search.goals
         self._base = plain(config.run())
         self._conditional = any(d.when for d in config.space.values())
-        storage = JournalStorage(JournalFileBackend(str(directory / FILE)))
         self.study = optuna.create_study(
-            storage=storage, study_name=config.name, direction="maximize", load_if_exists=True
+            storage=storage,
+            study_name=config.name,
+            directions=["maximize" if direction == "max" else "minimize" for direction in self.goals.values()],
+            load_if_exists=True,
         )
-        self.study.set_metric_names([config.search.metric])
+        self.study.set_metric_names(list(self.goals))
         self._trials: dict[int, Trial] = {}
+        self._points: dict[int, Point] = {}
         self._reported: dict[int, set[int]] = {}
         for frozen in self.study.get_trials(deepcopy=False):
             number = frozen.user_attrs.get("number")
@@ -66,42 +62,102 @@ class Study:
                 continue
             if number is not None:
                 self._trials[number] = Trial(self.study, frozen._trial_id)
+                self._points[number] = frozen.params
                 self._reported[number] = set(frozen.intermediate_values)
-            else:
+            elif frozen.state == TrialState.RUNNING:
                 # Asked, and the driver died before it could log the trial: nobody will ever run it.
                 self.study.tell(frozen.number, state=TrialState.FAIL)
 
     def ask(self, number: int, fixed: Point | None = None) -> Point:
         """A point for trial `number`: the sampler's, or `fixed` where one is given."""
         entropy = np.random.SeedSequence([self.config.search.seed, number])
-        self.study.sampler = make_sampler(
-            self.config.search.sampler, self._conditional, int(entropy.generate_state(1)[0])
-        )
+        seed, second_seed = (int(word) for word in entropy.generate_state(2))
+        settings, fixed_seed = self.config.search.sampler, self.config.search.seed
+        self.study.sampler = make_sampler(settings, self._conditional, seed, fixed_seed)
         trial = self._trials.get(number)
         if trial is None:  # else a driver asked for it and died before the search knew
             if fixed is not None and not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 self.study.enqueue_trial(fixed)
             trial = self.study.ask()
+            if fixed is None and self._repeats(trial.relative_params):
+                self.study.sampler = optuna.samplers.RandomSampler(seed=second_seed)
+                trial = Trial(self.study, trial._trial_id)
         point: Point = {}
         for path, distribution in in_order(self.config.space):
             if is_active(distribution, self._base, point):
                 point[path] = suggest(trial, path, distribution)
         trial.set_user_attr("number", number)
-        self._trials[number] = trial
+        self._trials[number], self._points[number] = trial, point
         return point
 
-    def report(self, number: int, epoch: int, value: float) -> None:
-        """Note an intermediate value, once; trials outside the study are passed over."""
+    def report(self, number: int, epoch: int, values: Sequence[float]) -> None:
+        """Note an intermediate value, once; trials outside the study are passed over.
+
+        Optuna keeps none for several objectives; the reports table has them.
+        """
         trial = self._trials.get(number)
-        if trial is not None and epoch not in self._reported.setdefault(number, set()):
-            trial.report(value, epoch)
+        if trial is not None and len(self.goals) == 1 and epoch not in self._reported.setdefault(number, set()):
+            trial.report(values[0], epoch)
             self._reported[number].add(epoch)
 
-    def tell(self, number: int, state: str, value: float | None, reason: str | None = None) -> None:
-        """Tell how a trial ended; only a COMPLETE one has a value. Telling twice is harmless."""
+    def tell(
+        self,
+        number: int,
+        state: str,
+        values: Sequence[float] | None,
+        reason: str | None = None,
+        constraints: Mapping[str, float] | None = None,
+    ) -> None:
+        """Tell how a trial ended; only a COMPLETE one has values. Telling twice is harmless.
+
+        `constraints` are violations: above zero where the trial breaks one.
+        """
         trial = self._trials.pop(number, None)
         if trial is None:
             return
+        del self._points[number]
         if reason is not None:
             trial.set_user_attr("reason", reason)
-        self.study.tell(trial.number, value if state == COMPLETE else None, state=_STATES[state])
+        for name, violation in (constraints or {}).items():
+            trial.set_constraint(name, violation)
+        self.study.tell(trial.number, list(values or ()) if state == COMPLETE else None, state=_STATES[state])
+
+    def add_finished(self, point: Point, values: Sequence[float], source: str) -> None:
+        """Add a finished trial of another search, so that the sampler learns from it."""
+        distributions = {path: to_optuna(self.config.space[path]) for path in point}
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                params=point, distributions=distributions, values=list(values), user_attrs={"warm_start": source}
+            )
+        )
+
+    def _repeats(self, proposal: Mapping[str, Any]) -> bool:
+        """Whether a proposal all but equals a running trial's point."""
+        space = self.config.space
+        return bool(proposal) and any(
+            point.keys() == proposal.keys()
+            and all(distance(space[path], point[path], proposal[path]) < _SAME for path in point)
+            for point in self._points.values()
+        )
+
+
+def distance(distribution: Distribution, a: Any, b: Any) -> float:
+    """How far two values of a parameter lie apart, as a share of its range (of its log range, if it is log)."""
+    if isinstance(distribution, Choice):
+        return float(a != b)
+    low, high = distribution.bounds
+    if low == high:
+        return 0.0
+    if distribution.log:
+        return abs(math.log(a / b)) / math.log(high / low)
+    return float(abs(a - b) / (high - low))
+
+
+def to_optuna(distribution: Distribution) -> BaseDistribution:
+    """The same distribution as Optuna names it."""
+    if isinstance(distribution, Choice):
+        return CategoricalDistribution(list(distribution.options))
+    low, high = distribution.bounds
+    if isinstance(distribution, IntRange):
+        return IntDistribution(int(low), int(high), step=distribution.step, log=distribution.log)
+    return FloatDistribution(low, high, step=distribution.step, log=distribution.log)

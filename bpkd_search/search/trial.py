@@ -27,7 +27,7 @@ from bpkd_search.search.engine import Trial
 class TrialTask:
     """What an actor needs to run a trial, as plain values that travel through Ray.
 
-    `reported` is the last epoch that the driver has on record, with the seconds spent until then.
+    `reported` is the last epoch that the driver has on record, `wall_seconds` the trial's time until then.
     """
 
     directory: str
@@ -36,7 +36,6 @@ class TrialTask:
     number: int = 0
     run: dict[str, Any] | None = None
     reported: int = 0
-    gpu_seconds: float = 0.0
     wall_seconds: float = 0.0
 
     def at(self, trial: Trial) -> TrialTask:
@@ -47,9 +46,12 @@ class TrialTask:
             number=trial.number,
             run=plain(trial.run),
             reported=trial.epoch,
-            gpu_seconds=last.get("gpu_seconds", 0.0),
             wall_seconds=last.get("wall_seconds", 0.0),
         )
+
+    def values_for(self, trial: Trial) -> dict[str, Any]:
+        """The task of a given trial as plain values."""
+        return self.at(trial).to_dict()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -92,7 +94,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
         self.task = TrialTask.from_dict(config)
         self.run: Distillation | None = None
         self._release()
-        self._start, self._spent = time.monotonic() - self.task.wall_seconds, self.task.gpu_seconds
+        self._start = time.monotonic() - self.task.wall_seconds
         torch.set_num_threads(self.task.threads)
 
     def _open(self) -> Distillation:
@@ -122,7 +124,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
             where = traceback.format_exc(limit=-2).strip().splitlines()
             return self._failed("error", f"{type(e).__name__}: {e} ({' '.join(where[1:3]).strip()})")
         assert self.run is not None
-        return {"report": json.dumps(report), "done": self.run.epoch >= self.run.settings.epochs}
+        return {"report": json.dumps(report), "done": self.run.finished}
 
     def _epoch(self) -> dict[str, Any]:
         if self.run is None:
@@ -133,18 +135,20 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
                     return report
         run = self.run
         report = run.train_epoch()
-        self._spent += report["gpu_seconds"]
         scores = run.evaluate()
         report |= scores.as_dict()
         report |= {
             "class_iou": [None if iou != iou else iou for iou in scores.iou],
-            "gpu_seconds": self._spent,
+            "final": run.finished,
             "wall_seconds": time.monotonic() - self._start,
             "node": socket.gethostname(),
             "parameters": run.parameters,
+            "latency_ms": run.latency_ms(),
         }
-        if run.epoch >= run.settings.epochs:
-            save_weights(self.task.student, run.student, {"config": self.task.run, "miou": scores.miou})
+        if run.finished:
+            about: dict[str, Any] = {"config": self.task.run, "miou": scores.miou}
+            about |= {"class_names": run.store.class_names, "palette": run.store.palette}
+            save_weights(self.task.student, run.student, about)
         # Before the report: a crash between the two loses neither.
         run.save(self.task.checkpoint, report)
         return report

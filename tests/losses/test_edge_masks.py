@@ -11,6 +11,7 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from bpkd_search.losses import edge_band, edge_masks, valid_fraction
+from bpkd_search.losses.pooling import pool_bits
 
 
 def _oracle(labels: torch.Tensor, num_classes: int, width: int, ignore_index: int) -> torch.Tensor:
@@ -27,7 +28,7 @@ def _oracle(labels: torch.Tensor, num_classes: int, width: int, ignore_index: in
 
 @st.composite
 def _cases(draw: st.DrawFn) -> tuple[torch.Tensor, int, int, int, tuple[int, int] | None]:
-    num_classes = draw(st.one_of(st.integers(1, 8), st.sampled_from([30, 31, 32, 62, 63, 93, 200])))
+    num_classes = draw(st.one_of(st.integers(1, 8), st.sampled_from([8, 9, 16, 17, 63, 200, 253])))
     height, columns = draw(st.integers(1, 24)), draw(st.integers(1, 24))
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     # Blocks of random size: from noise to an image of one class.
@@ -69,6 +70,17 @@ def test_stride_8_of_a_large_image_is_exact() -> None:
     labels[:, 40:60, 100:140] = 255
     expected = F.adaptive_avg_pool2d(_oracle(labels, 19, 7, 255), (24, 40))
     assert torch.equal(edge_masks(labels, 19, 7, (24, 40)).double(), expected)
+
+
+@pytest.mark.parametrize("shape", [(30, 16), (32, 16), (34, 37), (600, 16), (603, 5), (4, 600)])
+def test_pooling_of_full_and_of_random_words_at_every_cell_size(shape: tuple[int, int]) -> None:
+    """Cells below 16, 16 to 255 and above 255 rows, 8 columns and others; all bits set is the highest count."""
+    words = torch.randint(0, 256, (2, *shape), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
+    words[1] = 255
+    bits = torch.stack([words >> bit & 1 for bit in range(8)], 1).double()
+    expected = F.adaptive_avg_pool2d(bits, 2)
+    torch.testing.assert_close(pool_bits(words, 8, (2, 2)).double(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(pool_bits(words, 3, (2, 2)).double(), expected[:, :3], rtol=0, atol=1e-6)
 
 
 def test_permuting_classes_permutes_masks() -> None:

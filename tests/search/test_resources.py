@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bpkd_search.config.models import Search
+from bpkd_search.config.search import Search
 from bpkd_search.errors import ResourceError
 from bpkd_search.search.resources import Slots, divide
 

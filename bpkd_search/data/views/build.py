@@ -1,0 +1,171 @@
+"""Building views and a teacher's logits on them: what is missing, chunk by chunk, after asking the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bpkd_search.data.views import chunks
+from bpkd_search.data.views.chunks import Map, Progress, Table, thread_map
+from bpkd_search.data.views.codecs import Codec, open_codec
+from bpkd_search.data.views.layout import Array, Layout
+from bpkd_search.data.views.locks import hold
+from bpkd_search.data.views.recipe import ViewRecipe
+from bpkd_search.data.views.store import MANIFEST, USE, ViewStore
+from bpkd_search.errors import DataError, ResourceError
+
+Teacher = Callable[[Tensor], Tensor]
+# Views a chunk of logits; on a CPU that is seconds of work for a large teacher.
+LOGIT_CHUNK = 128
+
+
+def cache_dir(given: Path | None = None) -> Path:
+    """Where views and teachers are kept: the given folder, `BPKD_SEARCH_CACHE`, or the user's cache."""
+    if given is not None:
+        return given.expanduser()
+    if path := os.environ.get("BPKD_SEARCH_CACHE"):
+        return Path(path).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bpkd-search"
+
+
+def build_views(
+    recipe: ViewRecipe,
+    root: Path,
+    progress: Progress | None = None,
+    *,
+    map: Map = thread_map,
+    stored: bool = True,
+    waiting: Callable[[], None] | None = None,
+) -> ViewStore:
+    """Open the recipe's views under `root`, building first what is missing.
+
+    With `stored=False` only validation images go to the disk, and views are computed as they are read. For
+    `map` and `waiting` see `chunks.build`. Errors: `DataError` for damaged samples, `ResourceError` where the
+    disk cannot hold the arrays.
+    """
+    if recipe.train.class_names != recipe.val.class_names:
+        raise DataError("train and val name different classes")
+    path = root / "views" / recipe.key()
+    layouts = recipe.layouts if stored else {"val": recipe.layouts["val"]}
+    opened = None if stored else recipe
+    if (path / MANIFEST).is_file() and all(chunks.finished(path / name, part) for name, part in layouts.items()):
+        return ViewStore(path, recipe=opened)
+    require_space(root, {"the views": sum(bytes_left(path / name, layout) for name, layout in layouts.items())})
+    work = {"train": recipe.train_rows, "val": recipe.val_rows}
+    with hold(path / USE, shared=True):
+        if not (path / MANIFEST).is_file():
+            manifest = {
+                "class_names": recipe.train.class_names,
+                "palette": recipe.train.palette,
+                "images": len(recipe.train),
+                "views": recipe.views,
+                "height": recipe.train_transform.height,
+                "width": recipe.train_transform.width,
+                **recipe.about,
+            }
+            chunks.write_whole(path / MANIFEST, json.dumps(manifest, indent=1))
+        for name, layout in layouts.items():
+            shown = progress if name == "train" else None
+            chunks.build(path / name, layout, work[name], about={}, map=map, progress=shown, waiting=waiting)
+        return ViewStore(path, recipe=opened)
+
+
+def build_logits(
+    store: ViewStore,
+    teacher: Teacher,
+    key: str,
+    *,
+    codec: str = "float16",
+    batch_size: int = 16,
+    progress: Progress | None = None,
+    map: Map = map,
+    waiting: Callable[[], None] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> ViewStore:
+    """The store with a teacher's logits beside its views, computed first where they are missing.
+
+    `teacher` maps images uint8 [B, 3, H, W] to logits [B, C, h, w]; `key` stands for its weights and `codec`
+    (see `codecs`). Where `map` sends chunks to other processes, `teacher` goes with them by pickle.
+    Errors: `ResourceError` where the disk cannot hold the arrays, `ConfigError` for an unknown codec.
+    """
+    path = logits_path(store.path, key)
+    count = store.num_images * store.views
+    if (table := Table.read(path)) is not None:
+        layout, classes = table.layout, int(table.about["classes"])
+    else:
+        with torch.inference_mode():
+            shape = tuple(teacher(store.read(np.arange(1))[0]).shape[1:])
+        layout, classes = logits_layout(codec, shape, count, batch_size), shape[0]
+    require_space(store.path, {"the teacher's logits": bytes_left(path, layout)})
+    work = LogitWork(store.path, store.recipe, teacher, open_codec(codec, classes), batch_size)
+    described = {**(about or {}), "codec": codec, "classes": classes}
+    chunks.build(path, layout, work, about=described, map=map, progress=progress, waiting=waiting)
+    return ViewStore(store.path, path, store.recipe)
+
+
+@dataclass(frozen=True)
+class LogitWork:
+    """A teacher's encoded logits on a range of views; opens the views where it runs."""
+
+    store: Path
+    recipe: ViewRecipe | None
+    teacher: Teacher
+    codec: Codec
+    batch_size: int
+
+    def __call__(self, start: int, stop: int) -> dict[str, Array]:
+        """Arrays [1, stop - start, ...] for views `start` to `stop`."""
+        store = ViewStore(self.store, recipe=self.recipe)
+        parts: list[dict[str, Tensor]] = []
+        for at in range(start, stop, self.batch_size):
+            images, _ = store.read(np.arange(at, min(at + self.batch_size, stop)))
+            with torch.inference_mode():
+                encoded = self.codec.encode(self.teacher(images).float())
+                parts.append({name: value.cpu() for name, value in encoded.items()})
+        return {name: torch.cat([part[name] for part in parts]).numpy()[None] for name in parts[0]}
+
+
+def logits_path(store: Path, key: str) -> Path:
+    """Where the logits of a teacher lie beside the views."""
+    return store / f"logits-{key}"
+
+
+def logits_layout(codec: str, shape: tuple[int, ...], views: int, batch_size: int = 16) -> Layout:
+    """The arrays of so many views' logits, each [C, h, w]. Errors: `ConfigError` for an unknown codec."""
+    classes, height, width = shape
+    chunk = max(batch_size, LOGIT_CHUNK // batch_size * batch_size)
+    return Layout.of(open_codec(codec, classes).rows((classes, height, width)), views, chunk=chunk)
+
+
+def bytes_left(folder: Path, layout: Layout) -> int:
+    """What of a folder's arrays is still to be written, in bytes."""
+    table = Table.read(folder)
+    if table is None or table.layout != layout:
+        return layout.bytes
+    return layout.bytes * len(table.missing) // layout.chunks
+
+
+def require_space(folder: Path, needed: Mapping[str, int]) -> None:
+    """Refuse work that the disk cannot hold, before it starts. Errors: `ResourceError` with every size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if sum(needed.values()) > free:
+        sizes = " and ".join(f"{what} {_size(size)}" for what, size in needed.items() if size)
+        raise ResourceError(
+            f"{folder}: {sizes} are needed and the disk has {_size(free)} free; set data.views_dir to a larger disk,"
+            " data.logits to int8 or topk:K, data.images to computed, or lower data.views or the size"
+        )
+
+
+def _size(count: int) -> str:
+    unit, power = next((u for u in (("GiB", 30), ("MiB", 20)) if count >= 2 ** u[1]), ("KiB", 10))
+    return f"{count / 2**power:,.{1 if unit == 'GiB' else 0}f} {unit}"

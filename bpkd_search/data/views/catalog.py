@@ -1,0 +1,125 @@
+"""What lies in a cache of views: list it, check it, free it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bpkd_search.data.views import chunks
+from bpkd_search.data.views.chunks import Table
+from bpkd_search.data.views.locks import Held, hold
+from bpkd_search.data.views.store import MANIFEST, USE
+from bpkd_search.errors import DataError
+
+DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A store: its folder, what is in it, bytes on the disk, seconds since its last use, whether it is finished."""
+
+    path: Path
+    about: dict[str, Any]
+    logits: tuple[str, ...]
+    bytes: int
+    unused: float
+    finished: bool
+
+    @property
+    def key(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    def line(self) -> str:
+        """The store in a line."""
+        about = self.about
+        size = f"{about.get('height', '?')}x{about.get('width', '?')}"
+        logits = "; ".join(self.logits) or "none"
+        return (
+            f"{self.key}  {self.bytes / 2**20:,.0f} MiB  {about.get('kind', '?')} {about.get('images', '?')} images"
+            f" x {about.get('views', '?')} views, {size}  logits: {logits}  used {_ago(self.unused)} ago"
+            + ("" if self.finished else "  unfinished")
+        )
+
+
+def list_stores(root: Path) -> list[Entry]:
+    """The stores under a cache folder, the last used first."""
+    return sorted((_entry(path.parent) for path in (root / "views").glob(f"*/{MANIFEST}")), key=lambda e: e.unused)
+
+
+def choose(root: Path, key: str | None, days: float | None) -> list[Entry]:
+    """The store of a key, or those that were not used for so many days. Errors: as `find`."""
+    if key is not None:
+        return [find(root, key)]
+    return [] if days is None else [entry for entry in list_stores(root) if entry.unused >= days * DAY]
+
+
+def find(root: Path, key: str) -> Entry:
+    """The store of a key. Errors: `DataError` with the keys there are."""
+    stores = {entry.key: entry for entry in list_stores(root)}
+    if key not in stores:
+        raise DataError(f"{root / 'views'}: has no store {key!r}; there are: {', '.join(stores) or 'none'}")
+    return stores[key]
+
+
+def verify_store(path: Path, say: Callable[[str], None]) -> int:
+    """Check every finished chunk of a store; damaged ones are forgotten, so that the next build makes them.
+
+    Gives how many were damaged.
+    """
+    damaged = 0
+    if not path.is_dir():
+        return 0
+    with hold(path / USE, shared=True):
+        for folder in _parts(path):
+            where = folder.relative_to(path.parent)
+            if Table.read(folder) is None:
+                damaged += 1
+                say(f"{where}: its table of chunks cannot be read")
+            elif bad := chunks.verify(folder):
+                damaged += len(bad)
+                say(f"{where}: damaged chunks: {', '.join(map(str, bad))}")
+    return damaged
+
+
+def remove(entry: Entry) -> None:
+    """Free a store. Errors: `DataError` while a process reads or builds it."""
+    try:
+        with hold(entry.path / USE, block=False):
+            shutil.rmtree(entry.path)
+    except Held:
+        raise DataError(f"{entry.path}: is in use by another process; nothing of it was removed") from None
+
+
+def _parts(path: Path) -> list[Path]:
+    return sorted(table.parent for table in path.glob(f"*/{chunks.TABLE}"))
+
+
+def _entry(path: Path) -> Entry:
+    try:
+        about = json.loads((path / MANIFEST).read_text())
+    except ValueError:
+        about = {}
+    tables = {folder.name: Table.read(folder) for folder in _parts(path)}
+    logits = tuple(
+        f"{table.about.get('teacher', '?')} ({table.about['codec']})"
+        for name, table in tables.items()
+        if name.startswith("logits-") and table is not None
+    )
+    # Blocks, not lengths: what is not built yet are holes.
+    size = sum(file.stat().st_blocks * 512 for file in path.rglob("*") if file.is_file())
+    used = (path / USE if (path / USE).exists() else path / MANIFEST).stat().st_mtime
+    finished = "val" in tables and all(table is not None and not table.missing for table in tables.values())
+    return Entry(path, about, logits, size, max(0.0, time.time() - used), finished)
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("days", DAY), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,210 @@
+"""Flat arrays on disk that are built in chunks: finished chunks outlive a killed build and are checked one by one.
+
+A folder holds one `.npy` file an array and `chunks.json`: the layout, a CRC-32 of every finished chunk, and what
+the arrays are. A chunk's values are a pure function of its items, so that chunks may be made in any order, in
+threads or by processes of other machines; only the caller of `build` writes the table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bpkd_search.data.views.layout import Array, Layout, has_size, open_arrays, shape_file, write_rows
+from bpkd_search.data.views.locks import hold
+from bpkd_search.errors import DataError, ResourceError
+
+TABLE = "chunks.json"
+
+Progress = Callable[[int, int], None]
+Work = Callable[[int, int], dict[str, Array]]
+Map = Callable[[Callable[[int], tuple[int, int]], Sequence[int]], Iterable[tuple[int, int]]]
+
+
+@dataclass
+class Table:
+    """What `chunks.json` holds: the layout, what the arrays are, and the CRC-32 of every finished chunk."""
+
+    layout: Layout
+    about: dict[str, Any] = field(default_factory=dict)
+    # Tells this build from another of the same path on another machine.
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    done: dict[int, int] = field(default_factory=dict)
+
+    @staticmethod
+    def read(folder: Path) -> Table | None:
+        """The folder's table, or None where there is none that can be read."""
+        try:
+            tree = json.loads((folder / TABLE).read_text())
+            layout = tree["layout"]
+            arrays = {name: (tuple(shape), dtype) for name, (shape, dtype) in layout.pop("arrays").items()}
+            done = {int(chunk): int(crc) for chunk, crc in tree["done"].items()}
+            return Table(Layout(arrays, **layout), tree["about"], tree["token"], done)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, folder: Path) -> None:
+        """Write the table, whole or not at all."""
+        write_whole(folder / TABLE, json.dumps(asdict(self)))
+
+    @property
+    def missing(self) -> list[int]:
+        """Chunks that are not finished."""
+        return [chunk for chunk in range(self.layout.chunks) if chunk not in self.done]
+
+
+@dataclass(frozen=True)
+class ChunkTask:
+    """Makes a chunk and writes it into its rows; gives the chunk's number and CRC-32. It may travel to a process."""
+
+    folder: Path
+    token: str
+    layout: Layout
+    work: Work
+
+    def __call__(self, chunk: int) -> tuple[int, int]:
+        """Make and write one chunk. Errors: `DataError` on a machine that sees another folder at this path."""
+        table = Table.read(self.folder)
+        if table is None or table.token != self.token:
+            raise DataError(
+                f"{self.folder}: on {socket.gethostname()} is not the folder that the driver sees; set data.views_dir"
+                " to a folder that all nodes share"
+            )
+        start, stop = self.layout.span(chunk)
+        values = self.work(start, stop)
+        crc = 0
+        try:
+            for name in self.layout.arrays:
+                rows = np.ascontiguousarray(values[name])
+                crc = zlib.crc32(rows.data, crc)
+                write_rows(self.folder / f"{name}.npy", self.layout, name, start, rows)
+        except OSError as e:
+            raise ResourceError(f"{self.folder}: cannot be written: {e.strerror}") from e
+        return chunk, crc
+
+
+def build(
+    folder: Path,
+    layout: Layout,
+    work: Work,
+    *,
+    about: dict[str, Any],
+    map: Map = map,
+    progress: Progress | None = None,
+    waiting: Callable[[], None] | None = None,
+) -> None:
+    """Make the chunks that are missing in `folder`; of two processes, the second waits and finds them made.
+
+    `work(start, stop)` gives each array's rows [groups, stop - start, ...]; `map(function, chunks)` runs chunks in
+    any order. `waiting` is called once before waiting for another process. Errors: what `work` raises;
+    `ResourceError` where the disk is full.
+    """
+    if finished(folder, layout):
+        return
+    with hold(folder / "lock", notice=waiting):
+        table = _begin(folder, layout, about)
+        task = ChunkTask(folder, table.token, layout, work)
+        for chunk, crc in map(task, table.missing):
+            table.done[chunk] = crc
+            table.write(folder)
+            if progress:
+                progress(min(layout.items, len(table.done) * layout.chunk), layout.items)
+
+
+def finished(folder: Path, layout: Layout) -> bool:
+    """Whether every chunk is made and every file has its size; what the files hold is not read."""
+    table = Table.read(folder)
+    return (
+        table is not None
+        and table.layout == layout
+        and not table.missing
+        and all(has_size(folder / f"{name}.npy", layout, name) for name in layout.arrays)
+    )
+
+
+def _begin(folder: Path, layout: Layout, about: dict[str, Any]) -> Table:
+    """The table to continue with; where a file has a wrong size, every chunk is checked first."""
+    table = Table.read(folder)
+    if table is None or table.layout != layout:
+        table = Table(layout, about)
+        for name in layout.arrays:
+            (folder / f"{name}.npy").unlink(missing_ok=True)
+            shape_file(folder / f"{name}.npy", layout, name)
+        table.write(folder)
+    elif not all(has_size(folder / f"{name}.npy", layout, name) for name in layout.arrays):
+        _mend(folder, table)
+    return table
+
+
+def verify(folder: Path) -> list[int]:
+    """Check every finished chunk, forget those that changed so that the next build makes them, and list them."""
+    with hold(folder / "lock"):
+        table = Table.read(folder)
+        return [] if table is None else _mend(folder, table)
+
+
+def _mend(folder: Path, table: Table) -> list[int]:
+    for name in table.layout.arrays:
+        shape_file(folder / f"{name}.npy", table.layout, name)
+    bad = bad_chunks(folder, table)
+    for chunk in bad:
+        del table.done[chunk]
+    if bad:
+        table.write(folder)
+    return bad
+
+
+def bad_chunks(folder: Path, table: Table) -> list[int]:
+    """Finished chunks whose bytes are not those that were written."""
+    arrays = open_arrays(folder, table.layout)
+
+    def crc(chunk: int) -> int:
+        start, stop = table.layout.span(chunk)
+        value = 0
+        for array in arrays.values():
+            grouped = array.reshape(table.layout.groups, table.layout.items, *array.shape[1:])
+            value = zlib.crc32(np.ascontiguousarray(grouped[:, start:stop]).data, value)
+        return value
+
+    return [chunk for chunk in sorted(table.done) if crc(chunk) != table.done[chunk]]
+
+
+def read(folder: Path) -> tuple[Table, dict[str, Array]]:
+    """A finished folder. Errors: `DataError` for one that is missing, unfinished, or of a wrong size."""
+    table = Table.read(folder)
+    if table is None or table.missing:
+        left = "has no table of chunks" if table is None else f"misses {len(table.missing)} chunks"
+        raise DataError(f"{folder}: {left}; `bpkd-search views SPACE.yaml` builds the rest")
+    return table, open_arrays(folder, table.layout)
+
+
+def thread_map(function: Callable[[int], tuple[int, int]], chunks: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Like `map`, in one thread a CPU, results as they come."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        futures = [pool.submit(function, chunk) for chunk in chunks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

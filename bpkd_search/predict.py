@@ -1,0 +1,129 @@
+"""A student put to work: loaded from its file alone, drawn over images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from bpkd_search.config.models import Data, Student
+from bpkd_search.data.base import MAX_CLASSES, listed
+from bpkd_search.data.folder import IMAGE_SUFFIXES, find_files, read_image
+from bpkd_search.distill import pick_device
+from bpkd_search.errors import CheckpointError, DataError
+from bpkd_search.models import Segmentor, read_about
+from bpkd_search.models.checkpoint import read_weights
+from bpkd_search.models.heads import resize
+
+OVERLAY = 0.5
+
+
+def load_student(path: Path | str) -> tuple[Segmentor, dict[str, Any]]:
+    """A student in evaluation mode on the CPU, and what its file says of it.
+
+    `path` is a safetensors file of `bpkd-search train` or `export`; nothing else is needed. What comes beside
+    the model holds `config`, `class_names`, `palette` and `size` (height, width). Errors: `CheckpointError`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weights file")
+    about = read_about(path)
+    missing = [key for key in ("config", "class_names", "palette") if key not in about]
+    if missing:
+        raise CheckpointError(
+            f"{path}: is no student of `bpkd-search train` or `export`: its header lacks {', '.join(missing)}"
+        )
+    try:
+        spec = Student.model_validate(about["config"]["student"])
+        data = Data.model_validate(about["config"]["data"])
+        names = [str(name) for name in about["class_names"]]
+        colours = np.array(about["palette"], dtype=np.uint8)
+    except (ValidationError, ValueError, TypeError, KeyError, OverflowError) as e:
+        raise CheckpointError(f"{path}: its header cannot be used: {' '.join(str(e).split())}") from e
+    if not 1 <= len(names) <= MAX_CLASSES or colours.shape != (len(names), 3):
+        raise CheckpointError(f"{path}: its header names {len(names)} classes and {len(colours)} colours")
+    model = Segmentor(
+        spec.encoder, len(names), head=spec.head, channels=spec.channels, output_stride=spec.output_stride
+    )
+    ours = {comparable(name): name for name in model.state_dict()}
+    weights = {ours.get(comparable(name), name): tensor for name, tensor in read_weights(path).items()}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as e:
+        raise CheckpointError(f"{path}: does not fit {spec.encoder} + {spec.head}: {' '.join(str(e).split())}") from e
+    return model.eval().requires_grad_(False), {**about, "size": [data.height, data.width]}
+
+
+def comparable(name: str) -> str:
+    """A weight's name read the same in timm's whole network and in its feature pyramid.
+
+    The pyramid joins nested names with `_`, or puts the network under `model`.
+    """
+    if not name.startswith("encoder."):
+        return name
+    return "encoder." + name.removeprefix("encoder.").removeprefix("model.").replace("_", ".")
+
+
+def classify(model: Segmentor, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Class ids [H, W] of an image [H, W, 3], seen by the model at `size` as in validation."""
+    device = next(model.parameters()).device
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    # EvalTransform's resizing: the student sees what it was measured on.
+    small = F.resize(pixels, list(size), antialias=True)
+    with torch.inference_mode():
+        logits = model(small[None].to(device))
+        assert isinstance(logits, Tensor)
+        ids: NDArray[np.uint8] = resize(logits, image.shape[:2]).argmax(1)[0].to(torch.uint8).cpu().numpy()
+    return ids
+
+
+def predict(student: Path, images: Path, out: Path) -> Iterator[Path]:
+    """Segment an image file, or each image below a folder; gives the files as they are written.
+
+    `NAME_mask.png` holds class ids with the class colours as its palette, `NAME_overlay.png` the image under
+    those colours, both at the image's own size. An image that cannot be read is left out, and all of them are
+    named in a `DataError` at the end. Errors: `CheckpointError`; `DataError` for no images and for files that
+    exist already.
+    """
+    model, about = load_student(student)
+    if images.is_file():
+        found = {images.stem: images}
+    else:
+        found = find_files(images, IMAGE_SUFFIXES, layout="an image file, or a folder of images")
+    if not found:
+        raise DataError(f"{images}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    targets = {name: (out / f"{name}_mask.png", out / f"{name}_overlay.png") for name in found}
+    for path in (path for pair in targets.values() for path in pair):
+        if path.exists():
+            raise DataError(f"{path}: exists already; choose another --out")
+    model.to(pick_device("auto"))
+    height, width = about["size"]
+    colours = np.array(about["palette"], dtype=np.uint8)
+    faults = []
+    for name, path in found.items():
+        try:
+            image = read_image(path)
+        except DataError as e:
+            faults.append(str(e))
+            continue
+        ids = classify(model, image, (height, width))
+        mask = Image.fromarray(ids)
+        mask.putpalette(colours.tobytes())
+        overlay = Image.fromarray(np.rint((1 - OVERLAY) * image + OVERLAY * colours[ids]).astype(np.uint8))
+        for target, picture in zip(targets[name], (mask, overlay), strict=True):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(target)
+            except OSError as e:
+                raise DataError(f"{target}: cannot be written: {e.strerror or e}") from e
+            yield target
+    if faults:
+        raise DataError(f"{len(faults)} of {len(found)} images cannot be read:\n{listed(faults)}")

@@ -1,0 +1,79 @@
+"""What the tables say: the front, the course of a search, and classes. Pure functions of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from bpkd_search.errors import ConfigError, ExperimentError
+from bpkd_search.results.schema import COMPLETE, METRIC_COLUMNS
+
+KEY = ["experiment", "number"]
+# Measure -> whether more of it is better.
+HIGHER_IS_BETTER = {
+    **{name: True for name, _, _ in METRIC_COLUMNS},
+    "images_per_second": True,
+    "gpu_seconds": False,
+    "wall_seconds": False,
+    "peak_memory_mb": False,
+    "latency_ms": False,
+    "parameters": False,
+}
+
+
+def front(full: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """The rows that no other row dominates: at least as good in every measure and better in one."""
+    if unknown := [name for name in metrics if name not in HIGHER_IS_BETTER]:
+        raise ConfigError([f"got {name!r}, valid: {', '.join(HIGHER_IS_BETTER)}" for name in unknown], "metrics")
+    if not metrics:
+        raise ConfigError([f"got none, valid: {', '.join(HIGHER_IS_BETTER)}"], "metrics")
+    measured = full.dropna(subset=list(metrics))
+    signs = [1.0 if HIGHER_IS_BETTER[name] else -1.0 for name in metrics]
+    points = measured[list(metrics)].to_numpy(dtype=float) * signs
+    kept = [not ((points >= point).all(1) & (points > point).any(1)).any() for point in points]
+    return measured[np.array(kept, dtype=bool)]
+
+
+def best_so_far(trials: pd.DataFrame, reports: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One row a trial that ran its full budget, in the order of their ends, by experiment.
+
+    Columns: experiment, gpu_seconds (spent by all trials until then, stopped and failed ones too; validation
+    and start-up are left out), number, method, the metric, best (the highest until then).
+    """
+    spent = reports.assign(spent=reports.groupby(KEY, observed=True)["gpu_seconds"].diff())
+    spent["spent"] = spent["spent"].fillna(spent["gpu_seconds"]).fillna(0.0)
+    rows = []
+    for name, full in trials[trials["state"] == COMPLETE].groupby("experiment", observed=True, sort=False):
+        mine = spent[spent["experiment"] == name].sort_values("time", kind="stable")
+        # Where the last report of each of its trials stands in the course of all reports.
+        total = mine.assign(total=mine["spent"].cumsum()).groupby("number")["total"].last()
+        ended = full.assign(gpu_seconds=full["number"].map(total)).sort_values(["gpu_seconds", "ended"])
+        rows.append(ended.assign(best=ended[metric].cummax()))
+    columns = ["experiment", "gpu_seconds", "number", "method", metric, "best"]
+    return pd.concat(rows)[columns].reset_index(drop=True) if rows else pd.DataFrame(columns=columns)
+
+
+def per_class(
+    best: pd.DataFrame, reports: pd.DataFrame, by: Sequence[str], names: Sequence[str] | None
+) -> pd.DataFrame:
+    """IoU of each class at the end of each trial in `best`; rows are classes, by name where names are known."""
+    if best.empty:
+        raise ExperimentError("no trial has run its full budget yet")
+    last = best.merge(reports, left_on=[*KEY, "epochs"], right_on=[*KEY, "epoch"])
+    scores = {
+        tuple(row[list(by)]) if len(by) > 1 else row[by[0]]: [np.nan if v is None else v for v in row["class_iou"]]
+        for _, row in last.iterrows()
+        if row["class_iou"] is not None
+    }
+    counts = {len(values) for values in scores.values()}
+    if len(counts) > 1 or (names is not None and counts and counts != {len(names)}):
+        raise ExperimentError(
+            f"trials report {', '.join(map(str, sorted(counts)))} classes, {len(names or [])} are named"
+        )
+    index = names if names is not None else [f"class {k}" for k in range(max(counts, default=0))]
+    table = pd.DataFrame({key: pd.Series(values, dtype=float) for key, values in scores.items()})
+    table.index = pd.Index(index, name="class")
+    table.columns.names = list(by)
+    return table

@@ -1,0 +1,87 @@
+"""Methods beside one another on equal terms, with the differences that matter and what one may read into them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bpkd_search.errors import ConfigError, ExperimentError
+from bpkd_search.results.schema import COMPLETE
+
+PAPER, PLAIN = "bpkd-paper", ("kd", "cwd")
+EPOCHS, SECONDS = "equal epochs", "equal GPU-seconds"
+_KEY = ["experiment", "number"]
+
+
+def compare(
+    trials: pd.DataFrame, reports: pd.DataFrame, metric: str, methods: Sequence[str] | None, by: Sequence[str]
+) -> pd.DataFrame:
+    """One row a method (and experiment) and kind of comparison, best first.
+
+    Only trials that ran their full budget take part. At *equal epochs* each counts with its last report
+    within the fewest epochs that one of them had; at *equal GPU-seconds* with its last report within the
+    fewest GPU-seconds that one of them took in all. Nothing is interpolated; a trial without a report within
+    the limit does not count. `attrs` holds both limits under `epochs` and `gpu_seconds`.
+
+    Columns: at, those of `by`, trials (how many), best, median, number and epochs and gpu_seconds (of the best),
+    best and median less those of the baseline `bpkd-paper` (`best_vs_paper`, `median_vs_paper`) and of the
+    better plain baseline, kd or cwd (`best_vs_plain`, `median_vs_plain`), both of the same experiment, and
+    note. Errors: `ExperimentError` when no trial ran its full budget, `ConfigError` for a method not there.
+    """
+    full = trials[trials["state"] == COMPLETE]
+    if full.empty:
+        raise ExperimentError("no trial has run its full budget yet")
+    known = list(dict.fromkeys(full["method"].astype(str)))
+    if unknown := [name for name in methods or () if name not in known]:
+        raise ConfigError([f"got {name!r}, valid: {', '.join(known)}" for name in unknown], "methods")
+    shown = full[full["method"].isin(methods)] if methods else full
+    limits = {"epochs": int(shown["epochs"].min()), "gpu_seconds": float(shown["gpu_seconds"].min())}
+    parts = []
+    for at, column, limit in ((EPOCHS, "epoch", limits["epochs"]), (SECONDS, "gpu_seconds", limits["gpu_seconds"])):
+        last = reports[reports[column] <= limit].dropna(subset=[metric]).groupby(_KEY, observed=True).tail(1)
+        scores = full[[*_KEY, "method", "origin"]].merge(last, on=_KEY).rename(columns={metric: "score"})
+        parts.append(_rows(scores, at, by, methods))
+    table = pd.concat(parts, ignore_index=True)
+    table.attrs.update(limits)
+    return table
+
+
+def _rows(scores: pd.DataFrame, at: str, by: Sequence[str], methods: Sequence[str] | None) -> pd.DataFrame:
+    """The rows of one kind of comparison, best first."""
+    references = {name: _references(mine) for name, mine in scores.groupby("experiment", observed=True)}
+    rows = []
+    for _, group in scores.groupby(list(by), observed=True, sort=False):
+        first = group.sort_values(["score", "number"], ascending=[False, True]).iloc[0]
+        if methods and first["method"] not in methods:
+            continue
+        best, median, count = float(first["score"]), float(group["score"].median()), len(group)
+        paper, plain = references[first["experiment"]]
+        rows.append(
+            {
+                "at": at,
+                **{name: str(first[name]) for name in by},
+                "trials": count,
+                "best": best,
+                "median": median,
+                "number": int(first["number"]),
+                "epochs": int(first["epoch"]),
+                "gpu_seconds": float(first["gpu_seconds"]),
+                "best_vs_paper": best - paper,
+                "median_vs_paper": median - paper,
+                "best_vs_plain": best - plain,
+                "median_vs_plain": median - plain,
+                "note": "one run: its spread is unknown"
+                if count == 1
+                else f"best of {count}: picked by its score, so it flatters",
+            }
+        )
+    return pd.DataFrame(rows).sort_values("best", ascending=False, kind="stable") if rows else pd.DataFrame()
+
+
+def _references(scores: pd.DataFrame) -> tuple[float, float]:
+    """The scores of the paper's setting and of the better plain baseline; NaN where there is none."""
+    baselines = scores[scores["origin"] == "baseline"]
+    paper = baselines.loc[baselines["method"] == PAPER, "score"].max()
+    plain = baselines.loc[baselines["method"].isin(PLAIN), "score"].max()
+    return float(paper), float(plain)

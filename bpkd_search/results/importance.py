@@ -1,0 +1,99 @@
+"""How much each searched parameter matters, from the tables alone: Optuna's evaluators on a study rebuilt in memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from bpkd_search.errors import ExperimentError
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+# With fewer, PED-ANOVA's best tenth is one trial and fANOVA's forest fits noise.
+FEWEST, ENOUGH = 4, 50
+NO_FOREST = "fANOVA is left out, it needs scikit-learn: pip install 'bpkd-search[importance]'"
+
+
+def importance(full: pd.DataFrame, metric: str, space: Mapping[str, Any], seed: int = 0) -> pd.DataFrame:
+    """Shares that sum to 1 over the parameters, most important first by PED-ANOVA; `parameter` is the index.
+
+    Columns: `ped_anova` (what separates the best tenth from the rest; arXiv 2304.10255, conditional parameters
+    included), `fanova` (share of the variance, Hutter et al. 2014; empty for parameters that not every trial
+    has), `trials` (how many have the parameter). Only sampled and enqueued trials that ran their full budget
+    count: baselines were not drawn from the space. With early stopping those are the survivors, so a parameter
+    that decides who is stopped looks less important than it is. `seed` is of fANOVA's forest.
+
+    Errors: `ExperimentError` for fewer than 4 trials. Without scikit-learn `fanova` is empty, with a warning.
+    """
+    import optuna
+    from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        study = rebuild(full[full["origin"] != "baseline"].sort_values("number"), metric, space)
+        trials = study.get_trials(deepcopy=False)
+        if len(trials) < FEWEST:
+            raise ExperimentError(
+                f"{len(trials)} trial(s) of the space ran their full budget, importance needs {FEWEST} and means"
+                f" little below {ENOUGH}"
+            )
+        columns = {"ped_anova": get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())}
+        always = [path for path in space if all(path in trial.params for trial in trials)]
+        try:
+            forest = FanovaImportanceEvaluator(seed=seed)
+        except ImportError:
+            forest = None
+        if forest is not None and always:
+            columns["fanova"] = get_param_importances(study, evaluator=forest, params=always)
+    if forest is None:
+        warnings.warn(NO_FOREST, stacklevel=2)
+    table = pd.DataFrame(columns, index=pd.Index(list(space), name="parameter"), dtype=float)
+    table = table.reindex(columns=["ped_anova", "fanova"])
+    table["trials"] = [sum(path in trial.params for trial in trials) for path in space]
+    table.attrs["trials"] = len(trials)
+    return table.sort_values(["ped_anova", "fanova"], ascending=False)
+
+
+def rebuild(drawn: pd.DataFrame, metric: str, space: Mapping[str, Any]) -> optuna.Study:
+    """The trials as a study in memory that maximises the metric; those outside the space are left out."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    distributions = {path: distribution(rule) for path, rule in space.items()}
+    for _, row in drawn.iterrows():
+        params = {path: _plain(row[path], distributions[path]) for path in space if not pd.isna(row[path])}
+        here = {path: distributions[path] for path in params}
+        # An enqueued point may lie outside, and Optuna takes no such trial.
+        with suppress(ValueError):
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=here, value=float(row[metric])))
+    return study
+
+
+def distribution(rule: Mapping[str, Any]) -> BaseDistribution:
+    """A parameter of a `space:` block as Optuna's distribution."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if "choice" in rule:
+        return CategoricalDistribution(rule["choice"])
+    log = bool(rule.get("log", False))
+    low, high = rule["int"] if "int" in rule else rule["float"]
+    if "int" in rule:
+        return IntDistribution(low, high, log=log, step=rule.get("step") or 1)
+    return FloatDistribution(low, high, log=log, step=rule.get("step"))
+
+
+def _plain(value: Any, within: BaseDistribution) -> Any:
+    """A cell as the value that was sampled: a column of mixed choices holds them as text or real numbers."""
+    value = value.item() if hasattr(value, "item") else value
+    choices = getattr(within, "choices", ())
+    same = [c for c in choices if c == value and type(c) is type(value)]
+    close = [c for c in choices if c == value or str(c) == str(value)]
+    return (same or close or [value])[0]

@@ -1,0 +1,148 @@
+"""Reading experiment folders, on a disk or behind a filesystem URL; damaged files are named and passed over."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.fs as fs
+import pyarrow.parquet as pq
+import yaml
+
+from bpkd_search.errors import ExperimentError
+
+CONFIG = "config.yaml"
+
+
+class DamagedFileWarning(UserWarning):
+    """A part file of a table cannot be read; its rows are missing from what is shown."""
+
+
+class Folder:
+    """An experiment folder: a path, or a URL of any filesystem that pyarrow opens (`s3://`, `gs://`, `file://`).
+
+    Errors: `ExperimentError` for a URL that cannot be opened and for a folder that is no experiment.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        text = str(where)
+        # A URL may carry keys to its store; they belong in no message.
+        self.name = re.sub(r"//[^/@]*@", "//", text).partition("?")[0] if "://" in text else text
+        self.is_url = "://" in text
+        try:
+            if self.is_url:
+                self._files, root = fs.FileSystem.from_uri(text)
+                if not root.strip("/"):
+                    raise ValueError("names no folder")
+            else:
+                self._files, root = fs.LocalFileSystem(), str(where)
+        except (OSError, ValueError) as e:  # pyarrow's errors are among these
+            raise ExperimentError(f"{self.name}: cannot be opened: {_first_line(e)}") from e
+        self._root = root.rstrip("/") or "/"
+        if not self._is_file(CONFIG):
+            raise ExperimentError(f"{self.name}: is no experiment folder (it has no {CONFIG})")
+
+    def config(self) -> dict[str, Any]:
+        """The search's resolved configuration as a plain mapping. Errors: `ExperimentError`."""
+        try:
+            config: dict[str, Any] = yaml.safe_load(self.text(CONFIG))
+            if not (isinstance(config["search"], dict) and isinstance(config["space"], dict)):
+                raise ValueError("search and space must be mappings")
+        except (yaml.YAMLError, ValueError, KeyError, TypeError) as e:
+            raise ExperimentError(f"{self.name}/{CONFIG}: is no search: {_first_line(e)}") from e
+        return config
+
+    def text(self, name: str) -> str:
+        """A file of the folder as text; empty where there is none. Errors: `ExperimentError`."""
+        if not self._is_file(name):
+            return ""
+        try:
+            with self._files.open_input_stream(f"{self._root}/{name}") as stream:
+                return str(stream.read().decode("utf-8"))
+        except (OSError, UnicodeDecodeError) as e:
+            raise ExperimentError(f"{self.name}/{name}: cannot be read: {_first_line(e)}") from e
+
+    def has(self, table: str) -> bool:
+        """Whether the folder has begun a table."""
+        return bool(self._files.get_file_info(f"{self._root}/{table}").type == fs.FileType.Directory)
+
+    def table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """A table from its part files, in order; None before the first is written.
+
+        A file that cannot be read is left out with a `DamagedFileWarning` that names it. Errors:
+        `ExperimentError` when the folder itself cannot be read.
+        """
+        try:
+            found = self._files.get_file_info(fs.FileSelector(f"{self._root}/{table}", allow_not_found=True))
+        except OSError as e:
+            raise ExperimentError(f"{self.name}/{table}: cannot be read: {_first_line(e)}") from e
+        names = sorted(f.base_name for f in found if re.fullmatch(r"part-\d+\.parquet", f.base_name))
+        parts = []
+        for name in names:
+            try:
+                # Not `pq.read_table`: it brings the whole dataset machinery, half a second of a cold start.
+                with self._files.open_input_file(f"{self._root}/{table}/{name}") as file:
+                    parts.append(_read(pq.ParquetFile(file), columns))
+            except (OSError, pa.ArrowException) as e:
+                warnings.warn(
+                    f"{self.name}/{table}/{name}: is damaged and left out: {_first_line(e)}",
+                    DamagedFileWarning,
+                    stacklevel=3,
+                )
+        return unite(parts) if parts else None
+
+    def _is_file(self, name: str) -> bool:
+        try:
+            return bool(self._files.get_file_info(f"{self._root}/{name}").type == fs.FileType.File)
+        except OSError as e:
+            raise ExperimentError(f"{self.name}: cannot be read: {_first_line(e)}") from e
+
+
+def unite(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables below one another, with the union of their columns.
+
+    A column that is a whole number here and a real one there becomes real; one whose types have nothing in
+    common becomes text.
+    """
+    kinds: dict[str, list[pa.DataType]] = {}
+    for table in tables:
+        for field in table.schema:
+            kinds.setdefault(field.name, []).append(field.type)
+    mixed = {name for name, types in kinds.items() if not _alike(types)}
+    return pa.concat_tables([_as_text(t, mixed) for t in tables], promote_options="permissive").unify_dictionaries()
+
+
+def to_pandas(table: pa.Table) -> pd.DataFrame:
+    """A table as a frame in which whole numbers and truth values stay what they are where some are missing."""
+    frame: pd.DataFrame = table.to_pandas()
+    nullable: Mapping[pa.DataType, Any] = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    for field, column in zip(table.schema, table.columns, strict=True):
+        if field.type in nullable and column.null_count:
+            frame[field.name] = column.to_pandas(types_mapper=nullable.get)
+    return frame
+
+
+def _read(file: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
+    # A file of an older version may lack a column that is asked for.
+    wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+    return file.read(columns=wanted)
+
+
+def _alike(types: Sequence[pa.DataType]) -> bool:
+    numbers = all(pa.types.is_integer(t) or pa.types.is_floating(t) for t in types)
+    return numbers or all(t == types[0] for t in types)
+
+
+def _as_text(table: pa.Table, names: set[str]) -> pa.Table:
+    for name in names & set(table.column_names):
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
+    return table
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,64 @@
+"""Replaying an experiment's log: is every suggestion and decision the one that its record leads to?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import InMemoryStorage
+
+from bpkd_search.config.points import plain
+from bpkd_search.results.events import read_events
+from bpkd_search.search.engine import Engine, Trial
+from bpkd_search.search.experiment import read_config
+
+
+def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, list[str]]:
+    """Regenerate every suggestion and state of an experiment from its event log.
+
+    A fresh engine with an empty study is told the recorded reports and ends in their order. Gives the number of
+    trials regenerated, and a line for every one that comes out differently. `fixed` are the trials that the search
+    ran first, by default the baselines. Errors: `ExperimentError`, `ConfigError`.
+    """
+    config = read_config(directory)
+    # What was learned from other experiments stands in the log; those may be gone.
+    quiet = config.model_copy(update={"search": config.search.model_copy(update={"warm_start": ()})})
+    differences: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        now = 0.0
+        engine = Engine(quiet, Path(folder), "replay", fixed=fixed, storage=InMemoryStorage(), clock=lambda: now)
+        count = 0
+        for event in read_events(directory):
+            now = event["time"]
+            number = int(event["number"])
+            if event["event"] == "warm_start":
+                engine._learn(event["trials"])
+            elif event["event"] == "ask":
+                count += 1
+                trial = engine.ask()
+                if trial is None or trial.number != number:
+                    differences.append(f"trial {number}: was asked, and is not asked now")
+                    break
+                differences += _differences(number, event["config"], plain(trial.run))
+            elif event["event"] == "report":
+                engine.report(number, {k: v for k, v in event.items() if k not in ("event", "number", "time")})
+            elif event["event"] == "end":
+                failed = event["state"] == "FAILED"
+                engine.end(number, (event["reason"], event["message"]) if failed else None)
+                now_state = engine.states.get(number, "RUNNING")
+                if now_state != event["state"]:
+                    differences.append(f"trial {number}: was {event['state']}, is {now_state} now")
+        engine.recorder.close()
+    return count, differences
+
+
+def _differences(number: int, then: Any, now: Any, path: str = "") -> list[str]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        return [
+            line
+            for key in sorted({*then, *now})
+            for line in _differences(number, then.get(key), now.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if then == now else [f"trial {number}: {path} was {then!r}, is {now!r} now"]
