@@ -125,8 +125,28 @@ def resume(directory: Experiment, address: Address = None, verbose: Verbose = Fa
     _finish(lambda: resume_search(directory, address=address, verbose=verbose))
 
 
-def _finish(search: Any) -> None:
-    """Run a search and show its leaderboard; a stopped one says how it goes on."""
+@app.command()
+def confirm(
+    directory: Experiment,
+    top: Annotated[int, typer.Option(help="How many of the searched settings, best first.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Training seeds for each, none of them the search's.")] = 3,
+    test: Annotated[bool, typer.Option("--test", help="Then evaluate on data.test_split, once for each.")] = False,
+    address: Address = None,
+    verbose: Verbose = False,
+) -> None:
+    """Run the best settings and the baselines again over fresh seeds, and say whether there is a winner."""
+    from bpkd_search.results.confirm import show_confirmation
+    from bpkd_search.search.confirm import run_confirmation
+
+    with _warnings_as_lines():
+        _finish(
+            lambda: run_confirmation(directory, top=top, seeds=seeds, test=test, address=address, verbose=verbose),
+            show_confirmation,
+        )
+
+
+def _finish(search: Any, show: Any = None) -> None:
+    """Run a search and show what came of it, by default its leaderboard; a stopped one says how it goes on."""
     from bpkd_search.results.show import show_leaderboard
     from bpkd_search.search.driver import Interrupted
 
@@ -135,7 +155,10 @@ def _finish(search: Any) -> None:
     except Interrupted as e:
         print(e, file=sys.stderr)
         raise SystemExit(130) from None
-    show_leaderboard(board, "table")
+    if show is None:
+        show_leaderboard(board, "table")
+    else:
+        show(board)
 
 
 @app.command()
@@ -209,6 +232,39 @@ def importance(
 
     with _warnings_as_lines():
         show_importance(Leaderboard(directories), format, out)
+
+
+@app.command()
+def report(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="An experiment folder, also as a URL.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")],
+    panels: Annotated[int, typer.Option(min=0, max=24, help="Validation images to show.")] = 4,
+) -> None:
+    """Write one HTML page of an experiment that works without a network."""
+    from bpkd_search.results.leaderboard import Leaderboard
+
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another --out")
+    with _warnings_as_lines():
+        board = Leaderboard(directory)
+        board.trials(["state"])
+
+        from bpkd_search.panels import make_panels
+        from bpkd_search.results.report import plotly_script, write_report
+
+        plotly_script()  # said before the pictures are made
+        print(write_report(board, out, make_panels(board, panels)))
+
+
+@app.command()
+def dashboard(
+    directory: Experiment,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 8080,
+) -> None:
+    """Serve Optuna's dashboard of an experiment's study on this machine."""
+    from bpkd_search.results.report_dashboard import serve
+
+    serve(directory, port, _say)
 
 
 @app.command()

@@ -129,9 +129,9 @@ def _checked(setting: Setting, write: Callable[[ExportedProgram, dict[str, Any]]
     failures = []
     for size, shapes, others in _freedoms(model, height, width):
         batches = [images, *others]
-        with torch.inference_mode():
-            expected = [model(batch) for batch in batches]  # now: the program shares the model's weights
         try:
+            with torch.inference_mode():
+                expected = [model(batch) for batch in batches]  # now: the program shares the model's weights
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 program = torch.export.export(model, (images,), dynamic_shapes=(shapes,))

@@ -81,10 +81,14 @@ def test_onnx_gives_the_models_logits_at_other_batches_and_sizes(tiny: dict[str,
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
-# Where the size cannot move (padding computed from it), the batch still does.
+# Networks that take any size, only sizes that halve five times, and one whose padding is computed from the size.
 @pytest.mark.parametrize(
     ("encoder", "sizes", "other"),
-    [("resnet18", "any from 64", (3, 90, 70)), ("tf_mobilenetv3_small_minimal_100", "64x96", (3, 64, 96))],
+    [
+        ("resnet18", "any from 64", (3, 90, 70)),
+        ("hrnet_w18_small", "multiples of 32 from 64", (3, 96, 64)),
+        ("tf_mobilenetv3_small_minimal_100", "64x96", (3, 64, 96)),
+    ],
 )
 def test_torch_export_gives_the_models_logits(
     tiny: dict[str, Any], tmp_path: Path, encoder: str, sizes: str, other: tuple[int, int, int]

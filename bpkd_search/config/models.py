@@ -37,7 +37,8 @@ class Data(Block):
     """Images and masks, the training crop in pixels, and the augmentation that makes the views.
 
     `images: computed` keeps no views on the disk: each is made anew, bit for bit the same, when it is read.
-    `logits` is how a stored teacher's outputs are kept: float16, int8 or topk:K.
+    `logits` is how a stored teacher's outputs are kept: float16, int8 or topk:K. `test_split` names a held-out
+    split that nothing reads but `bpkd-search confirm --test`, once for each confirmed student.
     """
 
     kind: Literal["synthetic", "camvid", "folder", "cityscapes", "ade20k", "pascal_context", "voc"] = "synthetic"
@@ -52,6 +53,7 @@ class Data(Block):
     images: Literal["stored", "computed"] = "stored"
     logits: Annotated[str, Field(pattern=r"^(float16|int8|topk:[1-9]\d{0,2})$")] = "float16"
     seed: int = Field(default=0, ge=0)
+    test_split: Name | None = None
     folder: FolderData | None = None
     synthetic: SyntheticData = SyntheticData()
 
@@ -60,6 +62,13 @@ class Data(Block):
     def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0 < value[0] <= value[1] <= 8:
             raise ValueError("must be [low, high] with 0 < low <= high <= 8")
+        return value
+
+    @field_validator("test_split")
+    @classmethod
+    def _held_out(cls, value: str | None) -> str | None:
+        if value in ("train", "val"):
+            raise ValueError("must be a split that the search does not use: not train, not val")
         return value
 
 

@@ -25,6 +25,10 @@ def save_weights(path: Path, model: nn.Module, about: Mapping[str, Any] | None =
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, partial, metadata={"bpkd_search": json.dumps(about or {})})
+    # safetensors makes files that only their owner can read; others on a cluster read these too.
+    umask = os.umask(0)
+    os.umask(umask)
+    partial.chmod(0o666 & ~umask)
     partial.replace(path)
 
 

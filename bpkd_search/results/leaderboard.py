@@ -17,12 +17,14 @@ from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.results.reading import Folder, to_pandas, unite
 from bpkd_search.results.schema import (
     COMPLETE,
+    CONFIRM_COLUMNS,
     FAILED,
     METRIC_COLUMNS,
     PRUNED,
     REPORT_COLUMNS,
     RUNNING,
     TRIAL_COLUMNS,
+    confirm_schema,
     reports_schema,
     trials_schema,
 )
@@ -113,8 +115,8 @@ class Leaderboard:
         return lines
 
     def columns(self, table: str = "trials") -> pd.DataFrame:
-        """Type and meaning of each column of `trials` or `reports`. Errors: `ConfigError` for another table."""
-        known = {"trials": TRIAL_COLUMNS, "reports": REPORT_COLUMNS}
+        """Type and meaning of each column of a table; without one, of `trials`. Errors: `ConfigError` for another."""
+        known = {"trials": TRIAL_COLUMNS, "reports": REPORT_COLUMNS, "confirm": CONFIRM_COLUMNS}
         if table not in known:
             raise ConfigError([f"got {table!r}, valid: {', '.join(known)}"], "table")
         docs = {name: doc for name, _, doc in known[table]}
@@ -210,6 +212,29 @@ class Leaderboard:
         reports = self.reports(["class_iou"], best["number"].tolist())
         return per_class(best, reports, by, self.class_names)
 
+    def confirm(self) -> pd.DataFrame:
+        """One row a confirmed setting and seed, by experiment, seed and trial: what `bpkd-search confirm` ran."""
+        return to_pandas(self._table("confirm")).sort_values(["experiment", "seed", "number"], ignore_index=True)
+
+    def winner(self, metric: str | None = None) -> pd.DataFrame:
+        """What the confirmation proves, a row a setting, with a verdict in `attrs`; see `confirm.summarise`.
+
+        `metric` is by default what ranks the search; `test_miou` and the like are those of the held-out split,
+        on which nothing is chosen. Errors: `ExperimentError` for several experiments and for one that has no such
+        scores, `ConfigError` for another metric.
+        """
+        from bpkd_search.results.confirm import summarise
+
+        if len(self.folders) > 1:
+            raise ExperimentError(f"{', '.join(self.names)}: have different settings; ask for the winner one by one")
+        metric = metric or self.metric
+        if metric not in (valid := [*METRICS, *(f"test_{name}" for name in METRICS)]):
+            raise ConfigError([f"got {metric!r}, valid: {', '.join(valid)}"], "metric")
+        rows = self.confirm()
+        if rows[metric].isna().all():
+            raise ExperimentError(f"{self.names[0]}: has no confirmed {metric} yet")
+        return summarise(rows, metric, self.metric if metric.startswith("test_") else metric)
+
     @cached_property
     def class_names(self) -> list[str] | None:
         """Names of the classes in the order of `class_iou`; None where the experiment does not say.
@@ -243,8 +268,13 @@ class Leaderboard:
                 rows = rows.set_column(rows.column_names.index("experiment"), "experiment", label)
             parts.append(rows)
         if not parts and not any(folder.has(table) for folder in self.folders):
-            raise ExperimentError(f"{', '.join(self.names)}: has no {table} yet; has its search started?")
-        schema = reports_schema() if table == "reports" else trials_schema(dict.fromkeys(self.parameters, "float"))
+            missing = "is not confirmed yet; run `bpkd-search confirm`"
+            if table != "confirm":
+                missing = f"has no {table} yet; has its search started?"
+            raise ExperimentError(f"{', '.join(self.names)}: {missing}")
+        searched = dict.fromkeys(self.parameters, "float")
+        schemas = {"trials": trials_schema(searched), "reports": reports_schema(), "confirm": confirm_schema(searched)}
+        schema = schemas[table]
         rows = unite(parts) if parts else schema.empty_table()
         for field in schema:
             if field.name not in rows.column_names and (columns is None or field.name in columns):

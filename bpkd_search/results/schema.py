@@ -1,13 +1,13 @@
 """The columns of the result tables: typed, documented, versioned.
 
-`trials` has one row a trial, `reports` one row a validated epoch. Each searched parameter is a column of its
-own, named by its config path. A new version only adds columns; older files are read on.
+`trials` has one row a trial, `reports` one row a validated epoch, `confirm` one row a confirmed setting and seed.
+Each searched parameter is a column of its own, named by its config path. A new version only adds columns; older
+files are read on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -68,6 +68,23 @@ REPORT_COLUMNS: tuple[Column, ...] = (
     ("class_iou", pa.list_(pa.float64()), "IoU of each class in the order of the data set; empty where absent"),
     ("time", pa.timestamp("ms", tz="UTC"), "when the report came"),
 )
+CONFIRM_COLUMNS: tuple[Column, ...] = (
+    ("experiment", _NAME, "name of the search"),
+    ("number", pa.int64(), "the search's trial whose setting was run again"),
+    ("seed", pa.int64(), "training seed, the same ones for every setting, none of the search's"),
+    ("run", pa.int64(), "number of the run in confirmation/, which names its student"),
+    ("state", _NAME, "COMPLETE or FAILED; a failed run has no measures"),
+    ("reason", _NAME, "why it FAILED: nan, oom, error or lost"),
+    ("message", pa.string(), "the failure in words"),
+    ("method", _NAME, "a baseline's name, or the loss method"),
+    ("origin", _NAME, "how the search came to the setting: baseline, enqueued or sampled"),
+    *METRIC_COLUMNS,
+    *((f"test_{name}", kind, f"{doc}; on the held-out split") for name, kind, doc in METRIC_COLUMNS),
+    ("epochs", pa.int64(), "epochs trained"),
+    ("gpu_seconds", pa.float64(), "seconds inside training, validation and start-up left out"),
+    ("ended", pa.timestamp("ms", tz="UTC"), "end of the run"),
+    ("version", pa.string(), "version of bpkd-search"),
+)
 
 PARAMETER_TYPES: dict[str, pa.DataType] = {
     "float": pa.float64(),
@@ -79,18 +96,23 @@ PARAMETER_TYPES: dict[str, pa.DataType] = {
 
 def trials_schema(parameters: Mapping[str, str]) -> pa.Schema:
     """Schema of `trials`; `parameters` maps each searched path to float, int, bool or string."""
-    searched = [pa.field(path, PARAMETER_TYPES[kind]) for path, kind in parameters.items()]
-    fixed = [pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in TRIAL_COLUMNS]
-    # Parameters stand after the method they belong to and before the measures.
-    split = next(i for i, field in enumerate(fixed) if field.name == METRIC_COLUMNS[0][0])
-    return pa.schema([*fixed[:split], *searched, *fixed[split:]], metadata=_metadata("trials"))
+    return _schema("trials", TRIAL_COLUMNS, parameters)
 
 
 def reports_schema() -> pa.Schema:
     """Schema of `reports`."""
-    fields = [pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in REPORT_COLUMNS]
-    return pa.schema(fields, metadata=_metadata("reports"))
+    return _schema("reports", REPORT_COLUMNS, {})
 
 
-def _metadata(table: str) -> dict[str, Any]:
-    return {"bpkd_search.table": table, "bpkd_search.schema": str(SCHEMA_VERSION)}
+def confirm_schema(parameters: Mapping[str, str]) -> pa.Schema:
+    """Schema of `confirm`; `parameters` as in `trials_schema`."""
+    return _schema("confirm", CONFIRM_COLUMNS, parameters)
+
+
+def _schema(table: str, columns: Sequence[Column], parameters: Mapping[str, str]) -> pa.Schema:
+    searched = [pa.field(path, PARAMETER_TYPES[kind]) for path, kind in parameters.items()]
+    fixed = [pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in columns]
+    # Parameters stand after the method they belong to and before the measures.
+    split = next(i for i, field in enumerate(fixed) if field.name == METRIC_COLUMNS[0][0])
+    metadata = {"bpkd_search.table": table, "bpkd_search.schema": str(SCHEMA_VERSION)}
+    return pa.schema([*fixed[:split], *searched, *fixed[split:]], metadata=metadata)

@@ -8,7 +8,7 @@ import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,10 @@ KEPT_STUDENTS = 5
 
 
 class Interrupted(Exception):
-    """The search was stopped by the user before its end; `resume` continues it."""
+    """A search or confirmation was stopped by the user before its end; `again` is the command that continues it."""
+
+    def __init__(self, again: str) -> None:
+        super().__init__(f"stopped; continue with: bpkd-search {again}")
 
 
 def run_search(
@@ -61,34 +64,43 @@ def resume_search(directory: Path, *, address: str | None = None, verbose: bool 
 def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: bool) -> Leaderboard:
     directory = directory.resolve()
     with experiment.hold(directory), make_progress(config) as progress:
-        engine = Engine(config, directory, version("bpkd-search"), listen=_listener(directory, progress))
-        progress.begin(engine)
-        for note in engine.notes:
-            progress.say(note)
-        try:
-            if not engine.done:
-                with _terminate_as_interrupt(), connect_ray(address, verbose) as available:
-                    slots = divide(config.search, available)
-                    prepared = prepare(config.run(), progress.say, *ray_maps(available, config.train.device))
-                    progress.teacher_scores = prepared.teacher_scores or {}
-                    experiment.note(directory, class_names=prepared.open().class_names, teacher=prepared.teacher_scores)
-                    progress.say(f"ray: {slots.count} trial(s) at once, {slots.cpus:g} CPU and {slots.gpus:g} GPU each")
-                    with _on_interrupt(engine, progress):
-                        from bpkd_search.search.trial import DistillationTrial, TrialTask
+        engine = Engine(config, directory, version("bpkd-search"), listen=listener(directory, progress))
+        with closing(engine.recorder):
+            run_engine(engine, directory, progress, f"resume {short(directory)}", address, verbose)
+        if engine.closed is not None:
+            progress.say(f"the search ends after {len(engine.trials)} trials: {engine.closed}")
+    return Leaderboard(directory)
 
-                        task = TrialTask(str(directory), prepared, slots.threads)
-                        run_on_ray(engine, directory, slots, DistillationTrial, task.values_for)
-            if engine.closed is not None and engine.done:
-                progress.say(f"the search ends after {len(engine.trials)} trials: {engine.closed}")
-        except KeyboardInterrupt:
-            engine.interrupted = True
-        finally:
-            engine.recorder.close()
+
+def run_engine(
+    engine: Engine, directory: Path, progress: Progress, again: str, address: str | None, verbose: bool
+) -> None:
+    """Run an engine to its end: prepare what its trials share, start Ray, and follow it on the screen.
+
+    `directory` keeps its checkpoints and students, `again` is the command that continues it. Errors: `UserError`
+    of every kind; `Interrupted` after Ctrl-C.
+    """
+    progress.begin(engine)
+    for note in engine.notes:
+        progress.say(note)
+    config = engine.config
+    with interruptible(again):
+        if not engine.done:
+            with connect_ray(address, verbose) as available:
+                slots = divide(config.search, available)
+                prepared = prepare(config.run(), progress.say, *ray_maps(available, config.train.device))
+                progress.teacher_scores = prepared.teacher_scores or {}
+                experiment.note(directory, class_names=prepared.open().class_names, teacher=prepared.teacher_scores)
+                progress.say(f"ray: {slots.count} trial(s) at once, {slots.cpus:g} CPU and {slots.gpus:g} GPU each")
+                with _on_interrupt(engine, progress):
+                    from bpkd_search.search.trial import DistillationTrial, TrialTask
+
+                    task = TrialTask(str(directory), prepared, slots.threads)
+                    run_on_ray(engine, directory, slots, DistillationTrial, task.values_for)
     if engine.fatal is not None:
         raise engine.fatal
     if not engine.done:
-        raise Interrupted(f"stopped; continue with: bpkd-search resume {_short(directory)}")
-    return Leaderboard(directory)
+        raise Interrupted(again)
 
 
 def run_on_ray(
@@ -163,8 +175,11 @@ def connect_ray(address: str | None, verbose: bool) -> Iterator[dict[str, float]
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the preparation as Ctrl-C does; batch systems send it before a job's time is over."""
+def interruptible(again: str) -> Iterator[None]:
+    """Ctrl-C becomes an `Interrupted` that names the command to continue with, and so does SIGTERM.
+
+    Batch systems send SIGTERM before a job's time is over.
+    """
 
     def stop(sig: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -172,6 +187,8 @@ def _terminate_as_interrupt() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt:
+        raise Interrupted(again) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -196,7 +213,7 @@ def _on_interrupt(engine: Engine, progress: Progress) -> Iterator[None]:
             signal.signal(sig, handler)
 
 
-def _listener(directory: Path, progress: Progress) -> Callable[[str, Trial], None]:
+def listener(directory: Path, progress: Progress) -> Callable[[str, Trial], None]:
     """What happens beside the tables at each event: the display, and the files of ended trials."""
     scores: dict[int, float] = {}
 
@@ -205,20 +222,21 @@ def _listener(directory: Path, progress: Progress) -> Callable[[str, Trial], Non
         if event != "end":
             return
         (directory / "checkpoints" / f"{trial.number:05d}.pt").unlink(missing_ok=True)
-        if trial.origin != BASELINE and _student(directory, trial.number).is_file():
+        if trial.origin != BASELINE and student_file(directory, trial.number).is_file():
             scores[trial.number] = trial.last().get(progress.metric, 0.0)
             for number in sorted(scores, key=lambda n: scores[n], reverse=True)[KEPT_STUDENTS:]:
-                _student(directory, number).unlink(missing_ok=True)
+                student_file(directory, number).unlink(missing_ok=True)
                 del scores[number]
 
     return listen
 
 
-def _student(directory: Path, number: int) -> Path:
+def student_file(directory: Path, number: int) -> Path:
+    """Where a finished trial's weights lie."""
     return directory / "students" / f"{number:05d}.safetensors"
 
 
-def _short(directory: Path) -> str:
+def short(directory: Path) -> str:
     """The folder as a person at this prompt would write it."""
     relative = os.path.relpath(directory)
     return str(directory) if relative.startswith("..") else relative

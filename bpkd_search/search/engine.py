@@ -110,7 +110,7 @@ class Engine:
             self._restore(event)
         self.recorder = Recorder(directory, config.name, parameter_kinds(config), version, clock)
         self._seen_at = clock()
-        self.recorder.record("session", -1)
+        self._session_is_logged = False
         if self._warm is None and not self.trials:
             self._warm_start()
         for number in [n for n in self.trials if n not in self.states]:
@@ -123,6 +123,9 @@ class Engine:
         """The next trial to run, one that a restart left unfinished first; None when there is none left."""
         if self.interrupted:
             return None
+        if not self._session_is_logged:
+            self.recorder.record("session", -1)
+            self._session_is_logged = True
         if self._unfinished:
             return self._unfinished.popleft()
         number = len(self.trials)

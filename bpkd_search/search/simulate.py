@@ -8,6 +8,7 @@ sampler, rungs and recorder.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import tempfile
 import time
@@ -55,6 +56,11 @@ class TableBackend:
             raise ExperimentError(f"table: has no column {', '.join(missing)}")
         self.config = config
         self.epochs = int(table["epoch"].max())
+        if self.epochs != config.train.epochs:
+            raise ExperimentError(
+                f"table: holds trials of {self.epochs} epochs and train.epochs is {config.train.epochs};"
+                f" say --set train.epochs={self.epochs}"
+            )
         curves = {int(str(n)): rows.sort_values("epoch") for n, rows in table.groupby("number")}
         self.curves: dict[int, list[dict[str, Any]]] = {
             n: [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
@@ -192,8 +198,10 @@ def _loop(
     charge: bool,
 ) -> None:
     heap: list[tuple[float, int, Trial, Report]] = []
-    free, order, spent, worked, last_ask, events = slots, 0, 0.0, 0.0, 0.0, 0
-    best = -math.inf
+    free, spent, events, best = slots, 0.0, 0, -math.inf
+    order = itertools.count()
+    # Slot-seconds in use so far, and when that was last added up.
+    used, seen = 0.0, 0.0
 
     def timed(step: Callable[[], Any]) -> Any:
         start = time.perf_counter()
@@ -202,39 +210,36 @@ def _loop(
             clock.now += time.perf_counter() - start
         return result
 
-    def begin(trial: Trial, before: float) -> None:
-        nonlocal order
+    def begin(trial: Trial) -> None:
         report = backend.report(trial, trial.epoch + 1)
-        order += 1
-        heapq.heappush(heap, (clock.now + report["gpu_seconds"] - before, order, trial, report))
+        seconds = report["gpu_seconds"] - float(trial.last().get("gpu_seconds", 0.0))
+        heapq.heappush(heap, (clock.now + seconds, next(order), trial, report))
 
     while True:
         while free and (trial := timed(engine.ask)) is not None:
+            used, seen = used + (slots - free) * (clock.now - seen), clock.now
+            outcome.busy = used / (slots * clock.now) if clock.now else 0.0
             free -= 1
-            last_ask = clock.now
-            begin(trial, float(trial.last().get("gpu_seconds", 0.0)))
+            begin(trial)
         if not heap:
             break
         when, _, trial, report = heapq.heappop(heap)
         clock.now = max(clock.now, when)
-        step = report["gpu_seconds"] - float(trial.last().get("gpu_seconds", 0.0))
-        spent += step
-        worked += step
+        used, seen = used + (slots - free) * (clock.now - seen), clock.now
+        spent += report["gpu_seconds"] - float(trial.last().get("gpu_seconds", 0.0))
         go_on = timed(partial(engine.report, trial.number, report))
         events += 1
         if events == stop_after:
             engine.recorder._log.close()
             return
         if go_on and not report["final"]:
-            begin(trial, report["gpu_seconds"])
+            begin(trial)
             continue
-        free += 1
         timed(partial(engine.end, trial.number))
+        free += 1
         if engine.states.get(trial.number) == COMPLETE:
             best = max(best, float(trial.last()[engine.metric]))
         outcome.curve.append((spent, best))
-        if clock.now <= last_ask or not outcome.busy:
-            outcome.busy = worked / (slots * clock.now) if clock.now else 0.0
     outcome.wall_seconds = clock.now
 
 

@@ -3,15 +3,20 @@
     python runners/bench/search.py ray --trials 1000        # trials that do nothing, through Ray Tune
     python runners/bench/search.py simulated --trials 1000  # the same in simulated time
     python runners/bench/search.py slots --trials 3000      # 1,024 slots, asks and reports at their real cost
-    python runners/bench/search.py table TABLE SPACE.yaml   # strategies, and Ray's own OptunaSearch + ASHA beside them
+    python runners/bench/search.py table --trials 64        # strategies on 64 recorded CamVid trials, and Ray's own
+                                                            # OptunaSearch + ASHAScheduler beside them
 
-Each prints one JSON object.
+Each prints one JSON object. The recorded trials come from `bpkd-search run search_spaces/camvid.yaml` at 96x128 with
+the student mobilenetv3_small_050 from scratch, the teacher tf_efficientnet_lite0, 6 epochs, random sampling and no
+early stopping. Their ranks after 1, 2, 3 epochs correlate 0.21, 0.13, 0.91 with those at the end, so the first rung
+stands at 3.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
+import itertools
 import json
 import math
 import resource
@@ -130,11 +135,11 @@ def rays_own(config: SearchConfig, backend: TableBackend, slots: int, seed: int)
     heap: list[tuple[float, int, Any, Trial, dict[str, Any]]] = []
     now = spent = 0.0
     reached, best, asked = math.inf, -math.inf, 0
-    free = slots
+    free, order = slots, itertools.count()
 
     def begin(handle: Any, trial: Trial, epoch: int, before: float) -> None:
         report = backend.report(trial, epoch)
-        heapq.heappush(heap, (now + report["gpu_seconds"] - before, asked * 100 + epoch, handle, trial, report))
+        heapq.heappush(heap, (now + report["gpu_seconds"] - before, next(order), handle, trial, report))
 
     while True:
         while free and asked < config.search.trials:
@@ -164,8 +169,9 @@ def rays_own(config: SearchConfig, backend: TableBackend, slots: int, seed: int)
 
 
 def on_table(table: Path, space: Path, seeds: int, slots: int, trials: int) -> dict[str, Any]:
-    config = load_search(space, [f"search.trials={trials}"])
     recorded = read_table(table)
+    epochs = int(recorded["epoch"].max())
+    config = load_search(space, [f"search.trials={trials}", f"train.epochs={epochs}", "search.scheduler.grace=3"])
     backend = TableBackend(recorded, config)
     strategies = [("random", "none"), ("tpe", "none"), ("random", "asha"), ("tpe", "asha"), ("tpe", "hyperband"),
                   ("gp", "asha")]  # fmt: skip
@@ -188,8 +194,9 @@ def on_table(table: Path, space: Path, seeds: int, slots: int, trials: int) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["ray", "simulated", "slots", "table"])
-    parser.add_argument("table", nargs="?", type=Path)
-    parser.add_argument("space", nargs="?", type=Path)
+    here = Path(__file__).parent
+    parser.add_argument("table", nargs="?", type=Path, default=here / "camvid_trials.parquet")
+    parser.add_argument("space", nargs="?", type=Path, default=here.parents[1] / "search_spaces" / "camvid.yaml")
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--slots", type=int)
@@ -201,8 +208,6 @@ def main() -> None:
         result = in_simulated_time(given.trials, given.sampler, given.slots or 64, charge=False)
     elif given.part == "slots":
         result = in_simulated_time(given.trials, given.sampler, given.slots or 1024, charge=True)
-    elif given.table is None or given.space is None:
-        parser.error("table needs TABLE and SPACE.yaml")
     else:
         result = on_table(given.table, given.space, given.seeds, given.slots or 4, given.trials)
     print(json.dumps({"part": given.part, **result}, indent=1))

@@ -1,0 +1,287 @@
+"""Loggers that people already use, off by default: each follows the engine's events beside the tables.
+
+The tables hold everything; these copies are for people whose eyes live elsewhere. A logger that fails is
+named in a warning and left out from then on: the search goes on without it.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from bpkd_search.errors import ConfigError
+from bpkd_search.results.schema import COST_COLUMNS, METRIC_COLUMNS
+
+FOLDER = "logs"
+MEASURES = (*(name for name, _, _ in (*METRIC_COLUMNS, *COST_COLUMNS)), "loss")
+
+
+class Trial(Protocol):
+    """What a logger reads of the engine's trial."""
+
+    number: int
+    method: str
+    origin: str
+
+    @property
+    def run(self) -> Any:
+        """The run's configuration, a pydantic model."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs reported so far."""
+
+    def last(self) -> dict[str, Any]:
+        """The newest report."""
+
+
+class Switches(Protocol):
+    """The `logging:` block."""
+
+    @property
+    def tensorboard(self) -> bool:
+        """Event files for TensorBoard."""
+
+    @property
+    def mlflow(self) -> bool | str:
+        """An MLflow store in the folder, or at this path or URI."""
+
+    @property
+    def wandb(self) -> bool:
+        """Runs for Weights & Biases."""
+
+    @property
+    def csv(self) -> bool:
+        """One CSV file of all reports."""
+
+
+class Search(Protocol):
+    """What loggers read of a search's configuration."""
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment."""
+
+    @property
+    def space(self) -> Mapping[str, Any]:
+        """The searched paths."""
+
+    @property
+    def logging(self) -> Switches:
+        """Which loggers are on."""
+
+
+Logger = Callable[[str, Trial], None]
+
+
+def make_loggers(config: Search, directory: Path) -> list[Logger]:
+    """The loggers that `config.logging` asks for; they write below `directory`/logs unless told otherwise.
+
+    Each is called with (event, trial) after every `ask`, `report` and `end`. Errors: `ConfigError` naming the
+    extra of a package that is not installed, or a store that does not answer.
+    """
+    switches = config.logging
+    asked: dict[str, Callable[[], Logger]] = {
+        "csv": lambda: CsvLogger(config, directory / FOLDER / "reports.csv"),
+        "tensorboard": lambda: TensorBoardLogger(config, directory / FOLDER / "tensorboard"),
+        "mlflow": lambda: MlflowLogger(config, _store(switches.mlflow, directory)),
+        "wandb": lambda: WandbLogger(config, directory / FOLDER),
+    }
+    return [_Guarded(name, _open(name, make)) for name, make in asked.items() if getattr(switches, name)]
+
+
+class CsvLogger:
+    """A line a report: trial, searched parameters, measures. The file goes on where a resumed search does."""
+
+    def __init__(self, config: Search, path: Path) -> None:
+        self.path, self.space = path, list(config.space)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            self._write(["number", "method", "origin", "epoch", *self.space, *MEASURES])
+
+    def __call__(self, event: str, trial: Trial) -> None:
+        """Write a report's line."""
+        if event == "report":
+            last, point = trial.last(), parameters(trial, self.space)
+            values = [*(point.get(path) for path in self.space), *(last.get(name) for name in MEASURES)]
+            self._write([trial.number, trial.method, trial.origin, trial.epoch, *values])
+
+    def _write(self, row: list[Any]) -> None:
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerow(row)
+
+
+class TensorBoardLogger:
+    """A run a trial, `trial-00007`, with its scalars by epoch and its point for the HPARAMS page."""
+
+    def __init__(self, config: Search, folder: Path) -> None:
+        # Of tensorboardX, which comes with Ray Tune, the plain writer: the usual one writes from a thread, and what
+        # waits in its queue is lost with the process.
+        self._events, self._file, self._summary = (
+            _package(f"tensorboardX.{part}", "tensorboard")
+            for part in ("proto.event_pb2", "event_file_writer", "summary")
+        )
+        self.folder, self.space = folder, list(config.space)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writers: dict[int, Any] = {}
+
+    def __call__(self, event: str, trial: Trial) -> None:
+        """Write a report's scalars, and at the end the point with what it reached."""
+        if event == "report":
+            self._write(trial, trial.epoch, (self._summary.scalar(name, value) for name, value in scalars(trial)))
+        elif event == "end":
+            point = {**parameters(trial, self.space), "method": trial.method}
+            self._write(trial, 0, self._summary.hparams(point, dict(scalars(trial))))
+            self._writers.pop(trial.number).close()
+
+    def _write(self, trial: Trial, step: int, summaries: Iterable[Any]) -> None:
+        writer = self._writers.get(trial.number)
+        if writer is None:
+            folder = self.folder / _name(trial)
+            folder.mkdir(exist_ok=True)
+            # Files are named by the second: what a resumed search writes must not replace what was there.
+            writer = self._file.EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+            self._writers[trial.number] = writer
+        for summary in summaries:
+            writer.write_event(self._events.Event(wall_time=time.time(), step=step, summary=summary))
+        writer.flush()
+
+
+class MlflowLogger:
+    """A run a trial in the experiment of the search's name; a resumed trial goes on in its run."""
+
+    def __init__(self, config: Search, store: str) -> None:
+        if "://" not in store:
+            # MLflow wants to be told that its plain-file store is what is meant.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            store = Path(store).expanduser().resolve().as_uri()
+        mlflow = _package("mlflow", "mlflow")
+        self.client, self.space = mlflow.MlflowClient(tracking_uri=store), list(config.space)
+        found = self.client.get_experiment_by_name(config.name)
+        self.experiment = found.experiment_id if found else self.client.create_experiment(config.name)
+        self._runs: dict[int, str] = {}
+
+    def __call__(self, event: str, trial: Trial) -> None:
+        """Open the run at the first event, log a report's measures, close it at the end."""
+        run = self._runs.get(trial.number) or self._run(trial)
+        self._runs[trial.number] = run
+        if event == "report":
+            for name, value in scalars(trial):
+                self.client.log_metric(run, name, value, step=trial.epoch)
+        elif event == "end":
+            self.client.set_terminated(self._runs.pop(trial.number))
+
+    def _run(self, trial: Trial) -> str:
+        """The trial's run, found again by its tag or made."""
+        found = self.client.search_runs([self.experiment], f"tags.trial = '{trial.number}'", max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        tags = {"trial": str(trial.number), "origin": trial.origin}
+        run = str(self.client.create_run(self.experiment, run_name=_name(trial), tags=tags).info.run_id)
+        for name, value in {**parameters(trial, self.space), "method": trial.method}.items():
+            self.client.log_param(run, name, value)
+        return run
+
+
+class WandbLogger:
+    """A run a trial in the project of the search's name; `WANDB_MODE=offline` keeps it all on this machine."""
+
+    def __init__(self, config: Search, folder: Path) -> None:
+        self.wandb, self.config, self.folder = _package("wandb", "wandb"), config, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._runs: dict[int, Any] = {}
+
+    def __call__(self, event: str, trial: Trial) -> None:
+        """Open the run at the first event, log a report's measures, close it at the end."""
+        run = self._runs.get(trial.number) or self._run(trial)
+        self._runs[trial.number] = run
+        if event == "report":
+            run.log(dict(scalars(trial)), step=trial.epoch)
+        elif event == "end":
+            self._runs.pop(trial.number).finish()
+
+    def _run(self, trial: Trial) -> Any:
+        return self.wandb.init(
+            project=self.config.name,
+            name=_name(trial),
+            id=f"{self.config.name}-{trial.number:05d}",
+            config={**parameters(trial, list(self.config.space)), "method": trial.method, "origin": trial.origin},
+            dir=str(self.folder),
+            resume="allow",
+            # Several trials run at once, so each has a run of its own.
+            reinit="create_new",
+            settings=self.wandb.Settings(silent=True, console="off"),
+        )
+
+
+class _Guarded:
+    """A logger that is left out, with a warning, once it has failed: it is a copy, and the search is not."""
+
+    def __init__(self, name: str, logger: Logger) -> None:
+        self.name, self.logger = name, logger
+        self.failed = False
+
+    def __call__(self, event: str, trial: Trial) -> None:
+        if self.failed:
+            return
+        try:
+            self.logger(event, trial)
+        except Exception as e:  # whatever a foreign package, a disk or a server may raise
+            self.failed = True
+            warnings.warn(
+                f"logging.{self.name}: failed and is left out from here on: {' '.join(str(e).split())}", stacklevel=2
+            )
+
+
+def scalars(trial: Trial) -> Iterator[tuple[str, float]]:
+    """The numbers of a trial's newest report by name, each loss term among them."""
+    for name, value in trial.last().items():
+        known = name in MEASURES or name.startswith("loss_")
+        if known and isinstance(value, int | float) and value == value:
+            yield name, float(value)
+
+
+def parameters(trial: Trial, space: list[str]) -> dict[str, Any]:
+    """The trial's value of each searched path that its loss has."""
+    tree = trial.run.model_dump(mode="json")
+    found = {}
+    for path in space:
+        value: Any = tree
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, bool | int | float | str):
+            found[path] = value
+    return found
+
+
+def _store(value: bool | str, directory: Path) -> str:
+    return value if isinstance(value, str) else str(directory / FOLDER / "mlruns")
+
+
+def _open(name: str, make: Callable[[], Logger]) -> Logger:
+    """A logger, or what keeps it from starting: better said before a search than after it."""
+    try:
+        return make()
+    except ConfigError:
+        raise
+    except Exception as e:  # whatever a foreign package, a disk or a server may raise
+        raise ConfigError([f"logging.{name}: cannot be used: {' '.join(str(e).split())}"]) from e
+
+
+def _package(name: str, switch: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as e:
+        raise ConfigError(
+            [f"logging.{switch}: needs {name}, which is not installed: pip install 'bpkd-search[{switch}]'"]
+        ) from e
+
+
+def _name(trial: Trial) -> str:
+    return f"trial-{trial.number:05d}"
