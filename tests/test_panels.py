@@ -123,7 +123,7 @@ def test_the_teachers_file_is_the_one_that_was_prepared(searched: tuple[SearchCo
 
 
 def test_what_is_gone_is_said(searched: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    config, folder = searched
+    _, folder = searched
     board = Leaderboard(folder)
     monkeypatch.setenv("BPKD_SEARCH_CACHE", str(folder / "nothing"))
     panels = make_panels(board, 1)

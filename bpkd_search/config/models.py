@@ -176,11 +176,21 @@ Distribution = Annotated[
 ]
 
 
+class Logging(Block):
+    """Loggers beside the tables, each off by default; `mlflow` may be a path or a tracking URI."""
+
+    tensorboard: bool = False
+    mlflow: StrictBool | Annotated[str, Field(min_length=1)] = False
+    wandb: bool = False
+    csv: bool = False
+
+
 class SearchConfig(RunConfig):
     """A search: a run, the parameters that vary in it, and how they are sampled."""
 
     name: Name = "search"
     search: Search = Search()
+    logging: Logging = Logging()
     space: dict[str, Distribution] = Field(min_length=1)
     enqueue: tuple[dict[str, Any], ...] = ()
 

@@ -51,7 +51,10 @@ def importance(full: pd.DataFrame, metric: str, space: Mapping[str, Any], seed: 
         except ImportError:
             forest = None
         if forest is not None and always:
-            columns["fanova"] = get_param_importances(study, evaluator=forest, params=always)
+            try:
+                columns["fanova"] = get_param_importances(study, evaluator=forest, params=always)
+            except RuntimeError as e:  # all points or all scores are equal
+                warnings.warn(f"fANOVA has nothing to go by: {e}", stacklevel=2)
     if forest is None:
         warnings.warn(NO_FOREST, stacklevel=2)
     table = pd.DataFrame(columns, index=pd.Index(list(space), name="parameter"), dtype=float)

@@ -18,6 +18,7 @@ from bpkd_search.errors import ResourceError, UserError
 from bpkd_search.prepare import prepare
 from bpkd_search.results.events import read_events
 from bpkd_search.results.leaderboard import Leaderboard
+from bpkd_search.results.loggers import make_loggers
 from bpkd_search.search import experiment
 from bpkd_search.search.build import ray_maps
 from bpkd_search.search.engine import BASELINE, Engine, Trial
@@ -64,7 +65,13 @@ def resume_search(directory: Path, *, address: str | None = None, verbose: bool 
 def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: bool) -> Leaderboard:
     directory = directory.resolve()
     with experiment.hold(directory), make_progress(config) as progress:
-        engine = Engine(config, directory, version("bpkd-search"), listen=listener(directory, progress))
+        listeners = [listener(directory, progress), *make_loggers(config, directory)]
+
+        def listen(event: str, trial: Trial) -> None:
+            for each in listeners:
+                each(event, trial)
+
+        engine = Engine(config, directory, version("bpkd-search"), listen)
         with closing(engine.recorder):
             run_engine(engine, directory, progress, f"resume {short(directory)}", address, verbose)
         if engine.closed is not None:

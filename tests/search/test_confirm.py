@@ -254,6 +254,7 @@ def mean_iou(predicted: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> fl
     return float(np.mean(shares))
 
 
+@pytest.mark.long
 def test_a_confirmation_through_ray_stopped_continued_and_tested_on_the_held_out_split(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
