@@ -1,0 +1,30 @@
+"""The command line: each command calls one function of the library, imported when it runs."""
+
+from __future__ import annotations
+
+import sys
+
+from bpkd_search.cli.app import app
+from bpkd_search.errors import UserError
+
+# Help lists commands in the order of these imports.
+from bpkd_search.cli import search  # isort: skip
+from bpkd_search.cli import results  # isort: skip
+from bpkd_search.cli import students  # isort: skip
+
+__all__ = ["app", "main", "results", "search", "students"]
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is printed and ends with exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(141) from None

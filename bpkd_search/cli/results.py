@@ -1,0 +1,117 @@
+"""Commands that read experiments: tables, comparisons, pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bpkd_search.cli.app import Experiment, Experiments, Format, NewFile, app, say, warnings_as_lines
+from bpkd_search.errors import UserError
+
+
+@app.command()
+def leaderboard(
+    directories: Experiments,
+    where: Annotated[
+        str | None, typer.Option(metavar="CONDITION", help="Only these, as in \"method == 'bpkd' and miou > 0.5\".")
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="COLUMNS", help="Sort by columns, best first; -COLUMN turns one around.")
+    ] = None,
+    columns: Annotated[str | None, typer.Option(metavar="COLUMNS", help="Show these, separated by commas.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Only so many rows.")] = None,
+    format: Format = "table",
+    out: NewFile = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw until no trial runs.")] = False,
+) -> None:
+    """Show the trials of one or more experiments, best first; also while their searches run."""
+    from bpkd_search.results.leaderboard import Leaderboard
+    from bpkd_search.results.show import View, show_leaderboard, watch_leaderboard
+
+    view = View(where, sort, columns, top)
+    with warnings_as_lines():
+        if watch:
+            if format != "table" or out is not None:
+                raise UserError("--watch: draws a table, valid without --format and --out")
+            watch_leaderboard(Leaderboard(directories), view)
+        else:
+            show_leaderboard(Leaderboard(directories), format, view, out)
+
+
+@app.command()
+def compare(
+    directories: Experiments,
+    methods: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    format: Format = "table",
+    out: NewFile = None,
+) -> None:
+    """Set methods and experiments beside one another, at equal epochs and at equal GPU-seconds."""
+    from bpkd_search.results.leaderboard import Leaderboard
+    from bpkd_search.results.show_analysis import show_comparison
+
+    with warnings_as_lines():
+        chosen = [name.strip() for name in methods.split(",")] if methods else None
+        show_comparison(Leaderboard(directories), chosen, format, out)
+
+
+@app.command()
+def show(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="An experiment folder, also as a URL.")],
+    trial: Annotated[str, typer.Argument(help="Its number, its trial_id, or best.")] = "best",
+    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+) -> None:
+    """Show everything about one trial."""
+    from bpkd_search.results.detail import show_trial
+    from bpkd_search.results.leaderboard import Leaderboard
+
+    with warnings_as_lines():
+        show_trial(Leaderboard(directory), trial, format)
+
+
+@app.command()
+def importance(
+    directories: Experiments,
+    format: Format = "table",
+    out: NewFile = None,
+) -> None:
+    """Show how much each searched parameter matters, by PED-ANOVA and fANOVA."""
+    from bpkd_search.results.leaderboard import Leaderboard
+    from bpkd_search.results.show_analysis import show_importance
+
+    with warnings_as_lines():
+        show_importance(Leaderboard(directories), format, out)
+
+
+@app.command()
+def report(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="An experiment folder, also as a URL.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")],
+    panels: Annotated[int, typer.Option(min=0, max=24, help="Validation images to show.")] = 4,
+) -> None:
+    """Write one HTML page of an experiment that works without a network."""
+    from bpkd_search.results.leaderboard import Leaderboard
+
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another --out")
+    with warnings_as_lines():
+        board = Leaderboard(directory)
+        board.trials(["state"])
+
+        from bpkd_search.panels import make_panels
+        from bpkd_search.results.report import plotly_script, write_report
+
+        plotly_script()  # said before the pictures are made
+        print(write_report(board, out, make_panels(board, panels)))
+
+
+@app.command()
+def dashboard(
+    directory: Experiment,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 8080,
+) -> None:
+    """Serve Optuna's dashboard of an experiment's study on this machine."""
+    from bpkd_search.results.report_dashboard import serve
+
+    serve(directory, port, say)

@@ -1,0 +1,160 @@
+"""Commands around one network: train, export, predict, and what they read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bpkd_search.cli.app import Overrides, Verbose, app, say
+from bpkd_search.errors import UserError
+
+
+@app.command()
+def export(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An experiment folder, or one that `train` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    top: Annotated[int, typer.Option(min=1, help="How many settings.")] = 1,
+    format: Annotated[
+        list[str] | None, typer.Option(help="yaml, json, mmseg, card, safetensors, onnx, torch, or all; repeatable.")
+    ] = None,
+) -> None:
+    """Write the best settings as configurations that `train` takes unchanged, their students, a model card."""
+    from bpkd_search.export import export as export_files
+
+    for path in export_files(directory, out, top, format or ["yaml"]):
+        print(path)
+
+
+@app.command()
+def predict(
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="A .safetensors file of `train` or `export`.")],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, or a folder of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the masks and overlays.")],
+) -> None:
+    """Segment images: masks of class ids in class colours, and overlays."""
+    from bpkd_search.predict import predict as predict_images
+
+    for path in predict_images(student, images, out):
+        print(path)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="A run; of a search space, its base.")],
+    out: Annotated[Path, typer.Option(help="Folder for metrics, history and weights.")],
+    overrides: Overrides = None,
+) -> None:
+    """Run one distillation."""
+    from bpkd_search.config import load_run
+
+    settings = load_run(config, list(overrides or []))
+
+    from bpkd_search.train import train as train_run
+
+    metrics = train_run(settings, out, say)
+    print(f"miou {metrics['miou']:.4f}, edge_miou {metrics['edge_miou']:.4f}, weights in {out}/student.safetensors")
+
+
+@app.command()
+def teacher(
+    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="A search space or a run.")],
+    overrides: Overrides = None,
+) -> None:
+    """Train the teacher, or only evaluate it where it exists, and say where it is kept."""
+    from bpkd_search.config import load_run
+
+    settings = load_run(space, list(overrides or []))
+
+    from bpkd_search.prepare import prepare_teacher, prepare_views
+
+    path, scores = prepare_teacher(settings, prepare_views(settings.data, say), say)
+    print(f"{path}\nmiou {scores['miou']:.4f}")
+
+
+@app.command()
+def views(
+    space: Annotated[Path | None, typer.Argument(metavar="SPACE.yaml", help="Build what this one reads.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare checksums first; without a space, of all.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Say what is kept; so without any option.")] = False,
+    prune: Annotated[str | None, typer.Option(metavar="KEY", help="Free this one.")] = None,
+    unused_for: Annotated[float | None, typer.Option(metavar="DAYS", min=0, help="Free those unused so long.")] = None,
+    folder: Annotated[Path | None, typer.Option("--dir", help="Their folder; default: the cache.")] = None,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="Build by all of a Ray cluster: local, auto, or ray://host:port.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Build views and the teacher's logits ahead of a search; list, check and free what is kept."""
+    from bpkd_search.data.views import cache_dir
+    from bpkd_search.data.views.catalog import choose, find, list_stores, remove, verify_store
+
+    if space is not None and (listed or prune is not None or unused_for is not None):
+        raise UserError(f"{space}: --list, --prune and --unused-for take no space; --dir names another folder")
+    if space is None:
+        root = cache_dir(folder)
+        chosen = choose(root, prune, unused_for)
+        for entry in chosen:
+            say(f"removing {entry.line()}")
+            remove(entry)
+        if verify and any([verify_store(entry.path, say) for entry in list_stores(root)]):
+            raise UserError("damaged chunks were found; `bpkd-search views SPACE.yaml` builds them again")
+        if listed or not (prune is not None or unused_for is not None or verify):
+            for entry in list_stores(root):
+                print(entry.line())
+        return
+    from bpkd_search.config import load_run
+
+    run = load_run(space, [*(overrides or []), *([f"data.views_dir={folder}"] if folder else [])])
+
+    from bpkd_search.prepare import views_path
+    from bpkd_search.search.build import build
+
+    if verify:
+        verify_store(views_path(run.data), say)
+    build(run, say, address=address, verbose=verbose)
+    print(find(cache_dir(run.data.views_dir), views_path(run.data).name).line())
+
+
+@app.command()
+def losses() -> None:
+    """List the loss methods: what they need, their parameters with defaults, sources, published weights."""
+    from bpkd_search.losses import METHODS, parameters
+
+    for method in METHODS.values():
+        source = f" ({method.source})" if method.source else ""
+        print(f"{method.name}: {method.summary}{source}")
+        print(f"  needs: {method.needs}")
+        print("  parameters: " + (", ".join(f"{k}={v}" for k, v in parameters(method.name).items()) or "none"))
+        for known in method.published:
+            print(
+                f"  published: {known.codebase}: {known.parameter} {known.weight:g},"
+                f" times {known.factor} for ours ({known.why})"
+            )
+
+
+@app.command("show-edges")
+def show_edges(
+    target: Annotated[
+        Path, typer.Argument(metavar="DIR|SPACE", help="A search space, an experiment or a data folder.")
+    ],
+    width: Annotated[str, typer.Option(help="Edge widths in pixels, odd, separated by commas.")] = "3,7,15",
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("edges.png"),
+    images: Annotated[int, typer.Option(min=1, max=12, help="How many images.")] = 3,
+    overrides: Overrides = None,
+) -> None:
+    """Draw images with their edge bands at several widths, to choose a search range by looking."""
+    from bpkd_search.errors import ConfigError
+
+    try:
+        widths = [int(part) for part in width.split(",")]
+    except ValueError:
+        raise ConfigError([f"got {width!r}, must be odd integers separated by commas"], "--width") from None
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another --out")
+
+    from bpkd_search.edge_picture import draw_edges, samples_of
+
+    print(draw_edges(samples_of(target, images, list(overrides or [])), widths, out))
