@@ -63,7 +63,7 @@ def resume_search(directory: Path, *, address: str | None = None, verbose: bool 
 
 
 def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: bool) -> Leaderboard:
-    directory = directory.resolve()
+    given, directory = directory, directory.resolve()
     with experiment.hold(directory), make_progress(config) as progress:
         listeners = [listener(directory, progress), *make_loggers(config, directory)]
 
@@ -76,7 +76,7 @@ def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: 
             run_engine(engine, directory, progress, f"resume {short(directory)}", address, verbose)
         if engine.closed is not None:
             progress.say(f"the search ends after {len(engine.trials)} trials: {engine.closed}")
-    return Leaderboard(directory)
+    return Leaderboard(given)
 
 
 def run_engine(

@@ -32,7 +32,7 @@ class Progress:
         self.metric = config.search.metric
         self.engine: Engine | None = None
         self.teacher_scores: dict[str, float] = {}
-        self._warned = False
+        self._warned = self._asked = False
         self._started = time.monotonic()
         self._ended_before = 0
 
@@ -50,6 +50,9 @@ class Progress:
 
     def event(self, event: str, trial: Trial) -> None:
         """Show an `ask`, `report` or `end`."""
+        if event == "ask" and not self._asked:
+            # The pace is that of trials; preparing them is over.
+            self._asked, self._started = True, time.monotonic()
         if event == "end":
             self.ended(trial)
             self._judge_grace()

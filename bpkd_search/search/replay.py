@@ -9,6 +9,7 @@ from typing import Any
 
 from optuna.storages import InMemoryStorage
 
+from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import plain
 from bpkd_search.results.events import read_events
 from bpkd_search.search.engine import Engine, Trial
@@ -41,7 +42,7 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
                 if trial is None or trial.number != number:
                     differences.append(f"trial {number}: was asked, and is not asked now")
                     break
-                differences += _differences(number, event["config"], plain(trial.run))
+                differences += _differences(number, _as_read_now(event["config"]), plain(trial.run))
             elif event["event"] == "report":
                 engine.report(number, {k: v for k, v in event.items() if k not in ("event", "number", "time")})
             elif event["event"] == "end":
@@ -52,6 +53,14 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
                     differences.append(f"trial {number}: was {event['state']}, is {now_state} now")
         engine.recorder.close()
     return count, differences
+
+
+def _as_read_now(config: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with the defaults of keys that came later."""
+    try:
+        return plain(RunConfig.model_validate(config))
+    except ValueError:
+        return config
 
 
 def _differences(number: int, then: Any, now: Any, path: str = "") -> list[str]:

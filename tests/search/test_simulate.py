@@ -268,12 +268,12 @@ def test_replay_says_where_a_record_differs(tiny: dict[str, Any], tmp_path: Path
     log = tmp_path / "e" / "events.jsonl"
     events = [json.loads(line) for line in log.read_text().splitlines()]
     asked = [e for e in events if e["event"] == "ask" and e["number"] == 9]
-    asked[0]["config"]["loss"]["edge_width"] = 99
+    asked[0]["config"]["loss"]["edge_width"] = 63
     log.write_text("".join(json.dumps(e) + "\n" for e in events))
     count, differences = replay(tmp_path / "e")
     assert count == 12
     assert len(differences) == 1
-    assert differences[0].startswith("trial 9: loss.edge_width was 99, is ")
+    assert differences[0].startswith("trial 9: loss.edge_width was 63, is ")
 
 
 def test_warm_start_takes_what_fits_and_says_what_does_not(tiny: dict[str, Any], tmp_path: Path) -> None:
