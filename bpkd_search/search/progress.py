@@ -33,6 +33,7 @@ class Progress:
         self.engine: Engine | None = None
         self.teacher_scores: dict[str, float] = {}
         self._warned = self._asked = False
+        self._judged = 0
         self._started = time.monotonic()
         self._ended_before = 0
 
@@ -64,17 +65,22 @@ class Progress:
                 )
 
     def _judge_grace(self) -> None:
-        """Warn once when what the first rung sees says little about the end."""
+        """Say how well the first rung knows the end, and warn once when it knows little."""
         engine, scheduler = self.engine, self.config.search.scheduler
-        if engine is None or scheduler.name == "none" or self._warned:
+        if engine is None or scheduler.name == "none":
             return
         rho, count = engine.rung_correlation(scheduler.grace)
-        if count >= ENOUGH and rho < WEAK:
+        if count >= ENOUGH and count != self._judged:
+            self._judged = count
+            self.say(
+                f"first rung ({scheduler.grace:g} {scheduler.axis}): rank correlation of {self.metric} with the end"
+                f" {rho:.2f} over {count} full trials"
+            )
+        if count >= ENOUGH and rho < WEAK and not self._warned:
             self._warned = True
             self.say(
-                f"warning: over {count} full trials, the rank correlation of {self.metric} at the first rung"
-                f" ({scheduler.grace:g} {scheduler.axis}) with the end is {rho:.2f}: trials are stopped on noise;"
-                " a longer search.scheduler.grace may help"
+                "warning: the first rung knows little of the end, so trials are stopped on noise; a longer"
+                " search.scheduler.grace may help"
             )
 
     def ended(self, trial: Trial) -> None:

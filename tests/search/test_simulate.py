@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import signal
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.search import experiment
-from bpkd_search.search.engine import Engine
+from bpkd_search.search.engine import Engine, Trial
 from bpkd_search.search.replay import replay
 from bpkd_search.search.simulate import CurveBackend, TableBackend, compare, read_table, simulate
 
@@ -230,6 +232,23 @@ def story(engine: Engine) -> dict[int, Any]:
     }
 
 
+def run_and_be_killed(config: SearchConfig, folder: Path, moment: int) -> None:
+    """The search in a process of its own, which SIGKILL ends at its report number `moment`."""
+    child = os.fork()
+    if child == 0:
+        seen = 0
+
+        def listen(event: str, trial: Trial) -> None:
+            nonlocal seen
+            seen += event == "report"
+            if seen == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        run(config, slots=1, directory=folder, listen=listen)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
 def test_killed_at_20_random_moments_it_ends_as_if_undisturbed(tiny: dict[str, Any], tmp_path: Path) -> None:
     config = config_of(tiny, trials=12, epochs=5, sampler={"name": "tpe", "startup": 4})
     whole = run(config, slots=1)
@@ -238,9 +257,9 @@ def test_killed_at_20_random_moments_it_ends_as_if_undisturbed(tiny: dict[str, A
         moment = random.Random(seed).randrange(1, total)
         folder = tmp_path / str(seed)
         experiment.create(folder, config)
-        run(config, slots=1, directory=folder, stop_after=moment)
+        run_and_be_killed(config, folder, moment)
         resumed = run(config, slots=1, directory=folder)
-        assert story(resumed.engine) == story(whole.engine), f"killed after {moment} of {total} reports"
+        assert story(resumed.engine) == story(whole.engine), f"killed at report {moment} of {total}"
         table = Leaderboard(folder).trials().set_index("number")["state"]
         assert table.to_dict() == resumed.engine.states
 
