@@ -39,6 +39,24 @@ def get_path(tree: Any, path: str) -> Any:
     return tree
 
 
+def find(tree: Any, path: str) -> Any:
+    """The value at a dotted path, None where there is none."""
+    try:
+        return get_path(tree, path)
+    except KeyError:
+        return None
+
+
+def column_kind(distribution: Distribution) -> str:
+    """The type of a parameter's column in the tables: float, int, bool or string."""
+    if not isinstance(distribution, Choice):
+        return "float" if isinstance(distribution, FloatRange) else "int"
+    types = {type(option) for option in distribution.options}
+    if len(types) == 1:
+        return {bool: "bool", int: "int", float: "float"}.get(types.pop(), "string")
+    return "float" if types <= {int, float} else "string"
+
+
 def set_path(tree: Any, path: str, value: Any) -> None:
     """Set the value at a dotted path in place, making mappings on the way; list items go by index."""
     *parents, last = path.split(".")

@@ -109,7 +109,7 @@ class Recorder:
 
 
 def _typed(value: Any, kind: str) -> Any:
-    """A parameter's value as its column's type; null where the trial has none."""
-    if value is None:
+    """A parameter's value as its column's type; null where the trial has none, or a schedule or list in its place."""
+    if value is None or isinstance(value, dict | list):
         return None
     return {"float": float, "int": int, "bool": bool, "string": str}[kind](value)

@@ -18,13 +18,14 @@ from typing import Any
 from optuna.storages import BaseStorage
 
 from bpkd_search.config.loss import label_of
-from bpkd_search.config.models import Choice, FloatRange, RunConfig, SearchConfig
+from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.points import (
     BASELINES,
     Point,
     baseline_run,
+    column_kind,
     coordinates,
-    get_path,
+    find,
     plain,
     run_at,
 )
@@ -140,7 +141,7 @@ class Engine:
             trial_id=f"{self.config.name}-{number:05d}",
             method=trial.method,
             origin=trial.origin,
-            point={path: _value(tree, path) for path in self.config.space},
+            point={path: find(tree, path) for path in self.config.space},
             seed=trial.run.train.seed,
             config=tree,
         )
@@ -341,25 +342,8 @@ def baseline_trials(base: RunConfig) -> list[Trial]:
 
 
 def parameter_kinds(config: SearchConfig) -> dict[str, str]:
-    """The column type of each searched parameter: float, int, bool or string."""
-    return {path: _kind(distribution) for path, distribution in config.space.items()}
-
-
-def _kind(distribution: Any) -> str:
-    if not isinstance(distribution, Choice):
-        return "float" if isinstance(distribution, FloatRange) else "int"
-    types = {type(option) for option in distribution.options}
-    if len(types) == 1:
-        return {bool: "bool", int: "int", float: "float"}.get(types.pop(), "string")
-    return "float" if types <= {int, float} else "string"
-
-
-def _value(tree: dict[str, Any], path: str) -> Any:
-    try:
-        value = get_path(tree, path)
-    except KeyError:
-        return None
-    return value if isinstance(value, bool | int | float | str) else None
+    """The column type of each searched parameter."""
+    return {path: column_kind(distribution) for path, distribution in config.space.items()}
 
 
 def _complete(config: SearchConfig, base: RunConfig, given: Point) -> Point:

@@ -12,7 +12,7 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from optuna.storages import InMemoryStorage
 
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import SearchConfig
-from bpkd_search.config.points import get_path, plain
+from bpkd_search.config.points import find, plain
 from bpkd_search.config.search import COSTS, METRICS
 from bpkd_search.errors import ExperimentError
 from bpkd_search.results.leaderboard import Leaderboard
@@ -73,7 +73,7 @@ class TableBackend:
     def nearest(self, trial: Trial) -> int:
         """The recorded trial nearest to a proposal."""
         tree = plain(trial.run)
-        point = {path: _get(tree, path) for path in self.config.space}
+        point = {path: find(tree, path) for path in self.config.space}
 
         def away(number: int) -> float:
             row = self.curves[number][0]
@@ -112,7 +112,7 @@ class CurveBackend:
         tree = plain(trial.run)
         quality = 1.0
         for path, distribution in self.config.space.items():
-            bounds, value = getattr(distribution, "bounds", None), _get(tree, path)
+            bounds, value = getattr(distribution, "bounds", None), find(tree, path)
             if bounds and value is not None:
                 quality -= 0.3 * distance(distribution, value, math.sqrt(bounds[0] * bounds[1])) ** 2
         noise = np.random.default_rng([self.seed, trial.number, epoch]).normal(0, self.noise)
@@ -314,10 +314,3 @@ def with_strategy(config: SearchConfig, sampler: str, scheduler: str, seed: int)
 def _quartiles(name: str, values: Any) -> dict[str, float]:
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], method="nearest")
     return {name: float(middle), f"{name}_q1": float(low), f"{name}_q3": float(high)}
-
-
-def _get(tree: Mapping[str, Any], path: str) -> Any:
-    try:
-        return get_path(tree, path)
-    except KeyError:
-        return None

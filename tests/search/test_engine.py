@@ -200,6 +200,31 @@ def test_interrupted_trials_stay_running_and_go_on_first(tiny: dict[str, Any], t
     assert again is not None and (again.number, again.epoch, again.last()["gpu_seconds"]) == (0, 1, 2.0)
 
 
+def test_a_schedule_in_place_of_a_searched_number_has_no_cell(tiny: dict[str, Any], tmp_path: Path) -> None:
+    moving = {"method": "bpkd", "edge_weight": {"shape": "linear", "start": 0, "end": 5}}
+    space = {"loss.edge_width": {"int": [3, 7], "step": 2}, "loss.edge_weight.end": {"float": [1, 9]}}
+    engine = start(tmp_path / "e", config_of(tiny, trials=3, loss=moving, space=space))
+    drive(engine, curve=lambda trial, epoch: 0.01 * epoch)
+    engine.recorder.close()
+    table = Leaderboard(tmp_path / "e").trials().set_index("number")
+    for number, trial in engine.trials.items():
+        end = getattr(getattr(trial.run.loss, "edge_weight", None), "end", None)
+        cell = table.loc[number, "loss.edge_weight.end"]
+        assert cell == end if end is not None else pd.isna(cell)
+    assert table["loss.edge_weight.end"].notna().sum() == 3
+
+
+def test_an_alpha_per_class_is_recorded_in_the_configuration(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["loss"] = {"method": "bpkd", "alpha": [1.0] * 8}
+    tiny["space"] = {"loss.edge_width": {"int": [3, 7], "step": 2}}
+    engine = start(tmp_path / "e", config_of(tiny, trials=2))
+    drive(engine)
+    engine.recorder.close()
+    table = Leaderboard(tmp_path / "e").trials()
+    sampled = table[(table["origin"] == "sampled") & (table["method"] == "bpkd")]
+    assert all(json.loads(config)["loss"]["alpha"] == [1.0] * 8 for config in sampled["config"])
+
+
 def test_conditional_spaces_sample_only_what_is_active(tiny: dict[str, Any], tmp_path: Path) -> None:
     space = {
         "loss.method": {"choice": ["bpkd", "kd"]},
