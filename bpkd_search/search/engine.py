@@ -201,6 +201,17 @@ class Engine:
         """Seconds inside training, over all trials."""
         return sum(float(trial.last().get("gpu_seconds", 0.0)) for trial in self.trials.values())
 
+    def milestones(self) -> list[float]:
+        """Where the scheduler judges trials, up to the farthest that any trial has come."""
+        scheduler = self.config.search.scheduler
+        by_epochs = scheduler.axis == "epochs"
+        reached = [t.epoch if by_epochs else t.last().get("gpu_seconds", 0.0) for t in self.trials.values()]
+        found, rung = [], float(scheduler.grace)
+        while rung < max(reached, default=0):
+            found.append(rung)
+            rung *= scheduler.reduction
+        return found
+
     def rung_correlation(self, position: float) -> tuple[float, int]:
         """Spearman's correlation of the metric at `position` with that at full budget, and over how many trials.
 

@@ -65,17 +65,18 @@ class Progress:
                 )
 
     def _judge_grace(self) -> None:
-        """Say how well the first rung knows the end, and warn once when it knows little."""
+        """Say how well each rung knows the end, and warn once when the first one knows little."""
         engine, scheduler = self.engine, self.config.search.scheduler
         if engine is None or scheduler.name == "none":
             return
         rho, count = engine.rung_correlation(scheduler.grace)
         if count >= ENOUGH and count != self._judged:
             self._judged = count
-            self.say(
-                f"first rung ({scheduler.grace:g} {scheduler.axis}): rank correlation of {self.metric} with the end"
-                f" {rho:.2f} over {count} full trials"
+            known = ", ".join(
+                f"{engine.rung_correlation(rung)[0]:.2f} after {rung:g} {scheduler.axis}"
+                for rung in engine.milestones()
             )
+            self.say(f"rungs: rank correlation of {self.metric} with the end over {count} full trials: {known}")
         if count >= ENOUGH and rho < WEAK and not self._warned:
             self._warned = True
             self.say(

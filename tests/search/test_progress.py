@@ -57,7 +57,8 @@ def test_rungs_that_know_nothing_are_warned_of_once(tiny: dict[str, Any], tmp_pa
         0.9,
         lambda t, epoch: 0.3 + (0.01 if epoch < 3 else -0.01) * (t.number % 12) + 0.001 * t.number,
     )
-    assert any(line.startswith("first rung (2 epochs): rank correlation of miou with the end -") for line in lines)
+    told = [line for line in lines if line.startswith("rungs: rank correlation of miou with the end over ")]
+    assert told and all(line.endswith(" after 2 epochs") and "full trials: -" in line for line in told)
     assert len([line for line in lines if line.startswith("warning: the first rung knows little")]) == 1
 
 
