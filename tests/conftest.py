@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny_search(cache: Path) -> Callable[[], dict[str, Any]]:
+    """Makes a search so small that a trial takes a second; change it and hand it to `parse`."""
+    return _tiny_search
+
+
 @pytest.fixture
-def tiny(cache: Path) -> dict[str, Any]:
-    """A search so small that a trial takes a second; change it and hand it to `parse`."""
+def tiny(tiny_search: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """One such search."""
+    return tiny_search()
+
+
+def _tiny_search() -> dict[str, Any]:
     return {
         "name": "tiny",
         "data": {

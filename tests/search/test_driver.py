@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,29 +54,19 @@ def reports_in(folder: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, tiny_search: Callable[[], dict[str, Any]]
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """One search of 4 baselines and 3 trials, one of which must turn NaN."""
     folder = tmp_path_factory.mktemp("search")
-    tiny: dict[str, Any] = {
-        "name": "tiny",
-        "data": {
-            "kind": "synthetic",
-            "height": 32,
-            "width": 48,
-            "views": 2,
-            "synthetic": {"train_images": 12, "val_images": 6, "height": 32, "width": 48},
-        },
-        "teacher": {"encoder": "mobilenetv3_small_050", "channels": 16, "train": {"epochs": 2, "batch_size": 4}},
-        "student": {"encoder": "mobilenetv3_small_050", "channels": 8},
-        "loss": {"method": "bpkd", "edge_width": 3},
-        "train": {"epochs": 2, "batch_size": 4, "lr": 0.02},
-        "search": {"trials": 3, "scheduler": {"grace": 1, "reduction": 2}},
-        "space": {
-            "loss.edge_weight": {"float": [0.05, 50], "log": True},
-            "train.lr": {"float": [0.001, 1e20], "log": True},
-        },
-        "enqueue": [{"loss.edge_weight": 1.0, "train.lr": 1e20}, {"loss.edge_weight": 1.0, "train.lr": 0.02}],
+    tiny = tiny_search()
+    tiny["train"]["epochs"] = 2
+    tiny["search"]["trials"] = 3
+    tiny["space"] = {
+        "loss.edge_weight": {"float": [0.05, 50], "log": True},
+        "train.lr": {"float": [0.001, 1e20], "log": True},
     }
+    tiny["enqueue"] = [{"loss.edge_weight": 1.0, "train.lr": 1e20}, {"loss.edge_weight": 1.0, "train.lr": 0.02}]
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny))
     out = folder / "out"
