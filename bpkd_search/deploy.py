@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -111,6 +112,7 @@ def write_onnx(setting: Setting, path: Path) -> None:
             verbose=False,
         )
         graph = onnx.load(path)
+        name_axes(graph.graph)
         onnx.helper.set_model_props(graph, {"bpkd_search": json.dumps(what)})
         onnx.save(graph, path)
         options = onnxruntime.SessionOptions()
@@ -119,6 +121,23 @@ def write_onnx(setting: Setting, path: Path) -> None:
         return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
     _checked(setting, write)
+
+
+def name_axes(graph: Any) -> None:
+    """Call the free axes of an ONNX graph's input batch, height and width; all other shapes are told by these.
+
+    The exporter calls them by symbols of its own: `s5`, or `32*s5` where only such sizes fit, so that s5 is
+    `(height//32)`. Source: `dim_param` in ONNX's `TensorShapeProto`.
+    """
+    names: dict[str, str] = {}
+    for name, dim in zip(("batch", "", "height", "width"), graph.input[0].type.tensor_type.shape.dim, strict=True):
+        step, times, symbol = dim.dim_param.rpartition("*")
+        if symbol:
+            names |= {symbol: f"({name}//{step})" if times else name, dim.dim_param: name}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if said := dim.dim_param:
+                dim.dim_param = names.get(said) or re.sub(r"\w+", lambda word: names.get(word[0], word[0]), said)
 
 
 def _checked(setting: Setting, write: Callable[[ExportedProgram, dict[str, Any]], Run]) -> None:

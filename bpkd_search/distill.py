@@ -6,7 +6,8 @@
 
 A teacher is trained the same way, with the loss `ce`. Everything random is a function of (seed, epoch), so a
 run continued from a checkpoint after any epoch gives the weights of one that never stopped; on CPU with a
-fixed thread count they are equal bit for bit.
+fixed thread count they are equal bit for bit. With `train.compile` that holds where PyTorch compiles the same code
+again: on the same machine and version.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ import math
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bpkd_search.config.loss import terms_of
 from bpkd_search.config.models import Model, Optimisation
 from bpkd_search.data.views import ViewStore
+from bpkd_search.data.views.store import Batch
 from bpkd_search.errors import CheckpointError, ResourceError
+from bpkd_search.forward import compiled_forward, forward
 from bpkd_search.losses import Criterion
 from bpkd_search.metrics import Scores, SegmentationMetrics
 from bpkd_search.models import Segmentor, count_parameters, load_encoder
@@ -104,13 +107,16 @@ class Distillation:
         *,
         teacher: TeacherNet | None = None,
         device: torch.device | None = None,
+        student: Segmentor | None = None,
     ) -> None:
+        """`student` is a network as `build_model` gives for `model`, to be trained in place; one is built without."""
         self.settings, self.store, self.teacher = train, store, teacher
         self.device = device or pick_device(train.device)
         self.epoch = 0
         self.spent = 0.0
         layout = torch.channels_last
-        self.student = build_model(model, store.num_classes, train.seed)
+        self.student = student or build_model(model, store.num_classes, train.seed)
+        self.forward = compiled_forward if train.compile else forward
         self.student.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
@@ -121,13 +127,12 @@ class Distillation:
                 teacher_channels=teacher.channels if teacher is not None else None,
             ).to(self.device)
         weights = [*self.student.parameters(), *self.criterion.parameters()]
-        fused = self.device.type == "cuda"
         self.optimizer: torch.optim.Optimizer
         if train.optimizer == "adamw":
-            self.optimizer = torch.optim.AdamW(weights, lr=train.lr, weight_decay=train.weight_decay, fused=fused)
+            self.optimizer = torch.optim.AdamW(weights, lr=train.lr, weight_decay=train.weight_decay, fused=True)
         else:
             self.optimizer = torch.optim.SGD(
-                weights, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay, fused=fused
+                weights, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay, fused=True
             )
         self.amp = train.amp == "auto"
         half = self.device.type == "cuda" and self.amp and not torch.cuda.is_bf16_supported()
@@ -175,22 +180,12 @@ class Distillation:
         self.student.train()
         names: list[str] = []
         sums = first_bad = torch.zeros(0)
-        stored = self.criterion.needs_teacher and self.teacher is None
-        batches = self.store.epoch(self.epoch, settings.batch_size, settings.seed, device=self.device, logits=stored)
-        for step, batch in enumerate(batches):
+        for step, batch in enumerate(self.batches(self.epoch)):
             position = self.epoch * steps + step
             progress = self.progress(position, self.spent + time.perf_counter() - start)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(position, progress)
-            losses = self._losses(*batch, progress=progress)
-            total = torch.stack(list(losses.values())).sum()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-            if settings.grad_clip is not None:
-                self.scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.student.parameters(), settings.grad_clip)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            losses = self.step(*batch, progress=progress)
             # Sums stay on the device: reading one here would make the GPU wait at every step.
             values = torch.stack([v.detach() for v in losses.values()])
             if not names:
@@ -220,10 +215,29 @@ class Distillation:
             report["peak_memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
         return report
 
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch on the device, with the stored teacher logits where the loss reads them."""
+        stored = self.criterion.needs_teacher and self.teacher is None
+        settings = self.settings
+        return self.store.epoch(epoch, settings.batch_size, settings.seed, device=self.device, logits=stored)
+
+    def step(self, images: Tensor, labels: Tensor, stored: Tensor | None, *, progress: float) -> dict[str, Tensor]:
+        """One update of the weights on a batch of the store; its loss terms by name, left on the device."""
+        losses = self._losses(images, labels, stored, progress=progress)
+        total = torch.stack(list(losses.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        if self.settings.grad_clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.settings.grad_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return losses
+
     def _losses(self, images: Tensor, labels: Tensor, stored: Tensor | None, *, progress: float) -> dict[str, Tensor]:
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         labels = labels.to(self.device, non_blocking=True)
-        teacher_logits = teacher_features = student_features = None
+        teacher_logits = teacher_features = None
         if self.criterion.needs_teacher:
             if self.teacher is not None:
                 with torch.inference_mode(), autocast(self.device, self.amp):
@@ -233,13 +247,7 @@ class Distillation:
             elif stored is not None:
                 teacher_logits = stored.to(self.device, non_blocking=True)
         with autocast(self.device, self.amp):
-            logits, student_features = self.student(images, return_features=True)
-            ce = F.cross_entropy(
-                resize(logits.float(), labels.shape[-2:]),
-                labels.long(),
-                ignore_index=IGNORE_INDEX,
-                reduction="sum",
-            )
+            logits, student_features, ce = self.forward(self.student, images, labels, IGNORE_INDEX)
             # A batch of void alone has no mean; its loss is zero.
             losses = {"ce": ce / (labels != IGNORE_INDEX).sum().clamp(min=1)}
             if self.criterion.needs_teacher:

@@ -10,7 +10,6 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,15 +20,13 @@ from torch import Tensor
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import RunConfig
 from bpkd_search.data import Dataset, EvalTransform
-from bpkd_search.data.base import digest
-from bpkd_search.data.views import cache_dir
 from bpkd_search.distill import IGNORE_INDEX, pick_device
 from bpkd_search.errors import CheckpointError, ExperimentError, UserError
 from bpkd_search.metrics.regions import change_band
 from bpkd_search.models import Segmentor
 from bpkd_search.models.heads import resize
 from bpkd_search.predict import load_student
-from bpkd_search.prepare import file_hash, open_data, open_teacher, plain_model, view_recipe
+from bpkd_search.prepare import open_data, open_teacher, teacher_file, view_recipe
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.results.report import Panels, Picture
 from bpkd_search.results.schema import COMPLETE
@@ -85,7 +82,10 @@ def _panels(board: Leaderboard, count: int) -> Panels:
     ]
     teacher = None
     try:
-        teacher = open_teacher(run, len(dataset.class_names), teacher_file(run), device)
+        path, _ = teacher_file(run, view_recipe(run.data).key())
+        if not path.is_file():
+            raise CheckpointError(f"its weights, {path.name}, are no longer kept")
+        teacher = open_teacher(run, len(dataset.class_names), path, device)
     except CheckpointError as e:
         remarks.append(f"The teacher is not shown: {e}")
     rows = []
@@ -122,21 +122,6 @@ def edge_errors(image: Tensor, labels: Tensor, guess: Tensor) -> NDArray[np.uint
     right = (guess == labels).numpy()
     canvas[band & right], canvas[band & ~right] = RIGHT, WRONG
     return canvas.clip(0, 255).astype(np.uint8)
-
-
-def teacher_file(run: RunConfig) -> Path:
-    """The weights of a run's teacher. Errors: `CheckpointError` when they are no longer there."""
-    spec = run.teacher
-    if spec.checkpoint is not None:
-        path = spec.checkpoint.expanduser()
-    else:
-        start = file_hash(spec.weights) if spec.weights else None
-        optimisation = spec.train.model_dump(exclude={"device"})
-        key = digest([plain_model(spec), optimisation, start, view_recipe(run.data).key()])
-        path = cache_dir(run.data.views_dir) / "teachers" / f"{key}.safetensors"
-    if not path.is_file():
-        raise CheckpointError(f"its weights, {path.name}, are no longer kept")
-    return path
 
 
 def _student(board: Leaderboard, searched: bool) -> Student:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from bpkd_search.data.views import (
     require_space,
     thread_map,
 )
+from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.distill import Distillation, autocast, build_model, evaluate, pick_device
 from bpkd_search.errors import CheckpointError, ConfigError, DataError
 from bpkd_search.models import Segmentor, load_segmentor, save_weights
@@ -41,7 +43,8 @@ Say = Callable[[str], None]
 class Prepared:
     """Paths of the views, of the teacher's logits on them, and of the teacher's weights; and its scores.
 
-    `data` is the plain `data` block where views are computed as they are read.
+    `data` is the plain `data` block where views are computed as they are read. Where every node keeps a copy,
+    `local` is the folder of copies as the user wrote it, and `local_teacher` the name of the weights in it.
     """
 
     views: str
@@ -49,6 +52,34 @@ class Prepared:
     teacher: str | None
     teacher_scores: dict[str, float] | None = None
     data: dict[str, Any] | None = None
+    local: str | None = None
+    local_teacher: str | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The folders of the store that are read."""
+        stored = ("val",) if self.data else ("train", "val")
+        return (*stored, Path(self.logits).name) if self.logits else stored
+
+    def here(self) -> Prepared:
+        """The same with the paths of this node's own copy; without a whole one, as it is, for a shared folder.
+
+        Errors: `DataError` where this node has neither, `ResourceError` as `local_root`.
+        """
+        if self.local is None:
+            return self
+        root = local_root(self.local)
+        store = root / "views" / Path(self.views).name
+        teacher = root / "teachers" / self.local_teacher if self.local_teacher else None
+        if is_whole(store, self.parts) and (teacher is None or teacher.is_file()):
+            logits = str(store / Path(self.logits).name) if self.logits else None
+            return replace(self, views=str(store), logits=logits, teacher=str(teacher) if teacher else self.teacher)
+        if not is_whole(Path(self.views), self.parts):
+            raise DataError(
+                f"{store}: is no whole copy of the views on {socket.gethostname()}, which may have joined after the"
+                f" trials began, and {self.views} is not seen there; stop the search and resume it to copy them"
+            )
+        return self
 
     def open(self) -> ViewStore:
         """The views, with logits where they are stored."""
@@ -181,19 +212,11 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
     of a checkpoint that do not fit.
     """
     spec = run.teacher
+    path, key = teacher_file(run, store.path.name)
+    where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.epochs} epochs of training"
+    if spec.checkpoint is None and not path.is_file():
+        _train_teacher(run, store, path, say)
     folder = cache_dir(run.data.views_dir) / "teachers"
-    if spec.checkpoint is not None:
-        path = spec.checkpoint.expanduser()
-        key = digest([plain_model(spec), file_hash(path), store.path.name])
-        where = f"checkpoint {path}"
-    else:
-        start = file_hash(spec.weights) if spec.weights else None
-        optimisation = spec.train.model_dump(exclude={"device"})
-        key = digest([plain_model(spec), optimisation, start, store.path.name])
-        path = folder / f"{key}.safetensors"
-        where = f"{spec.train.epochs} epochs of training"
-        if not path.is_file():
-            _train_teacher(run, store, path, say)
     scores_file = folder / f"{key}.json"
     if scores_file.is_file() and path.is_file():
         scores: dict[str, float] = json.loads(scores_file.read_text())
@@ -204,6 +227,20 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
         scores_file.write_text(json.dumps(scores))
     say(f"teacher: {spec.encoder} + {spec.head}, from {where}: val mIoU {scores['miou']:.4f}")
     return path, scores
+
+
+def teacher_file(run: RunConfig, views: str) -> tuple[Path, str]:
+    """Where the weights of a run's teacher lie, made or not yet, and the key of what makes them and their scores.
+
+    `views` is the key of the run's views. Errors: `CheckpointError` for a file that is named and not there.
+    """
+    spec = run.teacher
+    if spec.checkpoint is not None:
+        path = spec.checkpoint.expanduser()
+        return path, digest([plain_model(spec), file_hash(path), views])
+    start = file_hash(spec.weights) if spec.weights else None
+    key = digest([plain_model(spec), spec.train.model_dump(exclude={"device"}), start, views])
+    return cache_dir(run.data.views_dir) / "teachers" / f"{key}.safetensors", key
 
 
 def open_teacher(run: RunConfig, num_classes: int, path: Path, device: torch.device) -> Segmentor:

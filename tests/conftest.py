@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,21 @@ def tiny_search(cache: Path) -> Callable[[], dict[str, Any]]:
 def tiny(tiny_search: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """One such search."""
     return tiny_search()
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Call the command line in this process: exit code, standard output, standard error."""
+    from bpkd_search import cli
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bpkd-search", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
 
 
 def _tiny_search() -> dict[str, Any]:

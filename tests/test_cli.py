@@ -17,7 +17,6 @@ import torch
 import yaml
 from PIL import Image
 
-from bpkd_search import cli
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.models import Segmentor, save_weights
@@ -27,20 +26,6 @@ from bpkd_search.search.engine import Engine
 
 from .results.make import make
 from .search.simulate import drive
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Call the command line in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bpkd-search", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
 
 
 def write(path: Path, tree: dict[str, Any]) -> Path:
@@ -232,7 +217,7 @@ def test_importance_on_the_command_line(call, tmp_path: Path) -> None:
     exp = make(tmp_path / "exp", [{"curve": [0.01 * point["loss.edge_width"]], "point": point} for point in points])
     code, text, _ = call("importance", exp)
     assert code == 0
-    for said in ("Shares for miou over 30 sampled trials", "below 50 they mean little", "stopped early are not among"):
+    for said in ("Shares for miou over 30 searched trials", "below 50 they mean little", "stopped early are not among"):
         assert said in text
     code, text, _ = call("importance", exp, "--format", "csv")
     assert pd.read_csv(StringIO(text))["parameter"].tolist() == ["loss.edge_width", "loss.edge_weight"]

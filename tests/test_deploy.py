@@ -74,11 +74,33 @@ def test_onnx_gives_the_models_logits_at_other_batches_and_sizes(tiny: dict[str,
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["bpkd_search"])
     assert (about["class_names"], about["sizes"]) == (["a", "b", "c"], "any from 64")
+    [given], [made] = ([value.shape for value in side] for side in (session.get_inputs(), session.get_outputs()))
+    assert given == ["batch", 3, "height", "width"]
+    assert made[:2] == ["batch", 3] and ["height" in made[2], "width" in made[3]] == [True, True]
     for batch in (images(1, 64, 96), images(3, 100, 90), images(2, 160, 70)):
+        sizes = dict(zip(given, batch.shape, strict=True))
+        assert [eval(str(side), {}, sizes) for side in made] == list(model(batch).shape)
         with torch.inference_mode():
             expected = model(batch)
         got = torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_axes_that_are_free_in_steps_or_fixed_are_named_as_well() -> None:
+    helper = pytest.importorskip("onnx").helper
+    shapes = {"images": ["s34", 3, "32*s3", 96], "middle": ["s34", 8, "16*s3", 48], "logits": ["s34", 5, "8*s3", 24]}
+    images, middle, logits = (helper.make_tensor_value_info(name, 1, shape) for name, shape in shapes.items())
+    graph = helper.make_graph([], "g", [images], [logits], value_info=[middle])
+    deploy.name_axes(graph)
+    named = [
+        [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    ]
+    assert named == [
+        ["batch", 3, "height", 96],
+        ["batch", 8, "16*(height//32)", 48],
+        ["batch", 5, "8*(height//32)", 24],
+    ]
 
 
 # Networks that take any size, only sizes that halve five times, and one whose padding is computed from the size.

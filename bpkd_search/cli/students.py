@@ -13,18 +13,50 @@ from bpkd_search.errors import UserError
 
 @app.command()
 def export(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An experiment folder, or one that `train` wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR|FILE.yaml", help="An experiment folder, or one that `train` wrote; an exported file to verify."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for the files.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many settings.")] = 1,
     format: Annotated[
         list[str] | None, typer.Option(help="yaml, json, mmseg, card, safetensors, onnx, torch, or all; repeatable.")
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Then train each setting: exit code 1 if a score leaves its claim.")
+    ] = False,
 ) -> None:
-    """Write the best settings as configurations that `train` takes unchanged, their students, a model card."""
-    from bpkd_search.export import export as export_files
+    """Write the best settings as configurations that `train` takes unchanged, their students, a model card.
 
-    for path in export_files(directory, out, top, format or ["yaml"]):
-        print(path)
+    With --verify, each YAML file is trained once more: with a fresh seed against its 95 % prediction interval where
+    `confirm` has run, else with its own seed against its score.
+    """
+    if source.is_file():
+        if not verify or out is not None:
+            raise UserError(f"{source}: is a file, which is only verified: --verify without --out")
+        runs = [source]
+    elif out is None:
+        raise UserError(
+            f"{source}: needs --out, a folder for the files" if source.is_dir() else f"{source}: is not there"
+        )
+    else:
+        from bpkd_search.export import export as export_files
+
+        files = export_files(source, out, top, format or ["yaml"], claimed=verify)
+        for path in files:
+            print(path, flush=True)
+        runs = [path for path in files if path.suffix == ".yaml"]
+    if verify:
+        from bpkd_search.verify import verify as train_again
+
+        inside = []
+        for verdict in train_again(runs, say):
+            print(verdict, flush=True)
+            inside.append(verdict.inside)
+        if not all(inside):
+            raise SystemExit(1)
 
 
 @app.command()

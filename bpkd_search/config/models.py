@@ -37,8 +37,10 @@ class Data(Block):
     """Images and masks, the training crop in pixels, and the augmentation that makes the views.
 
     `images: computed` keeps no views on the disk: each is made anew, bit for bit the same, when it is read.
-    `logits` is how a stored teacher's outputs are kept: float16, int8 or topk:K. `test_split` names a held-out
-    split that nothing reads but `bpkd-search confirm --test`, once for each confirmed student.
+    `local_dir` is a folder of each node's own, `~` and `$VARIABLES` as that node has them, into which a search
+    copies the views before its trials; without it every node reads `views_dir`. `logits` is how a stored teacher's
+    outputs are kept: float16, int8 or topk:K. `test_split` names a held-out split that nothing reads but
+    `bpkd-search confirm --test`, once for each confirmed student.
     """
 
     kind: Literal["synthetic", "camvid", "folder", "cityscapes", "ade20k", "pascal_context", "voc"] = "synthetic"
@@ -50,6 +52,7 @@ class Data(Block):
     colour: float = Field(default=0.2, ge=0, le=1)
     views: int = Field(default=8, ge=1, le=1000)
     views_dir: Path | None = None
+    local_dir: Path | None = None
     images: Literal["stored", "computed"] = "stored"
     logits: Annotated[str, Field(pattern=r"^(float16|int8|topk:[1-9]\d{0,2})$")] = "float16"
     seed: int = Field(default=0, ge=0)
@@ -87,6 +90,8 @@ class Optimisation(Block):
 
     With `gpu_seconds`, a run lasts as many whole epochs as come nearest to that time inside training, whatever
     `epochs` says, and the rate decays with the time spent: runs of dear and cheap losses then cost the same.
+    `compile` trains by code that `torch.compile` makes once per process, student and batch size; results differ from
+    those without it by rounding, and so does all that rounding leads to.
     """
 
     epochs: int = Field(default=8, ge=1)
@@ -100,6 +105,7 @@ class Optimisation(Block):
     warmup: float = Field(default=0.0, ge=0)
     grad_clip: float | None = Field(default=None, gt=0)
     amp: Literal["auto", "off"] = "auto"
+    compile: bool = False
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     seed: int = Field(default=0, ge=0)
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from bpkd_search.config.loss import Block
 
@@ -99,11 +99,32 @@ class Budget(Block):
     patience: int | None = Field(default=None, ge=1)
 
 
-class Resources(Block):
-    """What one trial gets; `auto` divides the machine. GPUs may be fractions: trials then share one."""
+def _form(value: Any) -> str:
+    """Which form a value takes that may be `auto`, so that a fault is told of that form alone."""
+    return "word" if isinstance(value, str) else "figure"
 
-    cpus: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
-    gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+
+def _form_if_any(value: Any) -> str:
+    return "nothing" if value is None else _form(value)
+
+
+def _only_auto(value: Any) -> Any:
+    if value != "auto":
+        raise ValueError("must be auto, or figures")
+    return value
+
+
+_Auto = Annotated[Literal["auto"], BeforeValidator(_only_auto), Tag("word")]
+
+
+class Resources(Block):
+    """What one trial gets. `auto` is a GPU where there is one and its share of the CPUs, or else one CPU.
+
+    GPUs may be fractions: trials then share one.
+    """
+
+    cpus: Annotated[_Auto | Annotated[float, Field(gt=0), Tag("figure")], Discriminator(_form)] = "auto"
+    gpus: Annotated[_Auto | Annotated[float, Field(ge=0), Tag("figure")], Discriminator(_form)] = "auto"
 
 
 _CONSTRAINT = re.compile(r"^\s*(\w+)\s*(<=|>=)\s*(baseline|[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*$")
@@ -111,6 +132,9 @@ _CONSTRAINT = re.compile(r"^\s*(\w+)\s*(<=|>=)\s*(baseline|[-+]?[0-9.]+(?:[eE][-
 
 class Search(Block):
     """How many trials beside the baselines, what they optimise, and who samples and stops them.
+
+    `resources: auto` measures how many trials together train fastest, on a GPU or on CPUs; where nothing is said
+    it does so on GPUs, and gives a trial one CPU where there are none.
 
     `metric` is what the leaderboard ranks by. `objectives` names several with their directions instead, the
     first of which ranks. `constraints` are like `latency_ms <= 30` or `miou >= baseline`, the best plain
@@ -126,8 +150,10 @@ class Search(Block):
     scheduler: Scheduler = Scheduler()
     budget: Budget = Budget()
     warm_start: tuple[Path, ...] = ()
-    resources: Resources = Resources()
-    concurrent: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    resources: Annotated[
+        _Auto | Annotated[Resources, Tag("figure")] | Annotated[None, Tag("nothing")], Discriminator(_form_if_any)
+    ] = None
+    concurrent: Annotated[_Auto | Annotated[int, Field(ge=1), Tag("figure")], Discriminator(_form)] = "auto"
 
     @field_validator("objectives")
     @classmethod

@@ -104,7 +104,8 @@ class BPKDLoss(nn.Module):
 
 
 def _per_class(alpha: float | Sequence[float], num_classes: int, like: Tensor) -> Tensor:
-    alphas = torch.as_tensor(alpha, dtype=like.dtype, device=like.device).flatten()
+    # `non_blocking`, as a plain copy to a GPU waits for all that is queued there.
+    alphas = torch.as_tensor(alpha, dtype=like.dtype).flatten().to(like.device, non_blocking=True)
     if len(alphas) not in (1, num_classes):
         raise ValueError(f"alpha: got {len(alphas)} numbers, must be one, or one for each of {num_classes}")
     return alphas.expand(num_classes)

@@ -52,23 +52,30 @@ class CIRKD(nn.Module):
         """A scalar from features [B, C_s, h, w] and [B, C_t, h', w'] and labels [B, H, W]."""
         student, teacher = on_one_grid(student_features, teacher_features, labels)
         valid = valid_fraction(labels, (teacher.shape[2], teacher.shape[3]), ignore_index).flatten(1) > 0
-        nodes = [
-            (F.normalize(s.flatten(1)[:, v], dim=0), F.normalize(t.flatten(1)[:, v], dim=0))
-            for s, t, v in zip(student, teacher, valid, strict=True)
-            if v.any()
-        ]
-        total = student.sum() * 0.0  # zero, and part of the graph where no location is labelled
+        student, teacher = F.normalize(student.flatten(2), dim=1), F.normalize(teacher.flatten(2), dim=1)
+        # Unlabelled locations are masked, not cut out: to know how many there are, a GPU must be waited for.
+        nodes = list(zip(student, teacher, valid, strict=True))
+        total = student.new_zeros(())
         with torch.autocast(student.device.type, enabled=False):
             for anchor in nodes:
                 for other in nodes:
                     pair = (*anchor, *other, self.temperature)
-                    total = total + checkpoint(_relation_kl, *pair, use_reentrant=False)
-        return self.weight * total / max(1, len(nodes) ** 2)
+                    total = total + checkpoint(_relation_kl, *pair, use_reentrant=False, preserve_rng_state=False)
+        return self.weight * total / valid.any(1).sum().square().clamp(min=1)
 
 
 def _relation_kl(
-    student: Tensor, teacher: Tensor, other_student: Tensor, other_teacher: Tensor, temperature: float
+    student: Tensor,
+    teacher: Tensor,
+    valid: Tensor,
+    other_student: Tensor,
+    other_teacher: Tensor,
+    other_valid: Tensor,
+    temperature: float,
 ) -> Tensor:
-    log_student = (student.T @ other_student / temperature).log_softmax(1)
-    log_teacher = (teacher.T @ other_teacher / temperature).log_softmax(1)
-    return (log_teacher.exp() * (log_teacher - log_student)).sum(1).mean()
+    """Mean over the valid locations of the first image; 0 where either image has none."""
+    # As in `kl_over_space`: so low that nothing is left of the logit, and not -inf.
+    low = (~other_valid).to(student.dtype) * (torch.finfo(student.dtype).min / 2)
+    log_student = (student.T @ other_student / temperature + low).log_softmax(1)
+    log_teacher = (teacher.T @ other_teacher / temperature + low).log_softmax(1)
+    return weighted_mean((log_teacher.exp() * (log_teacher - log_student)).sum(1), valid.to(student.dtype))

@@ -45,7 +45,8 @@ def _cells(maps: Tensor, cells: int, dim: int) -> tuple[Tensor, Tensor]:
     """Split `dim` into `cells` cells by their longest length, zeros where one is shorter; also their lengths."""
     length, device = maps.shape[dim], maps.device
     if length % cells == 0:
-        return _split(maps, dim, cells), torch.tensor(length // cells, device=device)
+        # A fill: a value copied from the host would make a GPU's queue run dry.
+        return _split(maps, dim, cells), torch.full((), length // cells, device=device)
     cell = torch.arange(cells, device=device)
     start = cell * length // cells
     lengths = ((cell + 1) * length + cells - 1) // cells - start

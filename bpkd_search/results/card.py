@@ -6,6 +6,8 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
+from bpkd_search.results.claim import confirmed_words
+
 
 def model_card(
     name: str,
@@ -52,6 +54,8 @@ def model_card(
         " on the same split, so the figures lean to the high side, and leads of a point or two may be seed noise."
         " Where validation images come from the same sequences as training images, they are optimistic further.",
     ]
+    if words := confirmed_words(provenance, name):
+        blocks.append(_text(words))
     if class_iou:
         blocks.append(_table(("class", "IoU"), {key: f"{value:.4f}" for key, value in class_iou.items()}))
     if baselines:
@@ -69,7 +73,8 @@ def model_card(
         'logits = model(images)  # uint8 [B, 3, H, W]; classes are named in about["class_names"]\n```',
     ]
     if provenance:
-        blocks += ["## Provenance", _table(("key", "value"), provenance)]
+        told = {key: value for key, value in provenance.items() if key != "confirmed"}
+        blocks += ["## Provenance", _table(("key", "value"), told)]
     return "\n\n".join(blocks) + "\n"
 
 

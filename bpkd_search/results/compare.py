@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bpkd_search.errors import ConfigError, ExperimentError
+from bpkd_search.results.analysis import KEY
 from bpkd_search.results.schema import COMPLETE
 
 PAPER, PLAIN = "bpkd-paper", ("kd", "cwd")
 EPOCHS, SECONDS = "equal epochs", "equal GPU-seconds"
-_KEY = ["experiment", "number"]
 
 
 def compare(
@@ -39,8 +39,8 @@ def compare(
     limits = {"epochs": int(shown["epochs"].min()), "gpu_seconds": float(shown["gpu_seconds"].min())}
     parts = []
     for at, column, limit in ((EPOCHS, "epoch", limits["epochs"]), (SECONDS, "gpu_seconds", limits["gpu_seconds"])):
-        last = reports[reports[column] <= limit].dropna(subset=[metric]).groupby(_KEY, observed=True).tail(1)
-        scores = full[[*_KEY, "method", "origin"]].merge(last, on=_KEY).rename(columns={metric: "score"})
+        last = reports[reports[column] <= limit].dropna(subset=[metric]).groupby(KEY, observed=True).tail(1)
+        scores = full[[*KEY, "method", "origin"]].merge(last, on=KEY).rename(columns={metric: "score"})
         parts.append(_rows(scores, at, by, methods))
     table = pd.concat(parts, ignore_index=True)
     table.attrs.update(limits)

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bpkd_search.results.compare import PAPER
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.results.schema import COMPLETE
 from bpkd_search.results.show import remarks
 from bpkd_search.results.text import TextTable, terminal
 
-PAPER, BASELINE = "bpkd-paper", "baseline"
+BASELINE = "baseline"
 LEVEL, RESAMPLES = 0.95, 10_000
 _INTERVALS = {"95 % interval": "", "from bpkd-paper": "vs_paper", "from the best plain": "vs_plain"}
 
@@ -28,6 +29,16 @@ def interval(values: np.ndarray[Any, Any]) -> tuple[float, float, float]:
         return mean, np.nan, np.nan
     half = float(stdtrit(count - 1, 0.5 + LEVEL / 2) * np.std(values, ddof=1) / np.sqrt(count))
     return mean, mean - half, mean + half
+
+
+def prediction(values: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """The ends of the 95 % prediction interval for one further value: mean +- t s sqrt(1 + 1/n), as from `interval`.
+
+    It holds for values that are drawn alike and normally; NaN ends for fewer than two.
+    """
+    mean, low, _ = interval(values)
+    half = (mean - low) * float(np.sqrt(len(values) + 1))
+    return mean - half, mean + half
 
 
 def probability_best(scores: pd.DataFrame, seed: int = 0) -> pd.Series:

@@ -12,7 +12,7 @@ import yaml
 from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.results.schema import COMPLETE, COST_COLUMNS, METRIC_COLUMNS
-from bpkd_search.results.text import BOLD, PLAIN, TextTable, cell, pairs, terminal
+from bpkd_search.results.text import TextTable, bold, cell, pairs, terminal
 
 _FACTS = ("state", "reason", "message", "method", "origin", "epochs", "seed", "node", "parameters", "started", "ended")
 _MEASURES = tuple(name for name, _, _ in (*METRIC_COLUMNS, *COST_COLUMNS))
@@ -64,7 +64,7 @@ def show_trial(board: Leaderboard, which: str, format: str = "table") -> None:
     total = len(board.trials(["state"]))
     sections = {
         f"{cell('', row['trial_id'])}: rank {row.name} of {total} by {board.metric}": pairs(
-            {name: row[name] for name in _FACTS}
+            {name: row[name] for name in _FACTS} | {"commit": board.commit}
         ),
         "searched": pairs({path: row[path] for path in board.parameters}),
         "measured": pairs({name: row[name] for name in _MEASURES}),
@@ -77,7 +77,7 @@ def show_trial(board: Leaderboard, which: str, format: str = "table") -> None:
     text = []
     for title, lines in sections.items():
         if lines:
-            text += [f"{BOLD}{title}{PLAIN}" if styled else title, *(f"  {line}" for line in lines), ""]
+            text += [bold(title, styled), *(f"  {line}" for line in lines), ""]
     sys.stdout.write("\n".join(text))
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from bpkd_search.errors import ExperimentError
 from bpkd_search.results.card import model_card
+from bpkd_search.results.claim import confirmations, confirmed_words
 from bpkd_search.results.leaderboard import METRICS, Leaderboard
 from bpkd_search.results.schema import COMPLETE
 
@@ -75,6 +76,7 @@ def best_settings(board: Leaderboard, top: int) -> list[Setting]:
     plain = trials[(trials["origin"] == "baseline") & (trials["state"] == COMPLETE)]
     baselines = {f"{row['method']} ({board.metric})": float(row[board.metric]) for _, row in plain.iterrows()}
     last = board.reports(["class_iou"], best["number"].tolist()).groupby("number")["class_iou"].last()
+    confirmed = confirmations(board)
     settings = []
     for rank, row in best.iterrows():
         config: dict[str, Any] = json.loads(row["config"])
@@ -83,11 +85,16 @@ def best_settings(board: Leaderboard, top: int) -> list[Setting]:
             "trial": int(row["number"]),
             "rank": int(str(rank)),
             "method": str(row["method"]),
+            "metric": board.metric,
             board.metric: round(float(row[board.metric]), 6),
             "epochs": int(row["epochs"]),
             "seed": int(row["seed"]),
             "version": str(row["version"]),
         }
+        if board.commit:
+            config["provenance"]["commit"] = board.commit
+        if (found := confirmed.get(int(row["number"]))) is not None:
+            config["provenance"]["confirmed"] = found.model_dump(mode="json")
         metrics = {name: float(row[name]) for name in METRICS if row[name] == row[name]}
         student = board.directory / "students" / f"{int(row['number']):05d}.safetensors"
         classes = _by_class(board.class_names, last.get(row["number"]))
@@ -115,8 +122,8 @@ def trained_setting(folder: Path) -> Setting:
 
 
 def to_yaml(setting: Setting) -> str:
-    """The run as YAML that `bpkd-search train` takes unchanged."""
-    return yaml.safe_dump(setting.config, sort_keys=False, allow_unicode=True)
+    """The run as YAML that `bpkd-search train` takes unchanged, its scores in a comment above."""
+    return _scores(setting) + yaml.safe_dump(setting.config, sort_keys=False, allow_unicode=True)
 
 
 def to_json(setting: Setting) -> str:
@@ -131,10 +138,8 @@ def to_mmseg(setting: Setting) -> str:
     """
     loss = setting.config["loss"]
     terms = loss.get("terms", [loss])
-    scored = ", ".join(f"{name} {value:.4f}" for name, value in setting.metrics.items())
-    return "\n".join(
+    return _scores(setting) + "\n".join(
         [
-            f"# Distillation loss of {json.dumps(setting.name)}: {scored} (validation split, one seed).",
             "#",
             "# With `MODELS.register_module(module=bpkd_search.losses.Criterion)`, a registry of mmengine builds it;",
             "# called with student logits, teacher logits and labels, it gives its weighted terms by name.",
@@ -142,6 +147,14 @@ def to_mmseg(setting: Setting) -> str:
             "",
         ]
     )
+
+
+def _scores(setting: Setting) -> str:
+    """A comment on what the setting scored, and how sure that is."""
+    scored = ", ".join(f"{name} {value:.4f}" for name, value in setting.metrics.items())
+    confirmed = confirmed_words(setting.config.get("provenance"), setting.name)
+    lines = [f"{json.dumps(setting.name)}: {scored} (validation split, one seed).", confirmed]
+    return "".join(f"# {line}\n" for line in lines if line)
 
 
 def _python(value: Any, depth: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # With fewer, PED-ANOVA's best tenth is one trial and fANOVA's forest fits noise.
 FEWEST, ENOUGH = 4, 50
+# fANOVA's time grows with the square of the trials and with the trees. Optuna's 64 trees give the same shares.
+FOREST, TREES = 500, 16
 NO_FOREST = "fANOVA is left out, it needs scikit-learn: pip install 'bpkd-search[importance]'"
 
 
@@ -27,7 +30,8 @@ def importance(full: pd.DataFrame, metric: str, space: Mapping[str, Any], seed: 
     included), `fanova` (share of the variance, Hutter et al. 2014; empty for parameters that not every trial
     has), `trials` (how many have the parameter). Only sampled and enqueued trials that ran their full budget
     count: baselines were not drawn from the space. With early stopping those are the survivors, so a parameter
-    that decides who is stopped looks less important than it is. `seed` is of fANOVA's forest.
+    that decides who is stopped looks less important than it is. `attrs` holds `trials`, how many count, and
+    `forest`, on how many of them fANOVA is: at most 500, drawn at random. `seed` is of the draw and the forest.
 
     Errors: `ExperimentError` for fewer than 4 trials. Without scikit-learn `fanova` is empty, with a warning.
     """
@@ -47,12 +51,16 @@ def importance(full: pd.DataFrame, metric: str, space: Mapping[str, Any], seed: 
         columns = {"ped_anova": get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())}
         always = [path for path in space if all(path in trial.params for trial in trials)]
         try:
-            forest = FanovaImportanceEvaluator(seed=seed)
+            forest = FanovaImportanceEvaluator(n_trees=TREES, seed=seed)
         except ImportError:
             forest = None
+        some = study
+        if len(trials) > FOREST:
+            some = optuna.create_study(direction="maximize")
+            some.add_trials(random.Random(seed).sample(trials, FOREST))
         if forest is not None and always:
             try:
-                columns["fanova"] = get_param_importances(study, evaluator=forest, params=always)
+                columns["fanova"] = get_param_importances(some, evaluator=forest, params=always)
             except RuntimeError as e:  # all points or all scores are equal
                 warnings.warn(f"fANOVA has nothing to go by: {e}", stacklevel=2)
     if forest is None:
@@ -60,8 +68,22 @@ def importance(full: pd.DataFrame, metric: str, space: Mapping[str, Any], seed: 
     table = pd.DataFrame(columns, index=pd.Index(list(space), name="parameter"), dtype=float)
     table = table.reindex(columns=["ped_anova", "fanova"])
     table["trials"] = [sum(path in trial.params for trial in trials) for path in space]
-    table.attrs["trials"] = len(trials)
+    table.attrs |= {"trials": len(trials), "forest": min(len(trials), FOREST)}
     return table.sort_values(["ped_anova", "fanova"], ascending=False)
+
+
+def scope(table: pd.DataFrame, metric: str) -> list[str]:
+    """What the shares of `importance` are of, and what they leave out."""
+    count, forest = table.attrs["trials"], table.attrs["forest"]
+    part = forest < count and table["fanova"].notna().any()
+    some = f"; fANOVA over {forest} of them, drawn at random" if part else ""
+    few = f"; below {ENOUGH} they mean little" if count < ENOUGH else ""
+    return [
+        f"Shares for {metric} over {count} searched trials that ran their full budget{some}{few}."
+        " PED-ANOVA: what separates the best tenth from the rest; fANOVA: share of the variance.",
+        "Trials stopped early are not among them: a parameter that decides who is stopped looks less important than it"
+        " is.",
+    ]
 
 
 def rebuild(drawn: pd.DataFrame, metric: str, space: Mapping[str, Any]) -> optuna.Study:

@@ -241,16 +241,30 @@ class Leaderboard:
 
         They come from `experiment.json`, or from `data.folder.class_names`.
         """
-        found = []
-        for folder, config in zip(self.folders, self.configs, strict=True):
-            try:
-                names = json.loads(folder.text("experiment.json") or "{}").get("class_names")
-            except (ValueError, AttributeError) as e:
-                raise ExperimentError(f"{folder.name}/experiment.json: is damaged: {e}") from e
-            found.append(names or _at(config, "data.folder.class_names"))
+        found = [
+            facts.get("class_names") or _at(config, "data.folder.class_names")
+            for facts, config in zip(self._facts, self.configs, strict=True)
+        ]
         if any(names != found[0] for names in found):
             raise ExperimentError(f"{', '.join(self.names)}: have different classes; ask for them one by one")
         return [str(name) for name in found[0]] if found[0] else None
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of the code that ran the only, or first, search; None where it is not known."""
+        commit = self._facts[0].get("commit")
+        return None if commit is None else str(commit)
+
+    @cached_property
+    def _facts(self) -> list[dict[str, Any]]:
+        """What each search wrote down when it ran (`experiment.json`)."""
+        found = []
+        for folder in self.folders:
+            try:
+                found.append(dict(json.loads(folder.text("experiment.json") or "{}")))
+            except (ValueError, TypeError) as e:
+                raise ExperimentError(f"{folder.name}/experiment.json: is damaged: {e}") from e
+        return found
 
     def _full(self) -> pd.DataFrame:
         trials = self.trials()

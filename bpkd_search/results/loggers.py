@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bpkd_search.errors import ConfigError
-from bpkd_search.results.schema import COST_COLUMNS, METRIC_COLUMNS
+from bpkd_search.results.schema import COMPLETE, COST_COLUMNS, FAILED, METRIC_COLUMNS, PRUNED
 
 FOLDER = "logs"
+# As MLflow's own integration of Optuna has it.
+MLFLOW_STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
+TENSORBOARD_FAILURE = 2  # STATUS_FAILURE of its HPARAMS plugin
 MEASURES = (*(name for name, _, _ in (*METRIC_COLUMNS, *COST_COLUMNS)), "loss")
 
 
@@ -28,6 +31,8 @@ class Trial(Protocol):
     number: int
     method: str
     origin: str
+    state: str | None
+    reason: str | None
 
     @property
     def run(self) -> Any:
@@ -123,9 +128,9 @@ class TensorBoardLogger:
     def __init__(self, config: Search, folder: Path) -> None:
         # Of tensorboardX, which comes with Ray Tune, the plain writer: the usual one writes from a thread, and what
         # waits in its queue is lost with the process.
-        self._events, self._file, self._summary = (
+        self._events, self._file, self._summary, self._hparams = (
             _package(f"tensorboardX.{part}", "tensorboard")
-            for part in ("proto.event_pb2", "event_file_writer", "summary")
+            for part in ("proto.event_pb2", "event_file_writer", "summary", "proto.plugin_hparams_pb2")
         )
         self.folder, self.space = folder, list(config.space)
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,9 +141,19 @@ class TensorBoardLogger:
         if event == "report":
             self._write(trial, trial.epoch, (self._summary.scalar(name, value) for name, value in scalars(trial)))
         elif event == "end":
-            point = {**parameters(trial, self.space), "method": trial.method}
-            self._write(trial, 0, self._summary.hparams(point, dict(scalars(trial))))
+            self._write(trial, 0, self._point(trial))
             self._writers.pop(trial.number).close()
+
+    def _point(self, trial: Trial) -> Iterable[Any]:
+        """What the HPARAMS page reads: what the trial was, what it reached and how it ended."""
+        point = {**parameters(trial, self.space), "method": trial.method, **outcome(trial)}
+        experiment, start, end = self._summary.hparams(point, dict(scalars(trial)))
+        if trial.state == FAILED:  # the writer takes every session for a success
+            plugin = end.value[0].metadata.plugin_data
+            content = self._hparams.HParamsPluginData.FromString(plugin.content)
+            content.session_end_info.status = TENSORBOARD_FAILURE
+            plugin.content = content.SerializeToString()
+        return experiment, start, end
 
     def _write(self, trial: Trial, step: int, summaries: Iterable[Any]) -> None:
         writer = self._writers.get(trial.number)
@@ -175,7 +190,9 @@ class MlflowLogger:
             for name, value in scalars(trial):
                 self.client.log_metric(run, name, value, step=trial.epoch)
         elif event == "end":
-            self.client.set_terminated(self._runs.pop(trial.number))
+            for tag, text in outcome(trial).items():
+                self.client.set_tag(run, tag, text)
+            self.client.set_terminated(self._runs.pop(trial.number), MLFLOW_STATUS[str(trial.state)])
 
     def _run(self, trial: Trial) -> str:
         """The trial's run, found again by its tag or made."""
@@ -204,7 +221,8 @@ class WandbLogger:
         if event == "report":
             run.log(dict(scalars(trial)), step=trial.epoch)
         elif event == "end":
-            self._runs.pop(trial.number).finish()
+            run.summary.update(outcome(trial))
+            self._runs.pop(trial.number).finish(exit_code=int(trial.state == FAILED))
 
     def _run(self, trial: Trial) -> Any:
         return self.wandb.init(
@@ -245,6 +263,12 @@ def scalars(trial: Trial) -> Iterator[tuple[str, float]]:
         known = name in MEASURES or name.startswith("loss_")
         if known and isinstance(value, int | float) and value == value:
             yield name, float(value)
+
+
+def outcome(trial: Trial) -> dict[str, str]:
+    """The state in which an ended trial stands in the tables, and of a failed one the reason."""
+    known = {"state": trial.state, "reason": trial.reason}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def parameters(trial: Trial, space: list[str]) -> dict[str, Any]:

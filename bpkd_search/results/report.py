@@ -21,6 +21,7 @@ import pandas as pd
 from bpkd_search.errors import ExperimentError, UserError
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.results.report_figures import Figure
+from bpkd_search.results.text import is_number
 
 # Columns of the leaderboard in the page, scores before and parameters between; all empty ones are left out.
 BEFORE = ("number", "method")
@@ -140,7 +141,7 @@ def _table(board: Leaderboard, trials: pd.DataFrame) -> dict[str, Any]:
     cells: list[list[Any]] = [list(range(1, len(trials) + 1))]
     for name in shown:
         column = trials[name]
-        number = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
+        number = is_number(column)
         score = "iou" in name or name in ("accuracy", "boundary_f")
         kind = "score" if score else "seconds" if name in SECONDS else "number" if number else "text"
         label = {"gpu_seconds": "seconds"}.get(name, name.removeprefix("loss.")).replace("_", " ")

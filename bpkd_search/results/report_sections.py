@@ -12,7 +12,7 @@ import pandas as pd
 from bpkd_search.errors import ExperimentError
 from bpkd_search.results import report_figures as draw
 from bpkd_search.results import report_space as space
-from bpkd_search.results.importance import ENOUGH, importance
+from bpkd_search.results.importance import importance, scope
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.results.report import Section
 from bpkd_search.results.schema import COMPLETE, FAILED, PRUNED
@@ -25,8 +25,6 @@ CAMVID = (
 )
 GAINED = ("miou", "edge_miou", "body_miou")
 SHOWN_CLASSES = 40
-# fANOVA's time grows faster than the trials: minutes for thousands.
-FOREST = 500
 
 
 def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[str]]:
@@ -41,6 +39,8 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
         facts.append(f"{student.get('encoder')} taught by {teacher.get('encoder')}")
     if epochs := (config.get("train") or {}).get("epochs"):
         facts.append(f"full budget {epochs} epochs")
+    if board.commit:
+        facts.append(f"commit {board.commit}")
     said = []
     mine, base = _best(trials, searched=True), _best(trials, searched=False)
     if mine is None or base is None:
@@ -168,23 +168,14 @@ def _slices(board: Leaderboard, trials: pd.DataFrame) -> Section:
 
 def _importance(board: Leaderboard, trials: pd.DataFrame) -> Section:
     drawn, _ = _drawn(trials)
-    sample = drawn.sample(FOREST, random_state=0) if len(drawn) > FOREST else drawn
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         try:
-            table = importance(sample, board.metric, board.config["space"])
-        except RuntimeError as e:  # fANOVA's, where all points or all scores are the same
+            table = importance(drawn, board.metric, board.config["space"])
+        except RuntimeError as e:  # where all points or all scores are the same
             raise ExperimentError(f"Importance cannot be told: {e}") from e
-    count = int(table.attrs["trials"])
-    remarks = [
-        f"Shares over {count} searched trials that ran their full budget"
-        + (f", drawn at random from {len(drawn)}" if len(drawn) > FOREST else "")
-        + (f"; below {ENOUGH} they mean little." if count < ENOUGH else ".")
-        + " PED-ANOVA: what separates the best tenth from the rest; fANOVA: share of the variance.",
-        "Stopped trials are not among them: a parameter that decides who is stopped looks less important than it is.",
-        *(str(w.message) for w in said if "fANOVA" in str(w.message)),
-    ]
-    return Section("Importance", [space.importance(table)], remarks)
+    notes = [*scope(table, board.metric), *(str(w.message) for w in said if "fANOVA" in str(w.message))]
+    return Section("Importance", [space.importance(table)], notes)
 
 
 def _rungs(board: Leaderboard, trials: pd.DataFrame) -> Section:

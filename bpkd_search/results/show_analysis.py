@@ -8,10 +8,10 @@ from pathlib import Path
 
 from bpkd_search.results.compare import EPOCHS, SECONDS
 from bpkd_search.results.formats import check_format, write
-from bpkd_search.results.importance import ENOUGH
+from bpkd_search.results.importance import scope
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.results.show import remarks
-from bpkd_search.results.text import BOLD, PLAIN, TextTable, terminal
+from bpkd_search.results.text import TextTable, bold, terminal
 
 
 def show_comparison(
@@ -30,7 +30,7 @@ def show_comparison(
         rows = table[table["at"] == at].drop(columns=["at", "note"])
         first = "experiment" if "experiment" in rows else "method"
         title = f"{at}: {limit}"
-        lines += [f"{BOLD}{title}{PLAIN}" if styled else title, *TextTable(rows.set_index(first)).lines(), ""]
+        lines += [bold(title, styled), *TextTable(rows.set_index(first)).lines(), ""]
     said = [
         f"{board.metric} on the validation split, full-budget trials only; vs paper: less bpkd-paper; vs plain: less"
         " the better of kd and cwd.",
@@ -48,12 +48,6 @@ def show_importance(board: Leaderboard, format: str = "table", out: Path | None 
     if format != "table":
         write(table, format, out)
         return
-    count = table.attrs["trials"]
-    said = [
-        f"Shares for {board.metric} over {count} sampled trials that ran their full budget"
-        + (f"; below {ENOUGH} they mean little." if count < ENOUGH else "."),
-        "Trials stopped early are not among them: a parameter that decides who is stopped looks less important.",
-    ]
     _, styled = terminal()
-    lines = [*TextTable(table).lines(styled=styled), "", *remarks(said, styled)]
+    lines = [*TextTable(table).lines(styled=styled), "", *remarks(scope(table, board.metric), styled)]
     sys.stdout.write("\n".join(lines) + "\n")

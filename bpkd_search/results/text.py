@@ -69,8 +69,8 @@ class TextTable:
         heads = [[""] * (height - len(self._heads[i])) + self._heads[i] for i in kept]
         head = [self._line(kept, row) for row in zip(*heads, strict=True)]
         rows = [self._line(kept, row) for row in zip(*(self._cells[i] for i in kept), strict=True)]
+        head = [bold(line, styled) for line in head]
         if styled:
-            head = [f"{BOLD}{line}{PLAIN}" for line in head]
             rows = [f"{DIM}{row}{PLAIN}" if self.dim is not None and self.dim[i] else row for i, row in enumerate(rows)]
         return [*head, "─" * self.width(without), *rows]
 
@@ -87,6 +87,11 @@ def pairs(values: Mapping[str, Any], as_name: str | None = None) -> list[str]:
     shown = {cell("", name): cell(as_name or name, value) for name, value in values.items()}
     room = max((len(name) for name, text in shown.items() if text), default=0)
     return [f"{name:{room}}  {text}" for name, text in shown.items() if text]
+
+
+def bold(text: str, styled: bool) -> str:
+    """A text in bold, with the codes of a terminal if `styled`."""
+    return f"{BOLD}{text}{PLAIN}" if styled else text
 
 
 def terminal() -> tuple[int, bool]:

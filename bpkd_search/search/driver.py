@@ -7,23 +7,29 @@ import os
 import shutil
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bpkd_search.config import SearchConfig
+from bpkd_search.config.points import plain
+from bpkd_search.config.search import Resources
 from bpkd_search.errors import ResourceError, UserError
-from bpkd_search.prepare import prepare
 from bpkd_search.results.events import read_events
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.results.loggers import make_loggers
-from bpkd_search.search import experiment
-from bpkd_search.search.build import ray_maps
+from bpkd_search.search import experiment, packing
+from bpkd_search.search.commit import all_commits, code_commit
 from bpkd_search.search.engine import BASELINE, Engine, Trial
 from bpkd_search.search.progress import Progress, make_progress
 from bpkd_search.search.resources import Slots, divide
+from bpkd_search.search.sharing import prepare_nodes
+
+if TYPE_CHECKING:
+    from bpkd_search.search.trial import TrialTask
 
 KEPT_STUDENTS = 5
 
@@ -41,7 +47,8 @@ def run_search(
     """Run a search to its end in a new folder and give its leaderboard.
 
     `address` joins a Ray cluster that is up (`auto`, `ray://host:port`); without it a local one is started.
-    On several nodes, `directory` and `data.views_dir` must be paths that all of them see.
+    On several nodes, `directory` must be a path that all of them see, and so must `data.views_dir` unless
+    `data.local_dir` names a folder of each node's own.
     Errors: `UserError` of every kind; `Interrupted` after Ctrl-C.
     """
     experiment.create(directory, config)
@@ -93,21 +100,41 @@ def run_engine(
     config = engine.config
     with interruptible(again):
         if not engine.done:
+            from bpkd_search.search.trial import DistillationTrial
+
             with connect_ray(address, verbose) as available:
-                slots = divide(config.search, available)
-                prepared = prepare(config.run(), progress.say, *ray_maps(available, config.train.device))
-                progress.teacher_scores = prepared.teacher_scores or {}
-                experiment.note(directory, class_names=prepared.open().class_names, teacher=prepared.teacher_scores)
+                slots, task = _get_ready(config, directory, available, progress)
                 progress.say(f"ray: {slots.count} trial(s) at once, {slots.cpus:g} CPU and {slots.gpus:g} GPU each")
                 with _on_interrupt(engine, progress):
-                    from bpkd_search.search.trial import DistillationTrial, TrialTask
-
-                    task = TrialTask(str(directory), prepared, slots.threads)
                     run_on_ray(engine, directory, slots, DistillationTrial, task.values_for)
     if engine.fatal is not None:
         raise engine.fatal
     if not engine.done:
         raise Interrupted(again)
+
+
+def _get_ready(
+    config: SearchConfig, directory: Path, available: Mapping[str, float], progress: Progress
+) -> tuple[Slots, TrialTask]:
+    """What trials run on and what they share, made where it is not there, and noted down in the experiment folder."""
+    from bpkd_search.search.trial import TrialTask
+
+    search, known = config.search, experiment.noted(directory)
+    # What is impossible is refused before anything is built.
+    slots = divide(search, available)
+    prepared = prepare_nodes(config.run(), directory, available, slots.gpus > 0, progress.say)
+    progress.teacher_scores = prepared.teacher_scores or {}
+    facts: dict[str, Any] = {
+        "class_names": prepared.open().class_names,
+        "teacher": prepared.teacher_scores,
+        "commit": all_commits(known.get("commit"), code_commit()),
+    }
+    task = TrialTask(str(directory), prepared, slots.threads, run=plain(config.run()))
+    if packing.wanted(search, slots.gpus if config.train.device != "cpu" else 0):
+        facts["packing"] = packing.pack_on_ray(search, task, known.get("packing"), progress.say)
+        slots = divide(search, available, Resources(**facts["packing"]["resources"]))
+    experiment.note(directory, **facts)
+    return slots, replace(task, threads=slots.threads)
 
 
 def run_on_ray(

@@ -43,7 +43,7 @@ PLAIN = ("ce", "kd", "cwd")
 
 @dataclass
 class Trial:
-    """A trial that the engine handed out: what to run and how far it has come."""
+    """A trial that the engine handed out: what to run, how far it has come, and, once it has ended, how."""
 
     number: int
     method: str
@@ -51,6 +51,8 @@ class Trial:
     run: RunConfig
     reports: dict[int, dict[str, Any]] = field(default_factory=dict)
     stop: bool = False
+    state: str | None = None
+    reason: str | None = None
 
     @property
     def epoch(self) -> int:
@@ -254,7 +256,8 @@ class Engine:
 
     def _finish(self, trial: Trial, state: str, reason: str | None) -> None:
         """What follows from an end, when it happens and when it is restored."""
-        self.states[trial.number] = state
+        self.states[trial.number] = trial.state = state
+        trial.reason = reason
         last = trial.last()
         told = [last[name] for name in self.goals] if state == COMPLETE else None
         self.study.tell(trial.number, state, told, reason, self._violations(last) if state == COMPLETE else None)

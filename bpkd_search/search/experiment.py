@@ -15,7 +15,7 @@ from typing import Any
 from bpkd_search.config import SearchConfig, dump, load_search
 from bpkd_search.errors import ExperimentError, ResourceError
 
-CONFIG = "config.yaml"
+CONFIG, FACTS = "config.yaml", "experiment.json"
 _ROOM = 64 * 2**20
 
 
@@ -45,10 +45,20 @@ def create(directory: Path, config: SearchConfig) -> None:
 
 
 def note(directory: Path, **facts: Any) -> None:
-    """Write down what is known only once the data is open (`experiment.json`): class names, the teacher's scores."""
+    """Write down what is known only once a search runs (`experiment.json`): class names, the teacher's scores."""
     partial = directory / ".experiment.json.partial"
     partial.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    partial.replace(directory / "experiment.json")
+    partial.replace(directory / FACTS)
+
+
+def noted(directory: Path) -> dict[str, Any]:
+    """What an earlier start of the same experiment has written down, if anything. Errors: `ExperimentError`."""
+    path = directory / FACTS
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as e:
+        raise ExperimentError(f"{path}: is damaged: {e}") from e
+    return facts
 
 
 def read_config(directory: Path) -> SearchConfig:

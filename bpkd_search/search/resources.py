@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bpkd_search.config.search import Search
+from bpkd_search.config.search import Resources, Search
 from bpkd_search.errors import ResourceError
 
 
@@ -23,15 +23,15 @@ class Slots:
         return max(1, int(self.cpus))
 
 
-def divide(search: Search, available: Mapping[str, float]) -> Slots:
-    """Divide what Ray offers (`CPU`, `GPU`) among trials.
+def divide(search: Search, available: Mapping[str, float], measured: Resources | None = None) -> Slots:
+    """Divide what Ray offers (`CPU`, `GPU`) among trials; `measured` is what a packing has found for one.
 
     By default a trial has a GPU to itself where there is one, and one CPU where there is none: on CPU, two
     trials of two threads each were several times slower than two of one. A set figure is obeyed.
     Errors: `ResourceError` for more than there is.
     """
     all_cpus, all_gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
-    wanted = search.resources
+    wanted = measured or (search.resources if isinstance(search.resources, Resources) else Resources())
     gpus = (1.0 if all_gpus else 0.0) if wanted.gpus == "auto" else float(wanted.gpus)
     if gpus > all_gpus:
         raise ResourceError(f"search.resources.gpus: got {gpus:g} a trial, there are {all_gpus:g} GPU(s)")

@@ -74,4 +74,6 @@ def suggest(trial: Trial, path: str, distribution: Distribution) -> Any:
     low, high = distribution.bounds
     if isinstance(distribution, IntRange):
         return trial.suggest_int(path, int(low), int(high), step=distribution.step, log=distribution.log)
-    return trial.suggest_float(path, low, high, step=distribution.step, log=distribution.log)
+    value = trial.suggest_float(path, low, high, step=distribution.step, log=distribution.log)
+    # On a log scale rounding can carry Optuna's TPE past an end by the last bit.
+    return min(max(value, low), high)

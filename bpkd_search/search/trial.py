@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import socket
 import time
@@ -16,11 +15,11 @@ from ray import tune
 
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import plain
-from bpkd_search.data.views import ViewStore
-from bpkd_search.distill import Distillation, Diverged, pick_device
-from bpkd_search.models import Segmentor, save_weights
-from bpkd_search.prepare import Prepared, open_teacher
+from bpkd_search.distill import Distillation, Diverged
+from bpkd_search.models import save_weights
+from bpkd_search.prepare import Prepared
 from bpkd_search.search.engine import Trial
+from bpkd_search.warm import Warm
 
 
 @dataclass(frozen=True)
@@ -81,36 +80,27 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the first trial of this process."""
-        self._stores: dict[tuple[str, str | None], ViewStore] = {}
-        self._teachers: dict[str, Segmentor] = {}
+        self._warm = Warm()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin the next trial in this process."""
+        """Begin the next trial in this process, with the memory of the last one free again.
+
+        Never False, also where memory did not come back: Ray Tune 2.60 aborts a trial whose reset fails, without
+        telling the searcher, and then waits for it for ever.
+        """
         self._begin(new_config)
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.task = TrialTask.from_dict(config)
         self.run: Distillation | None = None
-        self._release()
+        self._warm.release()
         self._start = time.monotonic() - self.task.wall_seconds
         torch.set_num_threads(self.task.threads)
 
     def _open(self) -> Distillation:
-        run = RunConfig.model_validate(self.task.run)
-        prepared = self.task.prepared
-        key = (prepared.views, prepared.logits)
-        if key not in self._stores:
-            self._stores[key] = prepared.open()
-        device = pick_device(run.train.device)
-        teacher = None
-        if prepared.teacher and run.teacher.mode == "online":
-            if prepared.teacher not in self._teachers:
-                store = self._stores[key]
-                self._teachers[prepared.teacher] = open_teacher(run, store.num_classes, Path(prepared.teacher), device)
-            teacher = self._teachers[prepared.teacher]
-        return Distillation(run.student, run.loss, run.train, self._stores[key], teacher=teacher, device=device)
+        return self._warm.start(RunConfig.model_validate(self.task.run), self.task.prepared)
 
     def step(self) -> dict[str, Any]:
         """One epoch and its validation, or the report of an epoch whose report a crash has lost."""
@@ -159,10 +149,4 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
     def cleanup(self) -> None:
         """Let go of the run."""
         self.run = None
-        self._release()
-
-    @staticmethod
-    def _release() -> None:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self._warm.release()

@@ -15,6 +15,7 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 
 from bpkd_search import Leaderboard
 from bpkd_search.errors import ConfigError, ExperimentError
+from bpkd_search.results.importance import TREES, scope
 
 from .make import SPACE, make
 
@@ -178,8 +179,24 @@ def test_importance_is_optunas_on_the_same_trials(tmp_path: Path) -> None:
     assert table["trials"].tolist() == [60, 60]
     pytest.importorskip("sklearn")
     assert table["fanova"].to_dict() == pytest.approx(
-        get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=3))
+        get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=TREES, seed=3))
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_of_many_trials_fanova_sees_a_part_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr("bpkd_search.results.importance.FOREST", 40)
+    folder, study = searched(tmp_path / "exp", 60)
+    table = Leaderboard(folder).importance()
+    assert table["ped_anova"].to_dict() == pytest.approx(
+        get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    )
+    assert table.attrs == {"trials": 60, "forest": 40}
+    assert "over 60 searched trials that ran their full budget; fANOVA over 40 of them" in scope(table, "miou")[0]
+    assert table["fanova"].sum() == pytest.approx(1) and table.loc["loss.edge_weight", "fanova"] > 0.9
+    whole = get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=TREES, seed=0))
+    assert table["fanova"].to_dict() != pytest.approx(whole)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import struct
 import sys
 import warnings
@@ -29,8 +30,8 @@ def settings(config: SearchConfig, **switches: Any) -> Any:
 
 
 def searched(tiny: dict[str, Any], folder: Path, **switches: Any) -> Engine:
-    """A finished search, stopped in the middle and resumed, with loggers listening to both halves."""
-    config = parse(SearchConfig, tiny, "test")
+    """A finished search, stopped in the middle and resumed, with loggers listening to both halves; a trial fails."""
+    config = parse(SearchConfig, tiny | {"search": {**tiny["search"], "trials": 6}}, "test")
     folder.mkdir(exist_ok=True)
     for stop_after in (9, None):
         loggers = make_loggers(settings(config, **switches), folder)
@@ -41,9 +42,12 @@ def searched(tiny: dict[str, Any], folder: Path, **switches: Any) -> Engine:
 
         engine = Engine(config, folder, "test", listen=listen)
         drive(engine, stop_after=stop_after)
+        if stop_after is not None:
+            engine.end(next(number for number in engine.trials if number not in engine.states), ("oom", "no memory"))
         engine.recorder.close()
         if switches.get("wandb"):
             sys.modules["wandb"].teardown()  # as the end of the process does
+    assert set(engine.states.values()) == {"COMPLETE", "PRUNED", "FAILED"}
     return engine
 
 
@@ -70,6 +74,8 @@ def test_csv_has_every_report_once_also_after_a_resume(tiny: dict[str, Any], tmp
 
 def test_tensorboard_reads_scalars_and_points(tiny: dict[str, Any], tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
     engine = searched(tiny, tmp_path / "e", tensorboard=True)
     found = {}
     for number in engine.trials:
@@ -79,6 +85,9 @@ def test_tensorboard_reads_scalars_and_points(tiny: dict[str, Any], tmp_path: Pa
         assert reader.Scalars("loss_ce")[0].value == 1.0
         hparams = reader.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
         assert b"edge_weight" in hparams or number in (0, 1, 2)
+        assert engine.states[number].encode() in hparams
+        end = HParamsPluginData.FromString(reader.SummaryMetadata("_hparams_/session_end_info").plugin_data.content)
+        assert end.session_end_info.status == (2 if engine.states[number] == "FAILED" else 1)
     assert found == pytest.approx(all_reports(engine))
 
 
@@ -94,7 +103,10 @@ def test_mlflow_file_store_has_a_run_a_trial(tiny: dict[str, Any], tmp_path: Pat
     found = {(n, m.step): m.value for n, r in runs.items() for m in client.get_metric_history(r.info.run_id, "miou")}
     assert found == pytest.approx(all_reports(engine))
     assert float(runs[4].data.params["loss.edge_weight"]) == engine.trials[4].run.loss.edge_weight
-    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAILED": "FAILED"}
+    assert {n: run.info.status for n, run in runs.items()} == {n: status[s] for n, s in engine.states.items()}
+    assert {n: run.data.tags["state"] for n, run in runs.items()} == engine.states
+    assert [run.data.tags["reason"] for run in runs.values() if "reason" in run.data.tags] == ["oom"]
 
 
 def wandb_records(path: Path) -> Iterator[Any]:
@@ -120,14 +132,21 @@ def test_wandb_offline_keeps_every_report(
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     engine = searched(tiny, tmp_path / "e", wandb=True)
-    found = {}
-    for file in (tmp_path / "e/logs/wandb").glob("offline-run-*/*.wandb"):
+    found, states, exits = {}, {}, {}
+    for file in sorted((tmp_path / "e/logs/wandb").glob("offline-run-*/*.wandb")):
         number = int(file.stem[-5:])
         for record in wandb_records(file):
+            for update in record.summary.update:
+                if update.key == "state":
+                    states[number] = json.loads(update.value_json)
+            if record.WhichOneof("record_type") == "exit":
+                exits[number] = record.exit.exit_code
             items = {"/".join([*i.nested_key, i.key]).strip("/"): i.value_json for i in record.history.item}
             if "miou" in items:
                 found[number, int(record.history.step.num)] = float(items["miou"])
     assert found == pytest.approx(all_reports(engine))
+    assert states == engine.states
+    assert exits == {number: int(state == "FAILED") for number, state in engine.states.items()}
 
 
 def test_a_package_that_is_missing_is_named_with_its_extra(

@@ -68,6 +68,8 @@ def test_actors_make_the_chunks_and_pass_errors_on(cluster: None, monkeypatch: p
 def test_views_and_logits_built_by_actors_are_those_built_here(
     cluster: None, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import ray
+
     tiny["data"]["synthetic"]["train_images"] = 40  # more than one chunk of views
     tiny["train"]["device"] = "cpu"
     tiny["teacher"]["train"]["device"] = "cpu"
@@ -84,7 +86,7 @@ def test_views_and_logits_built_by_actors_are_those_built_here(
     # The teacher is the same file for both: its training is not what is compared.
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "teachers").symlink_to(tmp_path / "here" / "teachers")
-    there = build("there", *ray_maps({"CPU": 2.0}, "cpu"))
+    there = build("there", *ray_maps({"CPU": 2.0}, "cpu", ray.get_runtime_context().get_node_id()))
     files = sorted(path.relative_to(here) for path in here.rglob("*.npy"))
     assert len(files) == 5
     assert all((here / name).read_bytes() == (there / name).read_bytes() for name in files)

@@ -22,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from bpkd_search import Leaderboard, load_run
 from bpkd_search.config import BASELINES
 from bpkd_search.results.export import export_best
+from bpkd_search.search.commit import code_commit
 from bpkd_search.train import train
 
 PATIENCE = 240
@@ -136,6 +137,24 @@ def test_exported_settings_train_again_to_the_same_score(
     metrics = train(load_run(files[0]), tmp_path / "again", lambda line: None)
     assert metrics["miou"] == pytest.approx(best["miou"].iloc[0], abs=1e-9)
     assert load_run(files[0]).provenance["trial"] == best["number"].iloc[0]
+
+
+def test_verified_settings_keep_their_word_and_a_false_one_is_found_out(
+    call, finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    out, _ = finished
+    best = Leaderboard(out).best(1).iloc[0]
+    code, said, _ = call("export", out, "--out", tmp_path / "best", "--verify")
+    file, verdict = said.splitlines()
+    assert (code, verdict.endswith(f"got {best['miou']:.4f} with seed {best['seed']}: inside")) == (0, True)
+    assert [str(path) for path in (tmp_path / "best").iterdir()] == [file]
+    run = yaml.safe_load(Path(file).read_text())
+    assert run["provenance"].get("commit") == Leaderboard(out).commit == code_commit()
+    run["provenance"]["miou"] = 0.99
+    (tmp_path / "false.yaml").write_text(yaml.safe_dump(run))
+    code, said, _ = call("export", tmp_path / "false.yaml", "--verify")
+    assert (code, "claimed miou 0.9800 to 1.0000" in said) == (1, True)
+    assert said.endswith(f"got {best['miou']:.4f} with seed {best['seed']}: outside\n")
 
 
 def test_a_finished_search_resumes_to_its_leaderboard_at_once(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -32,6 +32,7 @@ from .simulate import drive
     step=st.sampled_from([None, 0.25, 0.5]),
     sampler=st.sampled_from(["random", "tpe"]),
 )
+@example(low=3, widths=0, weight=5.0, spread=1.0000000000000002, log=True, step=None, sampler="tpe")
 def test_every_point_asked_lies_in_the_space_and_is_found_again(
     low: int, widths: int, weight: float, spread: float, log: bool, step: float | None, sampler: str
 ) -> None:

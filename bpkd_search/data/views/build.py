@@ -30,11 +30,11 @@ LOGIT_CHUNK = 128
 
 def cache_dir(given: Path | None = None) -> Path:
     """Where views and teachers are kept: the given folder, `BPKD_SEARCH_CACHE`, or the user's cache."""
-    if given is not None:
-        return given.expanduser()
-    if path := os.environ.get("BPKD_SEARCH_CACHE"):
-        return Path(path).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bpkd-search"
+    if given is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bpkd-search"
+        given = Path(os.environ.get("BPKD_SEARCH_CACHE") or home)
+    # Ray's processes may work in another folder than this one.
+    return given.expanduser().absolute()
 
 
 def build_views(
@@ -154,18 +154,25 @@ def bytes_left(folder: Path, layout: Layout) -> int:
     return layout.bytes * len(table.missing) // layout.chunks
 
 
-def require_space(folder: Path, needed: Mapping[str, int]) -> None:
-    """Refuse work that the disk cannot hold, before it starts. Errors: `ResourceError` with every size."""
-    folder.mkdir(parents=True, exist_ok=True)
+def require_space(folder: Path, needed: Mapping[str, int], option: str = "data.views_dir") -> None:
+    """Refuse work that the disk cannot hold, before it starts. Errors: `ResourceError` with every size.
+
+    `option` is the one that names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ResourceError(f"{folder}: cannot be made: {e.strerror}; set {option} to another folder") from e
     free = shutil.disk_usage(folder).free
     if sum(needed.values()) > free:
-        sizes = " and ".join(f"{what} {_size(size)}" for what, size in needed.items() if size)
+        sizes = " and ".join(f"{what} {shown_bytes(size)}" for what, size in needed.items() if size)
         raise ResourceError(
-            f"{folder}: {sizes} are needed and the disk has {_size(free)} free; set data.views_dir to a larger disk,"
+            f"{folder}: {sizes} are needed and the disk has {shown_bytes(free)} free; set {option} to a larger disk,"
             " data.logits to int8 or topk:K, data.images to computed, or lower data.views or the size"
         )
 
 
-def _size(count: int) -> str:
+def shown_bytes(count: int) -> str:
+    """A size as people read it, in KiB, MiB or GiB."""
     unit, power = next((u for u in (("GiB", 30), ("MiB", 20)) if count >= 2 ** u[1]), ("KiB", 10))
     return f"{count / 2**power:,.{1 if unit == 'GiB' else 0}f} {unit}"

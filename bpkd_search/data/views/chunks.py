@@ -12,7 +12,7 @@ import os
 import socket
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -82,15 +82,13 @@ class ChunkTask:
             )
         start, stop = self.layout.span(chunk)
         values = self.work(start, stop)
-        crc = 0
+        rows = {name: np.ascontiguousarray(values[name]) for name in self.layout.arrays}
         try:
-            for name in self.layout.arrays:
-                rows = np.ascontiguousarray(values[name])
-                crc = zlib.crc32(rows.data, crc)
-                write_rows(self.folder / f"{name}.npy", self.layout, name, start, rows)
+            for name, part in rows.items():
+                write_rows(self.folder / f"{name}.npy", self.layout, name, start, part)
         except OSError as e:
             raise ResourceError(f"{self.folder}: cannot be written: {e.strerror}") from e
-        return chunk, crc
+        return chunk, checksum(rows)
 
 
 def build(
@@ -167,16 +165,24 @@ def _mend(folder: Path, table: Table) -> list[int]:
 def bad_chunks(folder: Path, table: Table) -> list[int]:
     """Finished chunks whose bytes are not those that were written."""
     arrays = open_arrays(folder, table.layout)
+    return [
+        chunk for chunk in sorted(table.done) if checksum(rows_of(arrays, table.layout, chunk)) != table.done[chunk]
+    ]
 
-    def crc(chunk: int) -> int:
-        start, stop = table.layout.span(chunk)
-        value = 0
-        for array in arrays.values():
-            grouped = array.reshape(table.layout.groups, table.layout.items, *array.shape[1:])
-            value = zlib.crc32(np.ascontiguousarray(grouped[:, start:stop]).data, value)
-        return value
 
-    return [chunk for chunk in sorted(table.done) if crc(chunk) != table.done[chunk]]
+def rows_of(arrays: Mapping[str, Array], layout: Layout, chunk: int) -> dict[str, Array]:
+    """A chunk's rows [groups, n, ...] of arrays that hold a whole layout."""
+    start, stop = layout.span(chunk)
+    grouped = {name: a.reshape(layout.groups, layout.items, *a.shape[1:]) for name, a in arrays.items()}
+    return {name: np.ascontiguousarray(array[:, start:stop]) for name, array in grouped.items()}
+
+
+def checksum(rows: Mapping[str, Array]) -> int:
+    """CRC-32 of a chunk's rows, contiguous and in the layout's order."""
+    crc = 0
+    for part in rows.values():
+        crc = zlib.crc32(part.data, crc)
+    return crc
 
 
 def read(folder: Path) -> tuple[Table, dict[str, Array]]:
@@ -188,9 +194,11 @@ def read(folder: Path) -> tuple[Table, dict[str, Array]]:
     return table, open_arrays(folder, table.layout)
 
 
-def thread_map(function: Callable[[int], tuple[int, int]], chunks: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Like `map`, in one thread a CPU, results as they come."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+def thread_map(
+    function: Callable[[int], tuple[int, int]], chunks: Sequence[int], threads: int | None = None
+) -> Iterator[tuple[int, int]]:
+    """Like `map`, in so many threads, by default one a CPU, results as they come."""
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
         futures = [pool.submit(function, chunk) for chunk in chunks]
         try:
             for future in as_completed(futures):
@@ -200,11 +208,11 @@ def thread_map(function: Callable[[int], tuple[int, int]], chunks: Sequence[int]
                 future.cancel()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

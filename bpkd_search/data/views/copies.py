@@ -1,0 +1,107 @@
+"""Copies of finished stores on disks of a node's own, chunk by chunk from whoever hands out the rows.
+
+A copy is laid out as any store, so a folder of copies is itself a `data.views_dir`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from bpkd_search.data.views import chunks
+from bpkd_search.data.views.build import bytes_left, require_space
+from bpkd_search.data.views.chunks import Table, thread_map
+from bpkd_search.data.views.layout import REMEDY, Array
+from bpkd_search.data.views.locks import hold
+from bpkd_search.data.views.store import MANIFEST, USE
+from bpkd_search.errors import DataError, ResourceError
+
+OPTION = "data.local_dir"
+# One chunk is fetched while another is written.
+AT_ONCE = 2
+
+Rows = Callable[[str, int], dict[str, Array]]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a finished store holds, without its rows; small enough to travel to every node.
+
+    `tables` are those of the folders that are to be copied, by folder name.
+    """
+
+    key: str
+    manifest: str
+    tables: dict[str, Table]
+
+    @staticmethod
+    def of(store: Path, parts: Sequence[str]) -> Contents:
+        """What so many folders of a store hold. Errors: `DataError` for one that is not finished."""
+        tables = {part: chunks.read(store / part)[0] for part in parts}
+        return Contents(store.name, (store / MANIFEST).read_text(encoding="utf-8"), tables)
+
+    def path(self, root: Path) -> Path:
+        """Where the store lies under a cache folder."""
+        return root / "views" / self.key
+
+    def missing(self, root: Path) -> int:
+        """What a copy under `root` would still have to fetch, in bytes."""
+        return sum(bytes_left(self.path(root) / part, table.layout) for part, table in self.tables.items())
+
+
+def copy_store(contents: Contents, root: Path, rows: Rows) -> int:
+    """Bring a store under `root` and give how many bytes were fetched; chunks that are there stay.
+
+    `rows(part, chunk)` gives a chunk's rows as `read_chunk`, and may be called by two threads at once. Of two
+    processes, the second waits and finds the copy made. Errors: `DataError` for rows that are not what was built,
+    `ResourceError` where the disk cannot hold the copy.
+    """
+    path, fetched = contents.path(root), 0
+
+    def fetch(part: str, table: Table, start: int, stop: int) -> dict[str, Array]:
+        nonlocal fetched
+        chunk = start // table.layout.chunk
+        got = rows(part, chunk)
+        if chunks.checksum(got) != table.done[chunk]:
+            raise DataError(f"views/{contents.key}/{part}: chunk {chunk} is not what was built; {REMEDY}")
+        fetched += sum(array.nbytes for array in got.values())
+        return got
+
+    require_space(root, {"a copy of the views": contents.missing(root)}, OPTION)
+    with hold(path / USE, shared=True):
+        if not (path / MANIFEST).is_file():
+            chunks.write_whole(path / MANIFEST, contents.manifest)
+        for part, table in contents.tables.items():
+            work = partial(fetch, part, table)
+            two = partial(thread_map, threads=AT_ONCE)
+            chunks.build(path / part, table.layout, work, about=table.about, map=two)
+    return fetched
+
+
+def read_chunk(folder: Path, chunk: int) -> dict[str, Array]:
+    """A chunk's rows [groups, n, ...] of a finished folder, by array. Errors: as `chunks.read`."""
+    table, arrays = chunks.read(folder)
+    return chunks.rows_of(arrays, table.layout, chunk)
+
+
+def is_whole(store: Path, parts: Sequence[str]) -> bool:
+    """Whether these folders of a store are finished and of the right size; what the files hold is not read."""
+    tables = {part: Table.read(store / part) for part in parts}
+    return (store / MANIFEST).is_file() and all(
+        table is not None and chunks.finished(store / part, table.layout) for part, table in tables.items()
+    )
+
+
+def local_root(given: str) -> Path:
+    """The folder of copies on this node, `~` and `$VARIABLES` filled in. Errors: `ResourceError` with the rule."""
+    path = Path(os.path.expandvars(given)).expanduser()
+    if "$" in str(path) or not path.is_absolute():
+        raise ResourceError(
+            f"{OPTION}: {given} is {path} on {socket.gethostname()}; must be an absolute path there, and its variables"
+            " must be set where that node's Ray was started"
+        )
+    return path
