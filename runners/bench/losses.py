@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from timing import alternate, ratio
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,16 +43,6 @@ def one_hot_edge_masks(labels: Tensor, width: int) -> Tensor:
     return F.adaptive_avg_pool2d(edges, GRID)
 
 
-def seconds(run: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def peak_bytes(run: Callable[[], object]) -> int:
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
@@ -64,13 +54,8 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 def pair(first: Callable[[], object], second: Callable[[], object], device: str, repeats: int) -> dict[str, float]:
     """Median milliseconds of both and the median ratio first / second, after one warm-up each."""
-    first(), second()
-    times = [(seconds(first, device), seconds(second, device)) for _ in range(repeats)]
-    return {
-        "first_ms": 1e3 * statistics.median(a for a, _ in times),
-        "second_ms": 1e3 * statistics.median(b for _, b in times),
-        "ratio": statistics.median(a / b for a, b in times),
-    }
+    a, b = alternate(first, second, rounds=repeats, device=device)
+    return {"first_ms": 1e3 * statistics.median(a), "second_ms": 1e3 * statistics.median(b), "ratio": ratio(a, b)}
 
 
 def measure(device: str, repeats: int) -> dict[str, dict[str, float]]:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import timm
 import torch
 import torch.nn.functional as F
+from timing import fastest
 from torch import Tensor, nn
 
 from bpkd_search.metrics import SegmentationMetrics, confusion_matrix
@@ -47,17 +46,6 @@ def regions(height: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
     return logits, labels
 
 
-def fastest(*passes: Callable[[], object]) -> list[float]:
-    """Seconds of each pass, the least of several alternating rounds after one to warm up."""
-    seconds = [[] for _ in passes]
-    for _ in range(ROUNDS + 1):
-        for row, run in zip(seconds, passes, strict=True):
-            start = time.perf_counter()
-            run()
-            row.append(time.perf_counter() - start)
-    return [min(row[1:]) for row in seconds]
-
-
 @torch.inference_mode()
 def measure(height: int, width: int, classes: int) -> dict[str, float]:
     """Milliseconds an image with mIoU alone and with every metric, and their ratio."""
@@ -80,7 +68,7 @@ def measure(height: int, width: int, classes: int) -> dict[str, float]:
     def everything() -> None:
         metrics.update(predict(), labels)
 
-    alone, full = fastest(miou_alone, everything)
+    alone, full = fastest(miou_alone, everything, rounds=ROUNDS)
     return {
         "height": height,
         "width": width,

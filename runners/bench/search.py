@@ -1,216 +1,268 @@
-"""What the search itself costs, and what its strategies are worth on recorded trials.
+"""One search by this tool and by the script one would write from Ray's documentation, `plain_ray.py`, in one run.
 
-    python runners/bench/search.py ray --trials 1000        # trials that do nothing, through Ray Tune
-    python runners/bench/search.py simulated --trials 1000  # the same in simulated time
-    python runners/bench/search.py slots --trials 3000      # 1,024 slots, asks and reports at their real cost
-    python runners/bench/search.py table --trials 64        # strategies on 64 recorded CamVid trials, and Ray's own
-                                                            # OptunaSearch + ASHAScheduler beside them
+    python runners/bench/search.py [--root CAMVID] [--teacher lite2|resnet101] [--checkpoint FILE] [--json FILE]
 
-Each prints one JSON object. The recorded trials come from `bpkd-search run search_spaces/camvid.yaml` at 96x128 with
-the student mobilenetv3_small_050 from scratch, the teacher tf_efficientnet_lite0, 6 epochs, random sampling and no
-early stopping. Their ranks after 1, 2, 3 epochs correlate 0.21, 0.13, 0.91 with those at the end, so the first rung
-stands at 3.
+Both run the same settings, the four baselines first, with the same networks, losses, augmentation, optimiser, epochs,
+ASHA rungs and number of trials at once; validation is mIoU there and every measure here. ASHA may stop different
+trials on both sides (here it never stops a baseline), so the ratio of epochs an hour is that of trials an hour at equal
+epochs; with --grace equal to --epochs nothing is stopped and the two are one. This tool's views and logits are built
+once, before; figures with and without that time are printed. Without --checkpoint the teacher's weights are random: its
+time is that of a trained one, the scores are not. Without --root, the images are scenes that the package draws, saved
+as files.
+
+The bound is what removing start-up, decoding and the teacher from trials allows (`parts.py`), for the epochs an hour
+between a search's first step and its last report.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
-import itertools
 import json
 import math
-import resource
+import random
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from ray import tune
+import images
+import parts
 
-from bpkd_search.config import SearchConfig, load_search
+from bpkd_search import run_search
+from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
-from bpkd_search.config.points import run_at
-from bpkd_search.search.driver import connect_ray, run_on_ray
-from bpkd_search.search.engine import Engine, Trial
-from bpkd_search.search.resources import Slots
-from bpkd_search.search.simulate import CurveBackend, TableBackend, compare, read_table, simulate, target
+from bpkd_search.config.models import Model
+from bpkd_search.config.points import BASELINES
+from bpkd_search.distill import build_model
+from bpkd_search.models import save_weights
+from bpkd_search.prepare import prepare
+from bpkd_search.results.events import read_events
+from bpkd_search.search.build import ray_maps
+from bpkd_search.search.driver import connect_ray
 
-SPACE = {
-    "loss.edge_width": {"int": [3, 11], "step": 2},
-    "loss.edge_weight": {"float": [0.05, 50], "log": True},
-    "loss.body_weight": {"float": [0.02, 20], "log": True},
-    "loss.edge_temperature": {"float": [0.5, 8], "log": True},
-    "loss.body_temperature": {"float": [0.5, 8], "log": True},
+TEACHERS = {
+    "lite2": {"encoder": "tf_efficientnet_lite2"},
+    "resnet101": {"encoder": "resnet101", "head": "psp", "output_stride": 8},
 }
+CAMVID = (360, 480)
+RANGES = {"edge_weight": (0.05, 50), "body_weight": (0.02, 20), "edge_temperature": (0.5, 8),
+          "body_temperature": (0.5, 8)}  # fmt: skip
+WIDTHS = (3, 5, 7, 9, 11)
 
 
-def config_of(trials: int, sampler: str, epochs: int = 9) -> SearchConfig:
-    search = {"trials": trials, "sampler": {"name": sampler}, "scheduler": {"grace": 1, "reduction": 3}}
-    return parse(SearchConfig, {"space": SPACE, "search": search, "train": {"epochs": epochs}}, "bench")
+def points(count: int) -> list[dict[str, Any]]:
+    """Settings drawn from the space of search_spaces/camvid.yaml, always the same ones."""
+    draws = random.Random(0)
+    weights = [{name: low * (high / low) ** draws.random() for name, (low, high) in RANGES.items()}
+               for _ in range(count)]  # fmt: skip
+    return [{"edge_width": draws.choice(WIDTHS), **each} for each in weights]
 
 
-class Nothing(tune.Trainable):
-    """A trial without work: what is left is the cost of the search."""
+def config_of(options: dict[str, Any], views: Path) -> SearchConfig:
+    size = {"height": options["height"], "width": options["width"]}
+    train = {"epochs": options["epochs"], "batch_size": options["batch"], "optimizer": "adamw", "lr": 1e-3}
+    search = {"trials": options["trials"], "concurrent": options["concurrent"], "resources": {"cpus": 1, "gpus": 0}}
+    scheduler = {"name": "asha", "grace": options["grace"], "reduction": options["reduction"]}
+    space = {f"loss.{name}": {"float": bounds, "log": True} for name, bounds in RANGES.items()}
+    config = {
+        "data": {"kind": "camvid", "root": options["root"], "views": min(8, options["epochs"]), "views_dir": views}
+        | size,
+        "teacher": TEACHERS[options["teacher"]] | {"checkpoint": options["checkpoint"]},
+        "student": {"encoder": options["student"]},
+        "train": train | {"weight_decay": 0.01, "device": "cpu"},
+        "search": search | {"scheduler": scheduler},
+        "space": space | {"loss.edge_width": {"int": [WIDTHS[0], WIDTHS[-1]], "step": 2}},
+        "enqueue": [{f"loss.{name}": value for name, value in point.items()} for point in points(options["trials"])],
+    }
+    return parse(SearchConfig, config, "bench")
 
-    def setup(self, config: dict[str, Any]) -> None:
-        self.number = config["number"]
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.number = new_config["number"]
-        return True
+def summary(trials: list[dict[str, Any]], seconds: float, slots: int, epochs: int) -> dict[str, Any]:
+    """Figures of one side; `trials` hold epoch, miou, began (the first step) and ended (the last report).
 
-    def step(self) -> dict[str, Any]:
-        value = np.random.default_rng(self.number).random()
-        return {"report": json.dumps({"epoch": 1, "miou": value, "gpu_seconds": 0.0, "final": True}), "done": True}
-
-
-def through_ray(trials: int, sampler: str) -> dict[str, Any]:
-    config = config_of(trials, sampler, epochs=1)
-    with tempfile.TemporaryDirectory() as folder, connect_ray(None, False):
-        ends: list[tuple[float, float]] = []
-
-        def listen(event: str, trial: Trial) -> None:
-            if event == "end":
-                ends.append((time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
-
-        engine = Engine(config, Path(folder), "bench", listen, fixed=())
-        start = time.perf_counter()
-        run_on_ray(engine, Path(folder), Slots(8, 0.2, 0), Nothing, lambda trial: {"number": trial.number})
-        total = time.perf_counter() - start
-        engine.recorder.close()
-    tenth = ends[len(ends) // 10]
+    `seconds` are those of the whole search; between its first step and its last report, Ray's start is left out.
+    """
+    done = sum(trial["epoch"] for trial in trials)
+    between = max(trial["ended"] for trial in trials) - min(trial["began"] for trial in trials)
+    waits = parts.start_ups([(trial["began"], trial["ended"]) for trial in trials], slots)
     return {
-        "trials": len(engine.states),
-        "ms_a_trial": 1000 * total / trials,
-        "ms_a_trial_without_start_up": 1000 * (ends[-1][0] - tenth[0]) / (len(ends) - len(ends) // 10),
-        "driver_memory_mb_after_a_tenth": tenth[1],
-        "driver_memory_mb_at_the_end": ends[-1][1],
+        "seconds": seconds,
+        "trials": len(trials),
+        "epochs": done,
+        "trials_an_hour": 3600 * len(trials) / seconds,
+        "epochs_an_hour": 3600 * done / seconds,
+        "epochs_an_hour_between": 3600 * done / between,
+        "best_miou": max((trial["miou"] for trial in trials if trial["epoch"] == epochs), default=math.nan),
+        "start_up_seconds": statistics.median(waits),
     }
 
 
-def in_simulated_time(trials: int, sampler: str, slots: int, charge: bool) -> dict[str, Any]:
-    config = config_of(trials, sampler)
-    start, cpu = time.perf_counter(), time.process_time()
-    outcome = simulate(config, CurveBackend(config), slots=slots, charge=charge)
-    return {
-        "trials": len(outcome.engine.states),
-        "slots": slots,
-        "ms_a_trial": 1000 * (time.perf_counter() - start) / trials,
-        "cpu_ms_a_trial": 1000 * (time.process_time() - cpu) / trials,
-        "busy": outcome.busy,
-        "best": outcome.curve[-1][1],
-    }
+def trials_of(directory: Path) -> list[dict[str, Any]]:
+    """The trials of an experiment from its event log.
 
-
-def rays_own(config: SearchConfig, backend: TableBackend, slots: int, seed: int) -> tuple[float, float, float]:
-    """Ray's OptunaSearch and ASHAScheduler on the table: GPU-seconds to the target, best, GPU-seconds in all."""
-    from types import SimpleNamespace
-
-    import optuna
-    from ray.tune.schedulers import AsyncHyperBandScheduler
-    from ray.tune.search.optuna import OptunaSearch
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-    def space(trial: optuna.Trial) -> None:
-        for path, distribution in config.space.items():
-            low, high = distribution.bounds
-            if isinstance(low, int):
-                trial.suggest_int(path, low, high, step=distribution.step, log=distribution.log)
-            else:
-                trial.suggest_float(path, low, high, log=distribution.log)
-
-    metric, scheduler = config.search.ranked_by, config.search.scheduler
-    search = OptunaSearch(space=space, metric=metric, mode="max", sampler=optuna.samplers.TPESampler(seed=seed))
-    asha = AsyncHyperBandScheduler(
-        time_attr="epoch",
-        metric=metric,
-        mode="max",
-        grace_period=int(scheduler.grace),
-        reduction_factor=scheduler.reduction,
-        max_t=backend.epochs,
+    The first step is not logged. A report comes training and a rest (validation, saving, Ray) after it, and the rest
+    is the median of those between later reports.
+    """
+    reports: dict[int, list[dict[str, Any]]] = {}
+    for event in read_events(directory):
+        if event["event"] == "report":
+            reports.setdefault(event["number"], []).append(event)
+        if event["event"] == "end" and event["state"] == "FAILED":
+            raise RuntimeError(f"trial {event['number']}: {event['message']}")
+    rest = statistics.median(
+        (later["wall_seconds"] - earlier["wall_seconds"]) - (later["gpu_seconds"] - earlier["gpu_seconds"])
+        for trial in reports.values()
+        for earlier, later in pairwise(trial)
     )
-    base, goal = config.run(), backend.best(metric) - 0.005
-    heap: list[tuple[float, int, Any, Trial, dict[str, Any]]] = []
-    now = spent = 0.0
-    reached, best, asked = math.inf, -math.inf, 0
-    free, order = slots, itertools.count()
-
-    def begin(handle: Any, trial: Trial, epoch: int, before: float) -> None:
-        report = backend.report(trial, epoch)
-        heapq.heappush(heap, (now + report["gpu_seconds"] - before, next(order), handle, trial, report))
-
-    while True:
-        while free and asked < config.search.trials:
-            handle = SimpleNamespace(trial_id=str(asked), stopping_criterion={}, status="RUNNING")
-            point = search.suggest(handle.trial_id)
-            asha.on_trial_add(None, handle)
-            asked, free = asked + 1, free - 1
-            begin(handle, Trial(asked - 1, "bpkd", "sampled", run_at(base, point)), 1, 0.0)
-        if not heap:
-            return reached, best, spent
-        now, _, handle, trial, report = heapq.heappop(heap)
-        spent += report["gpu_seconds"] - trial.last().get("gpu_seconds", 0.0)
-        trial.reports[report["epoch"]] = report
-        result = {**report, "training_iteration": report["epoch"]}
-        decision = asha.on_trial_result(None, handle, result)
-        if decision == "CONTINUE" and not report["final"]:
-            search.on_trial_result(handle.trial_id, result)
-            begin(handle, trial, report["epoch"] + 1, report["gpu_seconds"])
-            continue
-        free += 1
-        asha.on_trial_complete(None, handle, result)
-        search.on_trial_complete(handle.trial_id, result)
-        if report["final"]:
-            best = max(best, report[metric])
-            if best >= goal and math.isinf(reached):
-                reached = spent
+    return [
+        {
+            "epoch": trial[-1]["epoch"],
+            "miou": trial[-1]["miou"],
+            "began": trial[0]["time"] - trial[0]["gpu_seconds"] - rest,
+            "ended": trial[-1]["time"],
+            "training": trial[-1]["gpu_seconds"],
+        }
+        for trial in reports.values()
+    ]
 
 
-def on_table(table: Path, space: Path, seeds: int, slots: int, trials: int) -> dict[str, Any]:
-    recorded = read_table(table)
-    epochs = int(recorded["epoch"].max())
-    config = load_search(space, [f"search.trials={trials}", f"train.epochs={epochs}", "search.scheduler.grace=3"])
-    backend = TableBackend(recorded, config)
-    strategies = [("random", "none"), ("tpe", "none"), ("random", "asha"), ("tpe", "asha"), ("tpe", "hyperband"),
-                  ("gp", "asha")]  # fmt: skip
-    rows, _ = compare(config, recorded, strategies, seeds=seeds, slots=slots)
-    result = {row["strategy"]: {k: v for k, v in row.items() if k != "strategy"} for row in rows.to_dict("records")}
-    theirs = np.array([rays_own(config, backend, slots, seed) for seed in range(seeds)])
-    low, middle, high = np.quantile(theirs[:, 0], [0.25, 0.5, 0.75], method="nearest")
-    result["Ray OptunaSearch + ASHAScheduler"] = {
-        "seconds_to_target": middle,
-        "seconds_to_target_q1": low,
-        "seconds_to_target_q3": high,
-        "reached": float(np.isfinite(theirs[:, 0]).mean()),
-        "best": float(np.median(theirs[:, 1])),
-        "gpu_seconds": float(np.median(theirs[:, 2])),
+def by_this_tool(options: dict[str, Any], folder: Path) -> dict[str, Any]:
+    config = config_of(options, folder / "views")
+    with connect_ray(None, False) as available:
+        start = time.perf_counter()
+        prepare(config.run(), lambda line: None, *ray_maps(available, "cpu"))
+        preparation = time.perf_counter() - start
+    start = time.perf_counter()
+    run_search(config, folder / "search")
+    seconds = time.perf_counter() - start
+    trials = trials_of(folder / "search")
+    result = summary(trials, seconds, options["concurrent"], options["epochs"])
+    busy = sum(trial["ended"] - trial["began"] for trial in trials)
+    return {
+        **result,
+        "preparation_seconds": preparation,
+        "training_share": sum(trial["training"] for trial in trials) / busy,
     }
-    return {"recorded_trials": len(backend.curves), "epochs": backend.epochs, "target": target(config, recorded),
-            "seeds": seeds, "slots": slots, "strategies": result}  # fmt: skip
+
+
+def by_plain_ray(options: dict[str, Any], folder: Path) -> dict[str, Any]:
+    settings = plain_settings(options)
+    others = {name: value for name, value in parts.PAPER.items() if name != "method"}
+    fixed = [parts.PAPER if name == "bpkd-paper" else {"method": name, **others} for name in BASELINES]
+    settings["points"] = json.dumps([*fixed, *({"method": "bpkd", **point} for point in points(options["trials"]))])
+    settings |= {"storage": folder / "plain", "json": folder / "plain.json"}
+    line = [sys.executable, str(Path(__file__).with_name("plain_ray.py"))]
+    for name, value in settings.items():
+        line += [f"--{name.replace('_', '-')}", str(value)]
+    done = subprocess.run(line, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"plain_ray.py failed:\n{done.stderr[-4000:]}")
+    found = json.loads((folder / "plain.json").read_text())
+    taught = sum(row["epoch"] for row in found["trials"] if row["config"]["method"] != "ce")
+    result = summary(found["trials"], found["seconds"], options["concurrent"], options["epochs"])
+    return {**result, "taught_epochs": taught}
+
+
+def plain_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The options as `plain_ray.py` names them."""
+    teacher = Model.model_validate(TEACHERS[options["teacher"]])
+    shared = ("root", "checkpoint", "student", "height", "width", "batch", "epochs", "grace", "reduction", "concurrent",
+              "workers")  # fmt: skip
+    return {name: options[name] for name in shared} | {
+        "teacher": teacher.encoder,
+        "teacher_head": teacher.head,
+        "teacher_stride": teacher.output_stride,
+    }
+
+
+def measure(options: dict[str, Any], folder: Path) -> dict[str, Any]:
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    # Trials run in other working directories.
+    options = options | {name: options[name].resolve() for name in ("root", "checkpoint") if options[name]}
+    if not options["root"]:
+        options["root"] = images.draw(folder / "drawn", options["images"] or 48, *CAMVID)
+    elif options["images"]:
+        options["root"] = images.first(options["root"], folder / "first", options["images"])
+    if not options["checkpoint"]:
+        options["checkpoint"] = folder / "teacher.safetensors"
+        save_weights(options["checkpoint"], build_model(Model.model_validate(TEACHERS[options["teacher"]]), 11, 0))
+    count = len(list((options["root"] / "train").glob("*.png")))
+    seconds = parts.measure(plain_settings(options))
+    plain = by_plain_ray(options, folder)
+    ours = by_this_tool(options, folder)
+    seconds["start_up"] = plain["start_up_seconds"]
+    # The first trial of a slot begins before the time that is compared.
+    epochs_a_start = plain["epochs"] / (plain["trials"] - options["concurrent"])
+    taught = plain["taught_epochs"] / plain["epochs"]
+    limit = parts.bound(seconds, count // options["batch"], epochs_a_start, taught)
+    whole = ours["seconds"] / (ours["seconds"] + ours["preparation_seconds"])
+    names = ("trials_an_hour", "epochs_an_hour", "epochs_an_hour_between")
+    trials, epochs, between = (ours[name] / plain[name] for name in names)
+    ratios = {
+        "trials_an_hour": trials,
+        "epochs_an_hour": epochs,
+        "trials_an_hour_with_preparation": trials * whole,
+        "epochs_an_hour_with_preparation": epochs * whole,
+        "epochs_an_hour_between": between,
+        "bound": limit,
+        "share_of_bound": between / limit,
+    }
+    return {
+        "options": given,
+        "train_images": count,
+        "parts_seconds": seconds,
+        "this_tool": ours,
+        "plain_ray": plain,
+        "ratios": ratios,
+    }
+
+
+def show(figures: dict[str, Any]) -> None:
+    options = figures["options"]
+    print("{student} from {teacher}, {images} images of {height}x{width}, {concurrent} trials at once".format(
+        **options | {"images": figures["train_images"]}))  # fmt: skip
+    print("parts of a plain trial, seconds: " + ", ".join(f"{k} {v:.3f}" for k, v in figures["parts_seconds"].items()))
+    print(f"{'':24}{'this tool':>12}{'plain Ray':>12}")
+    for name, value in figures["this_tool"].items():
+        if name in figures["plain_ray"]:
+            print(f"{name:24}{value:12.4g}{figures['plain_ray'][name]:12.4g}")
+    about = (
+        "preparation, once: {preparation_seconds:.1f} s, not in the figures above; {training_share:.0%} of this tool's"
+    )
+    print(f"{about} trials is training, the rest validation and saving".format(**figures["this_tool"]))
+    for name, value in figures["ratios"].items():
+        print(f"{name:32}{value:8.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["ray", "simulated", "slots", "table"])
-    here = Path(__file__).parent
-    parser.add_argument("table", nargs="?", type=Path, default=here / "camvid_trials.parquet")
-    parser.add_argument("space", nargs="?", type=Path, default=here.parents[1] / "search_spaces" / "camvid.yaml")
-    parser.add_argument("--trials", type=int, default=1000)
-    parser.add_argument("--sampler", default="tpe")
-    parser.add_argument("--slots", type=int)
-    parser.add_argument("--seeds", type=int, default=20)
-    given = parser.parse_args()
-    if given.part == "ray":
-        result = through_ray(given.trials, given.sampler)
-    elif given.part == "simulated":
-        result = in_simulated_time(given.trials, given.sampler, given.slots or 64, charge=False)
-    elif given.part == "slots":
-        result = in_simulated_time(given.trials, given.sampler, given.slots or 1024, charge=True)
-    else:
-        result = on_table(given.table, given.space, given.seeds, given.slots or 4, given.trials)
-    print(json.dumps({"part": given.part, **result}, indent=1))
+    parser.add_argument("--root", type=Path, help="a CamVid folder (default: scenes that the package draws)")
+    parser.add_argument("--images", type=int, help="train on so many (default: 48 drawn ones, or all of --root)")
+    parser.add_argument("--teacher", choices=list(TEACHERS), default="lite2")
+    parser.add_argument("--checkpoint", type=Path, help="the teacher's weights, from `bpkd-search teacher`")
+    parser.add_argument("--student", default="mobilenetv3_small_050")
+    parser.add_argument("--height", type=int, default=120)
+    parser.add_argument("--width", type=int, default=160)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--trials", type=int, default=6, help="beside the four baselines")
+    parser.add_argument("--epochs", type=int, default=3, help="of a trial that is not stopped; at least 2")
+    parser.add_argument("--grace", type=int, default=1)
+    parser.add_argument("--reduction", type=int, default=3)
+    parser.add_argument("--concurrent", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=0, help="DataLoader workers of a plain trial")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    if options.epochs < 2:
+        parser.error(f"--epochs: got {options.epochs}, must be at least 2: start-up is told from later epochs")
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(vars(options), Path(folder))
+    show(figures)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

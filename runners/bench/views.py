@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timing import fastest
 from torch import Tensor
 
 from bpkd_search.config.models import Student, Teacher
@@ -31,19 +32,6 @@ from bpkd_search.models.heads import resize
 
 HEIGHT, WIDTH, IMAGES, VIEWS, BATCH, ROUNDS = 120, 160, 64, 2, 8, 3
 CODECS = ("float16", "int8", "topk:4")
-
-
-def fastest(device: torch.device, *sides: Callable[[], object]) -> list[float]:
-    """Seconds of each side, the least of several alternating rounds after one to warm up."""
-    seconds: list[list[float]] = [[] for _ in sides]
-    for _ in range(ROUNDS + 1):
-        for row, side in zip(seconds, sides, strict=True):
-            start = time.perf_counter()
-            side()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            row.append(time.perf_counter() - start)
-    return [min(row[1:]) for row in seconds]
 
 
 def teacher_of(classes: int, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -93,7 +81,7 @@ def measure(root: Path, device: torch.device) -> dict[str, object]:
     def build(codec: str) -> Callable[[], ViewStore]:
         return lambda: build_logits(store, teacher, f"{next(built)}", codec=codec)
 
-    alone, *whole = fastest(device, bare, *(build(codec) for codec in CODECS))
+    alone, *whole = fastest(bare, *(build(codec) for codec in CODECS), rounds=ROUNDS, device=device)
 
     held = [(i.to(device), t.to(device)) for i, t, _ in store.epoch(0, BATCH, 0)]
     stores = [build(codec)() for codec in CODECS]
@@ -105,7 +93,8 @@ def measure(root: Path, device: torch.device) -> dict[str, object]:
 
         return epoch
 
-    need, *reads = fastest(device, student_epoch(store.num_classes, held, device), *(read(s) for s in stores))
+    student = student_epoch(store.num_classes, held, device)
+    need, *reads = fastest(student, *(read(s) for s in stores), rounds=ROUNDS, device=device)
     return {
         "device": str(device),
         "views_per_second": views / view_seconds,

@@ -1,0 +1,207 @@
+"""The search that a user would write today from Ray Tune's documentation: the other side of `search.py`.
+
+    python runners/bench/plain_ray.py --root CAMVID --checkpoint TEACHER [--trials 8] [--epochs 3] [--json FILE]
+
+A function trainable, `OptunaSearch` and ASHA. Every trial decodes and augments the images in a DataLoader, loads the
+teacher and runs it at every step. Networks, losses and augmentation are the package's, so that both sides do the same
+work; a trial without a teacher in its loss loads none. CPU only, one torch thread a trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from bpkd_search.data import EvalTransform, TrainTransform
+from bpkd_search.losses import bpkd_loss, cwd_loss, kd_loss
+from bpkd_search.metrics import confusion_matrix, mean_iou
+from bpkd_search.models import Segmentor, load_segmentor
+
+CLASSES, VOID, IGNORE = 11, 11, 255
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+SPACE = {
+    "method": tune.choice(["ce", "kd", "cwd", "bpkd"]),
+    "edge_width": tune.choice([3, 5, 7, 9, 11]),
+    "edge_weight": tune.loguniform(0.05, 50),
+    "body_weight": tune.loguniform(0.02, 20),
+    "edge_temperature": tune.loguniform(0.5, 8),
+    "body_temperature": tune.loguniform(0.5, 8),
+}
+
+
+class CamVid(Dataset):
+    """Image uint8 [3, H, W] and label uint8 [H, W] from the files of a split; new augmentation at every call."""
+
+    def __init__(self, root: Path, split: str, height: int, width: int) -> None:
+        self.files = [(path, root / f"{split}annot" / path.name) for path in sorted((root / split).glob("*.png"))]
+        self.train = TrainTransform(height, width, scale=(0.75, 1.5), colour_jitter=0.2) if split == "train" else None
+        self.eval = EvalTransform(height, width)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, label = (np.array(Image.open(path)) for path in self.files[index])
+        label[label == VOID] = IGNORE
+        pair = torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label)
+        if self.train is None:
+            return self.eval(*pair)
+        return self.train(*pair, seed=int(torch.randint(2**31, ())))
+
+
+def loaders(options: dict[str, Any]) -> tuple[DataLoader, DataLoader]:
+    root, size = Path(options["root"]), (options["height"], options["width"])
+    workers = {"num_workers": options["workers"], "persistent_workers": options["workers"] > 0}
+    train = DataLoader(CamVid(root, "train", *size), options["batch"], shuffle=True, drop_last=True, **workers)
+    return train, DataLoader(CamVid(root, "val", *size), 16, **workers)
+
+
+def make_student(options: dict[str, Any]) -> Segmentor:
+    return Segmentor(options["student"], CLASSES).to(memory_format=torch.channels_last)
+
+
+def make_teacher(options: dict[str, Any]) -> Segmentor:
+    teacher = Segmentor(
+        options["teacher"], CLASSES, head=options["teacher_head"], output_stride=options["teacher_stride"]
+    )
+    load_segmentor(teacher, Path(options["checkpoint"]))
+    return teacher.eval().requires_grad_(False)
+
+
+def make_optimizer(student: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(student.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
+
+
+def infer(teacher: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return teacher(images.contiguous(memory_format=torch.channels_last))
+
+
+def step(
+    student: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    teacher_logits: Tensor | None,
+    config: dict[str, Any],
+) -> None:
+    logits = student(images.contiguous(memory_format=torch.channels_last))
+    loss = F.cross_entropy(
+        F.interpolate(logits, labels.shape[-2:], mode="bilinear"), labels.long(), ignore_index=IGNORE
+    )
+    if config["method"] == "bpkd":
+        settings = {name: value for name, value in config.items() if name != "method"}
+        loss = loss + bpkd_loss(logits, teacher_logits, labels, **settings).total
+    elif config["method"] != "ce":
+        loss = loss + {"kd": kd_loss, "cwd": cwd_loss}[config["method"]](logits, teacher_logits, labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+@torch.inference_mode()
+def evaluate(student: nn.Module, batches: Batches) -> float:
+    student.eval()
+    confusion = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
+    for images, labels in batches:
+        logits = F.interpolate(student(images), labels.shape[-2:], mode="bilinear")
+        confusion += confusion_matrix(logits.argmax(1), labels, CLASSES)
+    return mean_iou(confusion)
+
+
+def trial(config: dict[str, Any], options: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    student = make_student(options)
+    teacher = make_teacher(options) if config["method"] != "ce" else None
+    train, val = loaders(options)
+    optimizer = make_optimizer(student)
+    steps = options["epochs"] * len(train)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, power=0.9)
+    began = time.time()
+    for epoch in range(options["epochs"]):
+        student.train()
+        for images, labels in train:
+            teacher_logits = infer(teacher, images) if teacher is not None else None
+            step(student, optimizer, images, labels, teacher_logits, config)
+            schedule.step()
+        miou = evaluate(student, val)
+        tune.report({"miou": miou, "epoch": epoch + 1, "began": began, "ended": time.time()})
+
+
+def search(options: dict[str, Any]) -> dict[str, Any]:
+    """Run it; seconds from before Ray starts to the last result, and each trial's epochs, score, begin and end."""
+    start = time.time()
+    points = options["points"] or []
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(trial, options=options), {"cpu": 1}),
+        param_space=SPACE,
+        tune_config=tune.TuneConfig(
+            metric="miou",
+            mode="max",
+            search_alg=OptunaSearch(points_to_evaluate=points or None, seed=0),
+            scheduler=ASHAScheduler(
+                max_t=options["epochs"], grace_period=options["grace"], reduction_factor=options["reduction"]
+            ),
+            num_samples=len(points) or options["trials"],
+            max_concurrent_trials=options["concurrent"],
+        ),
+        run_config=tune.RunConfig(name="plain", storage_path=options["storage"], verbose=0),
+    )
+    results = tuner.fit()
+    if results.errors:
+        raise results.errors[0]
+    rows = [
+        {"config": result.config, **{name: result.metrics[name] for name in ("epoch", "miou", "began", "ended")}}
+        for result in results
+    ]
+    return {"start": start, "seconds": time.time() - start, "trials": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="a folder with train/, trainannot/, val/, valannot/")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="the teacher's weights, as the package saves")
+    parser.add_argument("--teacher", default="tf_efficientnet_lite2")
+    parser.add_argument("--teacher-head", default="fpn")
+    parser.add_argument("--teacher-stride", type=int, default=32)
+    parser.add_argument("--student", default="mobilenetv3_small_050")
+    parser.add_argument("--height", type=int, default=120)
+    parser.add_argument("--width", type=int, default=160)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--grace", type=int, default=1)
+    parser.add_argument("--reduction", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--points", type=json.loads, help="settings to try instead of sampled ones, as a JSON list")
+    parser.add_argument("--concurrent", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=0, help="DataLoader workers a trial (default: 0)")
+    parser.add_argument("--storage", type=Path, help="where Ray keeps its results (default: Ray's own place)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    # Ray changes the working directory of trials.
+    paths = {name: str(path.resolve()) for name, path in vars(options).items() if isinstance(path, Path)}
+    figures = search(vars(options) | paths)
+    best = max(row["miou"] for row in figures["trials"])
+    print(f"{len(figures['trials'])} trials in {figures['seconds']:.0f} s, best mIoU {best:.4f}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""What the search itself costs, and what its strategies are worth on recorded trials.
+
+    python runners/bench/strategies.py ray --trials 1000        # trials that do nothing, through Ray Tune
+    python runners/bench/strategies.py simulated --trials 1000  # the same in simulated time
+    python runners/bench/strategies.py slots --trials 3000      # 1,024 slots, asks and reports at their real cost
+    python runners/bench/strategies.py table --trials 64        # strategies on 64 recorded CamVid trials, and Ray's
+                                                                # own OptunaSearch + ASHAScheduler beside them
+
+Each prints one JSON object, and writes it to the file given by --json. The recorded trials come from
+`bpkd-search run search_spaces/camvid.yaml` at 96x128 with the student mobilenetv3_small_050 from scratch, the teacher
+tf_efficientnet_lite0, 6 epochs, random sampling and no early stopping. Their ranks after 1, 2, 3 epochs correlate
+0.21, 0.13, 0.91 with those at the end, so the first rung stands at 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import json
+import math
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray import tune
+
+from bpkd_search.config import SearchConfig, load_search
+from bpkd_search.config.load import parse
+from bpkd_search.config.points import run_at
+from bpkd_search.search.driver import connect_ray, run_on_ray
+from bpkd_search.search.engine import Engine, Trial
+from bpkd_search.search.resources import Slots
+from bpkd_search.search.simulate import CurveBackend, TableBackend, compare, read_table, simulate, target
+
+SPACE = {
+    "loss.edge_width": {"int": [3, 11], "step": 2},
+    "loss.edge_weight": {"float": [0.05, 50], "log": True},
+    "loss.body_weight": {"float": [0.02, 20], "log": True},
+    "loss.edge_temperature": {"float": [0.5, 8], "log": True},
+    "loss.body_temperature": {"float": [0.5, 8], "log": True},
+}
+
+
+def config_of(trials: int, sampler: str, epochs: int = 9) -> SearchConfig:
+    search = {"trials": trials, "sampler": {"name": sampler}, "scheduler": {"grace": 1, "reduction": 3}}
+    return parse(SearchConfig, {"space": SPACE, "search": search, "train": {"epochs": epochs}}, "bench")
+
+
+class Nothing(tune.Trainable):
+    """A trial without work: what is left is the cost of the search."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.number = config["number"]
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.number = new_config["number"]
+        return True
+
+    def step(self) -> dict[str, Any]:
+        value = np.random.default_rng(self.number).random()
+        return {"report": json.dumps({"epoch": 1, "miou": value, "gpu_seconds": 0.0, "final": True}), "done": True}
+
+
+def through_ray(trials: int, sampler: str) -> dict[str, Any]:
+    config = config_of(trials, sampler, epochs=1)
+    with tempfile.TemporaryDirectory() as folder, connect_ray(None, False):
+        ends: list[tuple[float, float]] = []
+
+        def listen(event: str, trial: Trial) -> None:
+            if event == "end":
+                ends.append((time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+        engine = Engine(config, Path(folder), "bench", listen, fixed=())
+        start = time.perf_counter()
+        run_on_ray(engine, Path(folder), Slots(8, 0.2, 0), Nothing, lambda trial: {"number": trial.number})
+        total = time.perf_counter() - start
+        engine.recorder.close()
+    tenth = ends[len(ends) // 10]
+    return {
+        "trials": len(engine.states),
+        "ms_a_trial": 1000 * total / trials,
+        "ms_a_trial_without_start_up": 1000 * (ends[-1][0] - tenth[0]) / (len(ends) - len(ends) // 10),
+        "driver_memory_mb_after_a_tenth": tenth[1],
+        "driver_memory_mb_at_the_end": ends[-1][1],
+    }
+
+
+def in_simulated_time(trials: int, sampler: str, slots: int, charge: bool) -> dict[str, Any]:
+    config = config_of(trials, sampler)
+    start, cpu = time.perf_counter(), time.process_time()
+    outcome = simulate(config, CurveBackend(config), slots=slots, charge=charge)
+    return {
+        "trials": len(outcome.engine.states),
+        "slots": slots,
+        "ms_a_trial": 1000 * (time.perf_counter() - start) / trials,
+        "cpu_ms_a_trial": 1000 * (time.process_time() - cpu) / trials,
+        "busy": outcome.busy,
+        "best": outcome.curve[-1][1],
+    }
+
+
+def rays_own(config: SearchConfig, backend: TableBackend, slots: int, seed: int) -> tuple[float, float, float]:
+    """Ray's OptunaSearch and ASHAScheduler on the table: GPU-seconds to the target, best, GPU-seconds in all."""
+    from types import SimpleNamespace
+
+    import optuna
+    from ray.tune.schedulers import AsyncHyperBandScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def space(trial: optuna.Trial) -> None:
+        for path, distribution in config.space.items():
+            low, high = distribution.bounds
+            if isinstance(low, int):
+                trial.suggest_int(path, low, high, step=distribution.step, log=distribution.log)
+            else:
+                trial.suggest_float(path, low, high, log=distribution.log)
+
+    metric, scheduler = config.search.ranked_by, config.search.scheduler
+    search = OptunaSearch(space=space, metric=metric, mode="max", sampler=optuna.samplers.TPESampler(seed=seed))
+    asha = AsyncHyperBandScheduler(
+        time_attr="epoch",
+        metric=metric,
+        mode="max",
+        grace_period=int(scheduler.grace),
+        reduction_factor=scheduler.reduction,
+        max_t=backend.epochs,
+    )
+    base, goal = config.run(), backend.best(metric) - 0.005
+    heap: list[tuple[float, int, Any, Trial, dict[str, Any]]] = []
+    now = spent = 0.0
+    reached, best, asked = math.inf, -math.inf, 0
+    free, order = slots, itertools.count()
+
+    def begin(handle: Any, trial: Trial, epoch: int, before: float) -> None:
+        report = backend.report(trial, epoch)
+        heapq.heappush(heap, (now + report["gpu_seconds"] - before, next(order), handle, trial, report))
+
+    while True:
+        while free and asked < config.search.trials:
+            handle = SimpleNamespace(trial_id=str(asked), stopping_criterion={}, status="RUNNING")
+            point = search.suggest(handle.trial_id)
+            asha.on_trial_add(None, handle)
+            asked, free = asked + 1, free - 1
+            begin(handle, Trial(asked - 1, "bpkd", "sampled", run_at(base, point)), 1, 0.0)
+        if not heap:
+            return reached, best, spent
+        now, _, handle, trial, report = heapq.heappop(heap)
+        spent += report["gpu_seconds"] - trial.last().get("gpu_seconds", 0.0)
+        trial.reports[report["epoch"]] = report
+        result = {**report, "training_iteration": report["epoch"]}
+        decision = asha.on_trial_result(None, handle, result)
+        if decision == "CONTINUE" and not report["final"]:
+            search.on_trial_result(handle.trial_id, result)
+            begin(handle, trial, report["epoch"] + 1, report["gpu_seconds"])
+            continue
+        free += 1
+        asha.on_trial_complete(None, handle, result)
+        search.on_trial_complete(handle.trial_id, result)
+        if report["final"]:
+            best = max(best, report[metric])
+            if best >= goal and math.isinf(reached):
+                reached = spent
+
+
+def on_table(table: Path, space: Path, seeds: int, slots: int, trials: int) -> dict[str, Any]:
+    recorded = read_table(table)
+    epochs = int(recorded["epoch"].max())
+    config = load_search(space, [f"search.trials={trials}", f"train.epochs={epochs}", "search.scheduler.grace=3"])
+    backend = TableBackend(recorded, config)
+    strategies = [("random", "none"), ("tpe", "none"), ("random", "asha"), ("tpe", "asha"), ("tpe", "hyperband"),
+                  ("gp", "asha")]  # fmt: skip
+    rows, _ = compare(config, recorded, strategies, seeds=seeds, slots=slots)
+    result = {row["strategy"]: {k: v for k, v in row.items() if k != "strategy"} for row in rows.to_dict("records")}
+    theirs = np.array([rays_own(config, backend, slots, seed) for seed in range(seeds)])
+    low, middle, high = np.quantile(theirs[:, 0], [0.25, 0.5, 0.75], method="nearest")
+    result["Ray OptunaSearch + ASHAScheduler"] = {
+        "seconds_to_target": middle,
+        "seconds_to_target_q1": low,
+        "seconds_to_target_q3": high,
+        "reached": float(np.isfinite(theirs[:, 0]).mean()),
+        "best": float(np.median(theirs[:, 1])),
+        "gpu_seconds": float(np.median(theirs[:, 2])),
+    }
+    return {"recorded_trials": len(backend.curves), "epochs": backend.epochs, "target": target(config, recorded),
+            "seeds": seeds, "slots": slots, "strategies": result}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["ray", "simulated", "slots", "table"])
+    here = Path(__file__).parent
+    parser.add_argument("table", nargs="?", type=Path, default=here / "camvid_trials.parquet")
+    parser.add_argument("space", nargs="?", type=Path, default=here.parents[1] / "search_spaces" / "camvid.yaml")
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--slots", type=int)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    given = parser.parse_args()
+    if given.part == "ray":
+        result = through_ray(given.trials, given.sampler)
+    elif given.part == "simulated":
+        result = in_simulated_time(given.trials, given.sampler, given.slots or 64, charge=False)
+    elif given.part == "slots":
+        result = in_simulated_time(given.trials, given.sampler, given.slots or 1024, charge=True)
+    else:
+        result = on_table(given.table, given.space, given.seeds, given.slots or 4, given.trials)
+    figures = json.dumps({"part": given.part, **result}, indent=2)
+    print(figures)
+    if given.json:
+        given.json.write_text(figures + "\n")
+
+
+if __name__ == "__main__":
+    main()

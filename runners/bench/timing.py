@@ -1,0 +1,39 @@
+"""Timing things against each other: their rounds alternate, so that what else the machine does meets all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+Run = Callable[[], object]
+
+
+def seconds(run: Run, device: torch.device | str = "cpu") -> float:
+    """Seconds that a call takes, the GPU's work on it included."""
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    run()
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def alternate(*runs: Run, rounds: int, device: torch.device | str = "cpu") -> list[list[float]]:
+    """Seconds of each run in so many alternating rounds, after one round to warm up."""
+    times = [[seconds(run, device) for run in runs] for _ in range(rounds + 1)]
+    return [list(column) for column in zip(*times[1:], strict=True)]
+
+
+def fastest(*runs: Run, rounds: int, device: torch.device | str = "cpu") -> list[float]:
+    """Seconds of each run, the least of the rounds."""
+    return [min(times) for times in alternate(*runs, rounds=rounds, device=device)]
+
+
+def ratio(first: Sequence[float], second: Sequence[float]) -> float:
+    """The median over the rounds of first / second."""
+    return statistics.median(a / b for a, b in zip(first, second, strict=True))
