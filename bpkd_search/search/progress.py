@@ -67,7 +67,7 @@ class Progress:
     def _judge_grace(self) -> None:
         """Say how well each rung knows the end, and warn once when the first one knows little."""
         engine, scheduler = self.engine, self.config.search.scheduler
-        if engine is None or scheduler.name == "none":
+        if engine is None or scheduler.name == "none" or not engine.milestones():
             return
         rho, count = engine.rung_correlation(scheduler.grace)
         if count >= ENOUGH and count != self._judged:

@@ -207,8 +207,8 @@ def test_ctrl_c_stops_cleanly_and_resume_finishes_with_a_lost_actor_on_the_way(
         below = psutil.Process(second.pid).children(recursive=True)
         return [p for p in below if "DistillationTrial" in p.name() + " ".join(p.cmdline())]
 
-    wait_for("a further report", lambda: reports_in(out) > len(kept) and actors(), second)
-    os.kill(actors()[0].pid, signal.SIGKILL)
+    running = wait_for("a further report", lambda: reports_in(out) > len(kept) and actors(), second)
+    os.kill(running[0].pid, signal.SIGKILL)
     _, said = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, said
     trials, reports = Leaderboard(out).trials(), Leaderboard(out).reports()
