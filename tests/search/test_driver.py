@@ -185,7 +185,7 @@ def test_an_existing_experiment_is_not_touched(
 def test_ctrl_c_stops_cleanly_and_resume_finishes_with_a_lost_actor_on_the_way(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    tiny["train"]["epochs"] = 40  # so that the actor that is killed is in the middle of a trial
+    tiny["train"]["epochs"] = 20  # so that the actor that is killed is in the middle of a trial
     tiny["search"]["scheduler"] = {"name": "none"}
     path, out = space_file(tiny, tmp_path), tmp_path / "out"
     first = subprocess.Popen(command("run", path, "--out", out), stdout=-1, stderr=-1, text=True)
