@@ -28,7 +28,7 @@ def code_commit(package: Path = Path(bpkd_search.__file__).parent) -> str | None
 
 
 def all_commits(earlier: str | None, now: str | None) -> str | None:
-    """The commits of an experiment whose sessions ran different ones, in their order, with commas."""
+    """The commits of an experiment that was resumed under other code, in their order, with commas."""
     known = dict.fromkeys([*(earlier or "").split(", "), now or ""])
     return ", ".join(filter(None, known)) or None
 
