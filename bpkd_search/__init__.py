@@ -11,10 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bpkd_search.cluster.driver import resume_search, run_search
     from bpkd_search.config import RunConfig, SearchConfig, load_run, load_search
     from bpkd_search.errors import UserError
     from bpkd_search.results.leaderboard import Leaderboard
-    from bpkd_search.search.driver import resume_search, run_search
 
 _HOMES = {
     "Leaderboard": "bpkd_search.results.leaderboard",
@@ -23,8 +23,8 @@ _HOMES = {
     "UserError": "bpkd_search.errors",
     "load_run": "bpkd_search.config",
     "load_search": "bpkd_search.config",
-    "resume_search": "bpkd_search.search.driver",
-    "run_search": "bpkd_search.search.driver",
+    "resume_search": "bpkd_search.cluster.driver",
+    "run_search": "bpkd_search.cluster.driver",
 }
 
 __all__ = [

@@ -31,3 +31,7 @@ class ExperimentError(UserError):
 
 class ResourceError(UserError):
     """More GPUs, CPUs, memory or disk asked for than there is."""
+
+
+class MissingPackageError(UserError):
+    """An optional package that is not installed; the message names the extra that installs it."""

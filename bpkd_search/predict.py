@@ -17,9 +17,9 @@ from torchvision.transforms.v2 import functional as F
 from bpkd_search.config.models import Data, Student
 from bpkd_search.data.base import MAX_CLASSES, listed
 from bpkd_search.data.folder import IMAGE_SUFFIXES, find_files, read_image
-from bpkd_search.distill import pick_device
 from bpkd_search.errors import CheckpointError, DataError
 from bpkd_search.models import Segmentor, read_about
+from bpkd_search.models.build import pick_device
 from bpkd_search.models.checkpoint import read_weights
 from bpkd_search.models.heads import resize
 

@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import RunConfig
-from bpkd_search.config.points import plain
+from bpkd_search.config.points import to_tree
 from bpkd_search.data.transforms import EvalTransform
 from bpkd_search.errors import CheckpointError, DataError
 from bpkd_search.models import Segmentor, read_about, save_weights
 from bpkd_search.predict import load_student, predict
-from bpkd_search.train import train
+from bpkd_search.training.train import train
 
 PALETTE = [[10, 20, 30], [200, 0, 0], [0, 200, 100]]
 
@@ -28,7 +28,7 @@ PALETTE = [[10, 20, 30], [200, 0, 0], [0, 200, 100]]
 def about(tiny: dict[str, Any], **other: Any) -> dict[str, Any]:
     run = {key: tiny[key] for key in ("data", "teacher", "student", "loss", "train")}
     names = ["sky", "road", "tree"]
-    return {"config": plain(parse(RunConfig, run, "t")), "class_names": names, "palette": PALETTE, **other}
+    return {"config": to_tree(parse(RunConfig, run, "t")), "class_names": names, "palette": PALETTE, **other}
 
 
 @pytest.fixture
@@ -102,10 +102,10 @@ def test_what_train_writes_is_loaded_without_its_folder(tiny: dict[str, Any], tm
     model, said = load_student(moved)
     assert not model.training
     assert (said["miou"], said["size"], len(said["class_names"])) == (metrics["miou"], [32, 48], model.num_classes)
-    assert said["config"] == plain(run)
+    assert said["config"] == to_tree(run)
     # The scores are those of these weights.
-    from bpkd_search.distill import evaluate
-    from bpkd_search.prepare import prepare_views
+    from bpkd_search.training.distill import evaluate
+    from bpkd_search.training.inputs import prepare_views
 
     store = prepare_views(run.data, lambda line: None)
     assert evaluate(model, store, torch.device("cpu")).miou == pytest.approx(metrics["miou"], abs=1e-12)

@@ -28,7 +28,7 @@ def leaderboard(
 ) -> None:
     """Show the trials of one or more experiments, best first; also while their searches run."""
     from bpkd_search.results.leaderboard import Leaderboard
-    from bpkd_search.results.show import View, show_leaderboard, watch_leaderboard
+    from bpkd_search.show.leaderboard import View, show_leaderboard, watch_leaderboard
 
     view = View(where, sort, columns, top)
     with warnings_as_lines():
@@ -49,7 +49,7 @@ def compare(
 ) -> None:
     """Set methods and experiments beside one another, at equal epochs and at equal GPU-seconds."""
     from bpkd_search.results.leaderboard import Leaderboard
-    from bpkd_search.results.show_analysis import show_comparison
+    from bpkd_search.show.analysis import show_comparison
 
     with warnings_as_lines():
         chosen = [name.strip() for name in methods.split(",")] if methods else None
@@ -63,8 +63,8 @@ def show(
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
 ) -> None:
     """Show everything about one trial."""
-    from bpkd_search.results.detail import show_trial
     from bpkd_search.results.leaderboard import Leaderboard
+    from bpkd_search.show.trial import show_trial
 
     with warnings_as_lines():
         show_trial(Leaderboard(directory), trial, format)
@@ -78,7 +78,7 @@ def importance(
 ) -> None:
     """Show how much each searched parameter matters, by PED-ANOVA and fANOVA."""
     from bpkd_search.results.leaderboard import Leaderboard
-    from bpkd_search.results.show_analysis import show_importance
+    from bpkd_search.show.analysis import show_importance
 
     with warnings_as_lines():
         show_importance(Leaderboard(directories), format, out)
@@ -99,8 +99,8 @@ def report(
         board = Leaderboard(directory)
         board.trials(["state"])
 
-        from bpkd_search.panels import make_panels
-        from bpkd_search.results.report import plotly_script, write_report
+        from bpkd_search.pictures.comparison import make_panels
+        from bpkd_search.report.page import plotly_script, write_report
 
         plotly_script()  # said before the pictures are made
         print(write_report(board, out, make_panels(board, panels)))
@@ -112,6 +112,6 @@ def dashboard(
     port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 8080,
 ) -> None:
     """Serve Optuna's dashboard of an experiment's study on this machine."""
-    from bpkd_search.results.report_dashboard import serve
+    from bpkd_search.show.dashboard import serve
 
     serve(directory, port, say)

@@ -54,7 +54,7 @@ def run(
         settings.append(f"search.trials={trials}")
     config = load_search(space, settings)
 
-    from bpkd_search.search.driver import resume_search, run_search
+    from bpkd_search.cluster.driver import resume_search, run_search
 
     directory = out or Path("runs") / config.name
     if resume and (directory / "config.yaml").is_file():
@@ -67,15 +67,15 @@ def run(
 @app.command()
 def resume(directory: Experiment, address: Address = None, verbose: Verbose = False) -> None:
     """Continue a search that was stopped or killed."""
-    from bpkd_search.search.driver import resume_search
+    from bpkd_search.cluster.driver import resume_search
 
     _finish(lambda: resume_search(directory, address=address, verbose=verbose))
 
 
 def _finish(search: Any, show: Any = None) -> None:
     """Run a search and show what came of it, by default its leaderboard; a stopped one says how it goes on."""
-    from bpkd_search.results.show import show_leaderboard
-    from bpkd_search.search.driver import Interrupted
+    from bpkd_search.cluster.driver import Interrupted
+    from bpkd_search.show.leaderboard import show_leaderboard
 
     try:
         board = search()
@@ -98,8 +98,8 @@ def confirm(
     verbose: Verbose = False,
 ) -> None:
     """Run the best settings and the baselines again over fresh seeds, and say whether there is a winner."""
-    from bpkd_search.results.confirm import show_confirmation
-    from bpkd_search.search.confirm import run_confirmation
+    from bpkd_search.cluster.confirm import run_confirmation
+    from bpkd_search.show.confirmation import show_confirmation
 
     with warnings_as_lines():
         _finish(
@@ -139,7 +139,7 @@ def simulate(
     rows, outcomes = simulation.compare(config, recorded, [("random", "none"), *chosen], seeds=seeds, slots=slots)
     print(rows.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
     if picture is not None:
-        from bpkd_search.search.simulate_picture import draw
+        from bpkd_search.pictures.strategies import draw
 
         print(draw(outcomes, settings.ranked_by, simulation.target(config, recorded), picture))
 

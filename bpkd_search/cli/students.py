@@ -42,14 +42,14 @@ def export(
             f"{source}: needs --out, a folder for the files" if source.is_dir() else f"{source}: is not there"
         )
     else:
-        from bpkd_search.export import export as export_files
+        from bpkd_search.export.write import export as export_files
 
         files = export_files(source, out, top, format or ["yaml"], claimed=verify)
         for path in files:
             print(path, flush=True)
         runs = [path for path in files if path.suffix == ".yaml"]
     if verify:
-        from bpkd_search.verify import verify as train_again
+        from bpkd_search.export.verify import verify as train_again
 
         inside = []
         for verdict in train_again(runs, say):
@@ -83,7 +83,7 @@ def train(
 
     settings = load_run(config, list(overrides or []))
 
-    from bpkd_search.train import train as train_run
+    from bpkd_search.training.train import train as train_run
 
     metrics = train_run(settings, out, say)
     print(f"miou {metrics['miou']:.4f}, edge_miou {metrics['edge_miou']:.4f}, weights in {out}/student.safetensors")
@@ -99,7 +99,8 @@ def teacher(
 
     settings = load_run(space, list(overrides or []))
 
-    from bpkd_search.prepare import prepare_teacher, prepare_views
+    from bpkd_search.training.inputs import prepare_views
+    from bpkd_search.training.teacher import prepare_teacher
 
     path, scores = prepare_teacher(settings, prepare_views(settings.data, say), say)
     print(f"{path}\nmiou {scores['miou']:.4f}")
@@ -121,13 +122,13 @@ def views(
 ) -> None:
     """Build views and the teacher's logits ahead of a search; list, check and free what is kept."""
     from bpkd_search.data.views import cache_dir
-    from bpkd_search.data.views.catalog import choose, find, list_stores, remove, verify_store
+    from bpkd_search.data.views.catalog import find, list_stores, remove, select_stores, verify_store
 
     if space is not None and (listed or prune is not None or unused_for is not None):
         raise UserError(f"{space}: --list, --prune and --unused-for take no space; --dir names another folder")
     if space is None:
         root = cache_dir(folder)
-        chosen = choose(root, prune, unused_for)
+        chosen = select_stores(root, prune, unused_for)
         for entry in chosen:
             say(f"removing {entry.line()}")
             remove(entry)
@@ -141,12 +142,12 @@ def views(
 
     run = load_run(space, [*(overrides or []), *([f"data.views_dir={folder}"] if folder else [])])
 
-    from bpkd_search.prepare import views_path
-    from bpkd_search.search.build import build
+    from bpkd_search.cluster.view_building import build_inputs
+    from bpkd_search.training.inputs import views_path
 
     if verify:
         verify_store(views_path(run.data), say)
-    build(run, say, address=address, verbose=verbose)
+    build_inputs(run, say, address=address, verbose=verbose)
     print(find(cache_dir(run.data.views_dir), views_path(run.data).name).line())
 
 
@@ -187,6 +188,6 @@ def show_edges(
     if out.exists():
         raise UserError(f"{out}: exists already; choose another --out")
 
-    from bpkd_search.edge_picture import draw_edges, samples_of
+    from bpkd_search.pictures.edges import draw_edges, samples_of
 
     print(draw_edges(samples_of(target, images, list(overrides or [])), widths, out))

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from bpkd_search.config.loss import LOSSES, NEEDS_FEATURES, terms_of
 from bpkd_search.config.models import Choice, Distribution, RunConfig, SearchConfig
-from bpkd_search.config.points import get_path, in_order, is_active, plain, probe_values, run_at, set_path
+from bpkd_search.config.paths import get_path, set_path
+from bpkd_search.config.points import in_order, is_active, probe_values, run_at, to_tree
 from bpkd_search.errors import ConfigError
 
 C = TypeVar("C", bound=RunConfig)
@@ -36,7 +37,7 @@ def load_search(path: Path | str, overrides: Sequence[str] = ()) -> SearchConfig
 
 def dump(config: BaseModel) -> str:
     """A configuration as YAML that reads back to an equal one."""
-    tree = {k: v for k, v in plain(config).items() if not (k == "provenance" and v is None)}
+    tree = {k: v for k, v in to_tree(config).items() if not (k == "provenance" and v is None)}
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
@@ -139,7 +140,7 @@ def space_faults(config: SearchConfig) -> list[str]:
             said.update(new)
             if new:
                 break
-    base = plain(base_run)
+    base = to_tree(base_run)
     for index, given in enumerate(config.enqueue):
         where_given = f"enqueue.{index}"
         for path in given:

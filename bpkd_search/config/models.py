@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag, field_validator
 
-from bpkd_search.config.loss import Block, Bpkd, Loss
+from bpkd_search.blocks import Block
+from bpkd_search.config.loss import Bpkd, Loss
 from bpkd_search.config.search import Search
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bpkd_search.config.loss import Block, Bpkd
+from bpkd_search.config.loss import Bpkd
 from bpkd_search.config.models import Choice, Distribution, FloatRange, IntRange, RunConfig
+from bpkd_search.config.paths import get_path, set_path
 
 # What every search runs first and at full budget: no distillation, the two plain rivals, and the setting of
 # the paper (arXiv 2306.08075). Without them beside it, nobody can tell whether a searched setting is any good.
@@ -22,29 +23,9 @@ BASELINES: dict[str, dict[str, Any]] = {
 Point = dict[str, Any]
 
 
-def plain(block: BaseModel) -> dict[str, Any]:
+def to_tree(block: BaseModel) -> dict[str, Any]:
     """A block as plain YAML and JSON values."""
     return block.model_dump(mode="json", by_alias=True)
-
-
-def get_path(tree: Any, path: str) -> Any:
-    """The value at a dotted path of nested mappings and sequences; `KeyError` where there is none."""
-    for key in path.split("."):
-        if isinstance(tree, list | tuple) and key.isdigit() and int(key) < len(tree):
-            tree = tree[int(key)]
-        elif isinstance(tree, Mapping) and key in tree:
-            tree = tree[key]
-        else:
-            raise KeyError(path)
-    return tree
-
-
-def find(tree: Any, path: str) -> Any:
-    """The value at a dotted path, None where there is none."""
-    try:
-        return get_path(tree, path)
-    except KeyError:
-        return None
 
 
 def column_kind(distribution: Distribution) -> str:
@@ -55,22 +36,6 @@ def column_kind(distribution: Distribution) -> str:
     if len(types) == 1:
         return {bool: "bool", int: "int", float: "float"}.get(types.pop(), "string")
     return "float" if types <= {int, float} else "string"
-
-
-def set_path(tree: Any, path: str, value: Any) -> None:
-    """Set the value at a dotted path in place, making mappings on the way; list items go by index."""
-    *parents, last = path.split(".")
-    for key in parents:
-        if isinstance(tree, list):
-            tree = tree[int(key)]
-        else:
-            if not isinstance(tree.get(key), dict | list):
-                tree[key] = {}
-            tree = tree[key]
-    if isinstance(tree, list):
-        tree[int(last)] = value
-    else:
-        tree[last] = value
 
 
 def lay(tree: dict[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,12 +53,12 @@ def lay(tree: dict[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_at(base: RunConfig, point: Mapping[str, Any]) -> RunConfig:
     """The base run with the point's values in place, validated."""
-    return RunConfig.model_validate(lay(plain(base), point))
+    return RunConfig.model_validate(lay(to_tree(base), point))
 
 
 def baseline_run(base: RunConfig, name: str) -> RunConfig:
     """The base run with the loss of a baseline."""
-    return RunConfig.model_validate({**plain(base), "loss": BASELINES[name]})
+    return RunConfig.model_validate({**to_tree(base), "loss": BASELINES[name]})
 
 
 def is_active(distribution: Distribution, base: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
@@ -137,7 +102,7 @@ def coordinates(space: Mapping[str, Distribution], base: RunConfig, run: RunConf
 
     A run lies in the space only if the space's point gives exactly that run.
     """
-    tree, point = plain(run), Point()
+    tree, point = to_tree(run), Point()
     for path, distribution in in_order(space):
         if is_active(distribution, tree, point):
             try:
@@ -147,7 +112,7 @@ def coordinates(space: Mapping[str, Distribution], base: RunConfig, run: RunConf
             if not holds(distribution, point[path]):
                 return None
     try:
-        return point if plain(run_at(base, point)) == tree else None
+        return point if to_tree(run_at(base, point)) == tree else None
     except ValueError:
         return None
 
@@ -161,6 +126,3 @@ def probe_values(distribution: Distribution) -> list[Any]:
         return list(dict.fromkeys([*list(range(int(low), int(high) + 1, distribution.step))[:64], int(high)]))
     assert isinstance(distribution, FloatRange)
     return [low, high]
-
-
-__all__ = ["BASELINES", "Block", "Point", "baseline_run", "coordinates", "in_order", "is_active", "run_at"]

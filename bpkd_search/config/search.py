@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from bpkd_search.config.loss import Block
+from bpkd_search.blocks import Block
 
 # Measures of a student: better when higher.
 METRICS = ("miou", "edge_miou", "body_miou", "boundary_iou", "boundary_f", "accuracy")

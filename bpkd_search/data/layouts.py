@@ -13,15 +13,7 @@ from numpy.typing import NDArray
 
 from bpkd_search.data import classes
 from bpkd_search.data.base import IGNORE_INDEX, RGB
-from bpkd_search.data.folder import (
-    IMAGE_SUFFIXES,
-    MASK_SUFFIXES,
-    FolderDataset,
-    Pair,
-    find_files,
-    id_table,
-    pair_files,
-)
+from bpkd_search.data.folder import IMAGE_SUFFIXES, MASK_SUFFIXES, FolderDataset, Pair, find_files, id_table, pair_files
 from bpkd_search.errors import DataError
 
 Table = NDArray[np.int16]

@@ -1,12 +1,12 @@
 """Distillation losses for semantic segmentation: pure functions, thin modules, one registry."""
 
-from .bpkd import BPKDLoss, BPKDTerms, bpkd_loss
-from .criterion import Criterion
-from .edges import edge_band, edge_masks, valid_fraction
-from .features import CIRKD, FeatureMSE
-from .logits import cwd_loss, dist_loss, dkd_loss, kd_loss
-from .registry import METHODS, LossMethod, PublishedWeight, loss_method, parameters
-from .schedule import scheduled
+from bpkd_search.losses.bpkd import BPKDLoss, BPKDTerms, bpkd_loss
+from bpkd_search.losses.criterion import Criterion
+from bpkd_search.losses.edges import edge_band, edge_masks, valid_fraction
+from bpkd_search.losses.features import CIRKD, FeatureMSE
+from bpkd_search.losses.logits import cwd_loss, dist_loss, dkd_loss, kd_loss
+from bpkd_search.losses.registry import METHODS, LossMethod, PublishedWeight, loss_method, parameters
+from bpkd_search.losses.schedule import scheduled
 
 __all__ = [
     "CIRKD",

@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .divergence import (
+from bpkd_search.losses.divergence import (
     kl_over_classes,
     kl_over_space,
     logits_on_one_grid,
     mean_over_images,
     weighted_mean,
 )
-from .edges import edge_masks, valid_fraction
+from bpkd_search.losses.edges import edge_masks, valid_fraction
 
 
 class BPKDTerms(NamedTuple):

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from .bpkd import BPKDTerms
-from .features import FeatureMSE
-from .registry import LossMethod, loss_method, parameters
-from .schedule import scheduled
+from bpkd_search.errors import ConfigError
+from bpkd_search.losses.bpkd import BPKDTerms
+from bpkd_search.losses.features import FeatureMSE
+from bpkd_search.losses.registry import LossMethod, loss_method, parameters
+from bpkd_search.losses.schedule import scheduled
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bpkd_search.losses.pooling import pool_bits
 from bpkd_search.morphology import slide
-
-from .pooling import pool_bits
 
 MAX_CLASSES = 253
 _IGNORED = 255

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .divergence import on_one_grid, weighted_mean
-from .edges import valid_fraction
+from bpkd_search.losses.divergence import on_one_grid, weighted_mean
+from bpkd_search.losses.edges import valid_fraction
 
 
 class FeatureMSE(nn.Module):

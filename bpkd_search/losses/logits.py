@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .divergence import (
+from bpkd_search.losses.divergence import (
     SMALLEST_WEIGHT,
     kl_over_classes,
     kl_over_space,
@@ -20,7 +20,7 @@ from .divergence import (
     mean_over_images,
     weighted_mean,
 )
-from .edges import valid_fraction
+from bpkd_search.losses.edges import valid_fraction
 
 
 def kd_loss(

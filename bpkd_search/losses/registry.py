@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import ConfigError
-from .bpkd import bpkd_loss
-from .features import CIRKD, FeatureMSE
-from .logits import cwd_loss, dist_loss, dkd_loss, kd_loss
+from bpkd_search.errors import ConfigError
+from bpkd_search.losses.bpkd import bpkd_loss
+from bpkd_search.losses.features import CIRKD, FeatureMSE
+from bpkd_search.losses.logits import cwd_loss, dist_loss, dkd_loss, kd_loss
 
 Needs = Literal["nothing", "teacher logits", "teacher features"]
 

@@ -10,13 +10,7 @@ from torch import Tensor
 
 from bpkd_search.errors import ConfigError, DataError
 from bpkd_search.metrics.counts import class_counts, class_iou, joint_counts, mean_iou, pixel_accuracy
-from bpkd_search.metrics.regions import (
-    boundary_distance,
-    change_band,
-    encode,
-    mask_boundary,
-    matched_contours,
-)
+from bpkd_search.metrics.regions import boundary_distance, change_band, encode, mask_boundary, matched_contours
 
 SCALARS = ("miou", "accuracy", "edge_miou", "body_miou", "boundary_iou", "boundary_f")
 

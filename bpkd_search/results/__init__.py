@@ -1,1 +1,1 @@
-"""Results: the event log, Parquet tables made from it, and leaderboards. Knows neither torch nor Ray."""
+"""Analysis of experiments as pandas frames, and loggers. Imports neither torch nor Ray."""

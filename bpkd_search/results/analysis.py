@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bpkd_search.errors import ConfigError, ExperimentError
-from bpkd_search.results.schema import COMPLETE, METRIC_COLUMNS
+from bpkd_search.experiment.schema import COMPLETE, METRIC_COLUMNS
 
 KEY = ["experiment", "number"]
 # Measure -> whether more of it is better.

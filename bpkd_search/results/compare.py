@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bpkd_search.errors import ConfigError, ExperimentError
+from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.results.analysis import KEY
-from bpkd_search.results.schema import COMPLETE
 
 PAPER, PLAIN = "bpkd-paper", ("kd", "cwd")
 EPOCHS, SECONDS = "equal epochs", "equal GPU-seconds"

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.results.compare import PAPER
-from bpkd_search.results.leaderboard import Leaderboard
-from bpkd_search.results.schema import COMPLETE
-from bpkd_search.results.show import remarks
-from bpkd_search.results.text import TextTable, terminal
 
 BASELINE = "baseline"
 LEVEL, RESAMPLES = 0.95, 10_000
-_INTERVALS = {"95 % interval": "", "from bpkd-paper": "vs_paper", "from the best plain": "vs_plain"}
 
 
 def interval(values: np.ndarray[Any, Any]) -> tuple[float, float, float]:
@@ -99,43 +94,11 @@ def label(row: pd.Series) -> str:
     return str(row["method"]) if row["origin"] == BASELINE else f"trial {row['number']} ({row['method']})"
 
 
-def show_confirmation(board: Leaderboard) -> None:
-    """Print what the confirmation of an experiment came to. Errors: those of `Leaderboard.winner`."""
-    _, styled = terminal()
-    lines: list[str] = []
-    searched = board.trials(["number"]).set_index("number")[board.metric]
-    tested = board.confirm()[f"test_{board.metric}"].notna().any()
-    for metric in (board.metric, f"test_{board.metric}")[: 1 + tested]:
-        table = board.winner(metric)
-        shown = pd.DataFrame({"setting": table.apply(label, axis=1), "seeds": table["seeds"]})
-        if table["failed"].any():
-            shown["failed"] = table["failed"]
-        shown["mean"] = [_digits(mean) for mean in table["mean"]]
-        for title, name in _INTERVALS.items():
-            shown[title] = [_interval(row, name) for _, row in table.iterrows()]
-        shown["P(best)"] = [_digits(p, 2) for p in table["p_best"]]
-        if metric == board.metric:
-            shown["in the search"] = [_digits(searched[number]) for number in table["number"]]
-        lines += [f"{metric}:", *TextTable(shown).lines(styled=styled), "", str(table.attrs["verdict"]), ""]
-    said = [
-        "Fresh training seeds, the same for every setting; differences are paired by seed; 95 % intervals by Student's"
-        " t. P(best): how often the mean is the highest when seeds are drawn anew. The verdict is on the best of the"
-        " searched settings, so chance had as many tries as there are.",
-        "The settings were chosen on this validation split: what its images favour, seeds do not show"
-        + ("; the held-out split does, and nothing was chosen on it." if tested else "."),
-    ]
-    sys.stdout.write("\n".join([*lines, *remarks(said, styled)]) + "\n")
-
-
-def _digits(value: float, digits: int = 4) -> str:
-    return "" if np.isnan(value) else f"{value:.{digits}f}"
-
-
 def _named(mean: str, ends: str, values: pd.Series) -> dict[str, float]:
     return dict(zip((mean, f"{ends}low", f"{ends}high"), interval(values.to_numpy()), strict=True))
 
 
-def _interval(row: pd.Series, of: str) -> str:
+def format_interval(row: pd.Series, of: str) -> str:
     """A difference with its interval, or the interval of the mean; empty where there is none."""
     if not of:
         return "" if np.isnan(row["low"]) else f"[{row['low']:.4f}, {row['high']:.4f}]"
@@ -161,11 +124,11 @@ def _verdict(table: pd.DataFrame, metric: str, references: dict[str, int | None]
         if number is None:
             continue
         other = label(table[table["number"] == number].iloc[0])
-        low, high, gain = row[f"vs_{name}_low"], row[f"vs_{name}_high"], _interval(row, f"vs_{name}")
+        low, high, gain = row[f"vs_{name}_low"], row[f"vs_{name}_high"], format_interval(row, f"vs_{name}")
         won.append(low > 0)
         relation = "is better than" if low > 0 else "is worse than" if high < 0 else "cannot be told from"
         parts.append(f"{relation} {other}{', the best plain baseline' * (name == 'plain')} ({gain})")
-    mean = f"{metric} {row['mean']:.4f} {_interval(row, '')} over {row['seeds']} seeds"
+    mean = f"{metric} {row['mean']:.4f} {format_interval(row, '')} over {row['seeds']} seeds"
     if not parts:
         return None, f"No winner: no baseline ran in full to compare {label(row)} with ({mean})."
     start = "Winner" if all(won) else "No winner beyond noise"

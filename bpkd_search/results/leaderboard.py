@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bpkd_search.errors import ConfigError, ExperimentError
-from bpkd_search.results.reading import Folder, to_pandas, unite
-from bpkd_search.results.schema import (
+from bpkd_search.experiment.reading import Folder, to_pandas, unite
+from bpkd_search.experiment.schema import (
     COMPLETE,
     CONFIRM_COLUMNS,
     FAILED,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bpkd_search.errors import ConfigError
-from bpkd_search.results.schema import COMPLETE, COST_COLUMNS, FAILED, METRIC_COLUMNS, PRUNED
+from bpkd_search.experiment.schema import COMPLETE, COST_COLUMNS, FAILED, METRIC_COLUMNS, PRUNED
 
 FOLDER = "logs"
 # As MLflow's own integration of Optuna has it.

@@ -1,1 +1,1 @@
-"""The search: engine, study and rungs without Ray; adapters, trial actor and driver with it."""
+"""The search without Ray: engine, Optuna study, samplers, early stopping, replay and simulation."""

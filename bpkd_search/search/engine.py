@@ -11,7 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,49 +19,19 @@ from optuna.storages import BaseStorage
 
 from bpkd_search.config.loss import label_of
 from bpkd_search.config.models import RunConfig, SearchConfig
-from bpkd_search.config.points import (
-    BASELINES,
-    Point,
-    baseline_run,
-    column_kind,
-    coordinates,
-    find,
-    plain,
-    run_at,
-)
+from bpkd_search.config.paths import find
+from bpkd_search.config.points import BASELINES, Point, baseline_run, column_kind, coordinates, run_at, to_tree
 from bpkd_search.errors import UserError
-from bpkd_search.results.events import Event, read_events
-from bpkd_search.results.recorder import Recorder
-from bpkd_search.results.schema import COMPLETE, FAILED, PRUNED
-from bpkd_search.search.rungs import Values, dominates, make_rungs, rank_correlation
+from bpkd_search.experiment.events import Event, read_events
+from bpkd_search.experiment.recorder import Recorder
+from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED
+from bpkd_search.experiment.trial import Trial
+from bpkd_search.search.stopping import Values, dominates, make_rungs, rank_correlation
 from bpkd_search.search.study import Study, journal
 from bpkd_search.search.warm_start import matching
 
 BASELINE, ENQUEUED, SAMPLED = "baseline", "enqueued", "sampled"
 PLAIN = ("ce", "kd", "cwd")
-
-
-@dataclass
-class Trial:
-    """A trial that the engine handed out: what to run, how far it has come, and, once it has ended, how."""
-
-    number: int
-    method: str
-    origin: str
-    run: RunConfig
-    reports: dict[int, dict[str, Any]] = field(default_factory=dict)
-    stop: bool = False
-    state: str | None = None
-    reason: str | None = None
-
-    @property
-    def epoch(self) -> int:
-        """Epochs reported so far."""
-        return max(self.reports, default=0)
-
-    def last(self) -> dict[str, Any]:
-        """The newest report, empty before the first."""
-        return self.reports.get(self.epoch, {})
 
 
 class Engine:
@@ -136,7 +106,7 @@ class Engine:
             return None
         trial = self._new(number)
         self.trials[number] = trial
-        tree = plain(trial.run)
+        tree = to_tree(trial.run)
         self.recorder.record(
             "ask",
             number,

@@ -10,10 +10,11 @@ from typing import Any
 from optuna.storages import InMemoryStorage
 
 from bpkd_search.config.models import RunConfig
-from bpkd_search.config.points import plain
-from bpkd_search.results.events import read_events
-from bpkd_search.search.engine import Engine, Trial
-from bpkd_search.search.experiment import read_config
+from bpkd_search.config.points import to_tree
+from bpkd_search.experiment.events import read_events
+from bpkd_search.experiment.folder import read_config
+from bpkd_search.experiment.trial import Trial
+from bpkd_search.search.engine import Engine
 
 
 def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, list[str]]:
@@ -42,7 +43,7 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
                 if trial is None or trial.number != number:
                     differences.append(f"trial {number}: was asked, and is not asked now")
                     break
-                differences += _differences(number, _as_read_now(event["config"]), plain(trial.run))
+                differences += _differences(number, _as_read_now(event["config"]), to_tree(trial.run))
             elif event["event"] == "report":
                 engine.report(number, {k: v for k, v in event.items() if k not in ("event", "number", "time")})
             elif event["event"] == "end":
@@ -58,7 +59,7 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
 def _as_read_now(config: dict[str, Any]) -> dict[str, Any]:
     """A recorded configuration with the defaults of keys that came later."""
     try:
-        return plain(RunConfig.model_validate(config))
+        return to_tree(RunConfig.model_validate(config))
     except ValueError:
         return config
 

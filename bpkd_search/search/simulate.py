@@ -24,12 +24,14 @@ from optuna.storages import InMemoryStorage
 
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import SearchConfig
-from bpkd_search.config.points import find, plain
+from bpkd_search.config.paths import find
+from bpkd_search.config.points import to_tree
 from bpkd_search.config.search import COSTS, METRICS
 from bpkd_search.errors import ExperimentError
+from bpkd_search.experiment.schema import COMPLETE
+from bpkd_search.experiment.trial import Trial
 from bpkd_search.results.leaderboard import Leaderboard
-from bpkd_search.results.schema import COMPLETE
-from bpkd_search.search.engine import Engine, Trial
+from bpkd_search.search.engine import Engine
 from bpkd_search.search.study import distance
 
 Report = dict[str, Any]
@@ -72,7 +74,7 @@ class TableBackend:
 
     def nearest(self, trial: Trial) -> int:
         """The recorded trial nearest to a proposal."""
-        tree = plain(trial.run)
+        tree = to_tree(trial.run)
         point = {path: find(tree, path) for path in self.config.space}
 
         def away(number: int) -> float:
@@ -109,7 +111,7 @@ class CurveBackend:
 
     def report(self, trial: Trial, epoch: int) -> Report:
         """A report."""
-        tree = plain(trial.run)
+        tree = to_tree(trial.run)
         quality = 1.0
         for path, distribution in self.config.space.items():
             bounds, value = getattr(distribution, "bounds", None), find(tree, path)
@@ -302,7 +304,7 @@ def target(config: SearchConfig, table: pd.DataFrame, tolerance: float = 0.005) 
 
 def with_strategy(config: SearchConfig, sampler: str, scheduler: str, seed: int) -> SearchConfig:
     """The same search with another sampler (own options if it is the config's), scheduler and seed."""
-    tree = plain(config)
+    tree = to_tree(config)
     search = tree["search"]
     if search["sampler"]["name"] != sampler:
         search["sampler"] = {"name": sampler}

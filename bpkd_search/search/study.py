@@ -16,8 +16,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
 from bpkd_search.config.models import Choice, Distribution, IntRange, SearchConfig
-from bpkd_search.config.points import Point, in_order, is_active, plain
-from bpkd_search.results.schema import COMPLETE, FAILED, PRUNED
+from bpkd_search.config.points import Point, in_order, is_active, to_tree
+from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED
 from bpkd_search.search.samplers import make_sampler, suggest
 
 FILE = "study.journal"
@@ -44,7 +44,7 @@ class Study:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         self.config = config
         self.goals = config.search.goals
-        self._base = plain(config.run())
+        self._base = to_tree(config.run())
         self._conditional = any(d.when for d in config.space.values())
         self.study = optuna.create_study(
             storage=storage,

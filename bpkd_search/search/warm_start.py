@@ -10,8 +10,8 @@ from typing import Any
 
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.points import coordinates
+from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.results.leaderboard import Leaderboard
-from bpkd_search.results.schema import COMPLETE
 
 
 def matching(source: Path, config: SearchConfig, base: RunConfig) -> tuple[list[dict[str, Any]], list[str]]:

@@ -26,8 +26,10 @@ import torch
 from scipy.stats import spearmanr
 
 from bpkd_search.config.models import RunConfig
-from bpkd_search.distill import Distillation, pick_device
-from bpkd_search.prepare import open_teacher, prepare
+from bpkd_search.models.build import pick_device
+from bpkd_search.training.distill import Distillation
+from bpkd_search.training.prepare import prepare
+from bpkd_search.training.teacher import open_teacher
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "kd": {"method": "kd"},

@@ -18,7 +18,8 @@ from pathlib import Path
 from results import write
 
 from bpkd_search import Leaderboard
-from bpkd_search.results.report import Panels, write_report
+from bpkd_search.pictures.panels import Panels
+from bpkd_search.report.page import write_report
 
 FLAGS = (
     "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",

@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 
 from bpkd_search import Leaderboard
-from bpkd_search.results.recorder import Recorder
+from bpkd_search.experiment.recorder import Recorder
 
 CLASSES, ROUNDS = 19, 5
 SPACE = {

@@ -33,16 +33,16 @@ import images
 import parts
 
 from bpkd_search import run_search
+from bpkd_search.cluster.connection import connect_ray
+from bpkd_search.cluster.view_building import ray_maps
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import Model
 from bpkd_search.config.points import BASELINES
-from bpkd_search.distill import build_model
+from bpkd_search.experiment.events import read_events
 from bpkd_search.models import save_weights
-from bpkd_search.prepare import prepare
-from bpkd_search.results.events import read_events
-from bpkd_search.search.build import ray_maps
-from bpkd_search.search.driver import connect_ray
+from bpkd_search.models.build import build_model
+from bpkd_search.training.prepare import prepare
 
 TEACHERS = {
     "lite2": {"encoder": "tf_efficientnet_lite2"},

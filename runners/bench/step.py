@@ -24,11 +24,14 @@ from timing import alternate, ratio
 from torch.nn import functional as F
 
 from bpkd_search.config.models import RunConfig
-from bpkd_search.config.points import BASELINES, plain
-from bpkd_search.distill import IGNORE_INDEX, Distillation, autocast, build_model
+from bpkd_search.config.points import BASELINES, to_tree
 from bpkd_search.models import save_weights
+from bpkd_search.models.build import autocast, build_model
 from bpkd_search.models.heads import resize
-from bpkd_search.prepare import open_data, open_teacher, prepare
+from bpkd_search.training.distill import IGNORE_INDEX, Distillation
+from bpkd_search.training.inputs import open_data
+from bpkd_search.training.prepare import prepare
+from bpkd_search.training.teacher import open_teacher
 
 LOSSES = {"ce": "ce", "kd": "kd", "cwd": "cwd", "bpkd": "bpkd-paper"}
 
@@ -73,7 +76,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     teacher = open_teacher(run, classes, Path(str(prepared.teacher)), device)
 
     def distillation(name: str, **online: Any) -> Distillation:
-        loss = RunConfig.model_validate({**plain(run), "loss": BASELINES[LOSSES[name]]}).loss
+        loss = RunConfig.model_validate({**to_tree(run), "loss": BASELINES[LOSSES[name]]}).loss
         return Distillation(run.student, loss, run.train, store, device=device, **online)
 
     rows = {name: distillation(name).train_epoch for name in LOSSES}

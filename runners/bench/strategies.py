@@ -28,12 +28,14 @@ from typing import Any
 import numpy as np
 from ray import tune
 
+from bpkd_search.cluster.connection import connect_ray
+from bpkd_search.cluster.driver import run_on_ray
+from bpkd_search.cluster.slots import Slots
 from bpkd_search.config import SearchConfig, load_search
 from bpkd_search.config.load import parse
 from bpkd_search.config.points import run_at
-from bpkd_search.search.driver import connect_ray, run_on_ray
-from bpkd_search.search.engine import Engine, Trial
-from bpkd_search.search.resources import Slots
+from bpkd_search.experiment.trial import Trial
+from bpkd_search.search.engine import Engine
 from bpkd_search.search.simulate import CurveBackend, TableBackend, compare, read_table, simulate, target
 
 SPACE = {

@@ -27,7 +27,7 @@ from torch import Tensor
 from bpkd_search.config.models import Student, Teacher
 from bpkd_search.data import EvalTransform, TrainTransform, open_split
 from bpkd_search.data.views import ViewRecipe, ViewStore, build_logits, build_views
-from bpkd_search.distill import autocast, build_model
+from bpkd_search.models.build import autocast, build_model
 from bpkd_search.models.heads import resize
 
 HEIGHT, WIDTH, IMAGES, VIEWS, BATCH, ROUNDS = 120, 160, 64, 2, 8, 3

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from bpkd_search.config import SearchConfig, dump, load_run, load_search
 from bpkd_search.config.load import parse
-from bpkd_search.config.points import plain, set_path
+from bpkd_search.config.paths import set_path
+from bpkd_search.config.points import to_tree
 from bpkd_search.errors import ConfigError
 
 SPACE = {"loss.edge_weight": {"float": [0.1, 50], "log": True}}
@@ -172,4 +173,4 @@ def test_a_plain_config_is_json() -> None:
     import json
 
     config = parse(SearchConfig, {"space": SPACE, "data": {"root": "x/y"}}, "test")
-    assert json.loads(json.dumps(plain(config)))["data"]["root"] == "x/y"
+    assert json.loads(json.dumps(to_tree(config)))["data"]["root"] == "x/y"

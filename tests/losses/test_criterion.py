@@ -10,16 +10,7 @@ import torch
 from torch import Tensor
 
 from bpkd_search.errors import ConfigError
-from bpkd_search.losses import (
-    METHODS,
-    BPKDLoss,
-    Criterion,
-    bpkd_loss,
-    kd_loss,
-    loss_method,
-    parameters,
-    scheduled,
-)
+from bpkd_search.losses import METHODS, BPKDLoss, Criterion, bpkd_loss, kd_loss, loss_method, parameters, scheduled
 
 RAMP = {"shape": "linear", "start": 2.0, "end": 6.0, "until": 0.5}
 

@@ -10,16 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bpkd_search.losses import (
-    CIRKD,
-    FeatureMSE,
-    bpkd_loss,
-    cwd_loss,
-    dist_loss,
-    dkd_loss,
-    edge_masks,
-    kd_loss,
-)
+from bpkd_search.losses import CIRKD, FeatureMSE, bpkd_loss, cwd_loss, dist_loss, dkd_loss, edge_masks, kd_loss
 
 B, C, H, W = 2, 4, 6, 7
 

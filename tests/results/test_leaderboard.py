@@ -16,8 +16,7 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 from bpkd_search import Leaderboard
 from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.results.importance import TREES, scope
-
-from .make import SPACE, make
+from tests.experiments import SPACE, make
 
 BASELINES = [
     {"method": "ce", "origin": "baseline", "curve": [0.1, 0.2, 0.3, 0.30], "seconds": 5.0},

@@ -19,8 +19,7 @@ from bpkd_search.config.load import parse
 from bpkd_search.errors import ConfigError
 from bpkd_search.results.loggers import make_loggers
 from bpkd_search.search.engine import Engine
-
-from ..search.simulate import drive
+from tests.driving import drive
 
 OFF: dict[str, Any] = {"tensorboard": False, "mlflow": False, "wandb": False, "csv": False}
 

@@ -17,10 +17,12 @@ import torch
 from bpkd_search.config.models import Data, Optimisation, RunConfig
 from bpkd_search.config.points import baseline_run
 from bpkd_search.data import EvalTransform, open_split
-from bpkd_search.distill import Distillation, build_model
+from bpkd_search.experiment.events import EventLog
 from bpkd_search.models import save_weights
-from bpkd_search.prepare import prepare, view_recipe
-from bpkd_search.results.events import EventLog
+from bpkd_search.models.build import build_model
+from bpkd_search.training.distill import Distillation
+from bpkd_search.training.inputs import view_recipe
+from bpkd_search.training.prepare import prepare
 
 BENCH = Path(__file__).resolve().parents[2] / "runners" / "bench"
 

@@ -18,10 +18,9 @@ from optuna.trial import TrialState
 from bpkd_search import Leaderboard
 from bpkd_search.config import BASELINES, SearchConfig
 from bpkd_search.config.load import parse
-from bpkd_search.search import experiment
+from bpkd_search.experiment import folder as experiment
 from bpkd_search.search.engine import Engine
-
-from .simulate import drive, report_of
+from tests.driving import drive, report_of
 
 STATES = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAILED": TrialState.FAIL}
 

@@ -21,12 +21,12 @@ from bpkd_search import Leaderboard
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.errors import ConfigError, ExperimentError
-from bpkd_search.search import experiment
-from bpkd_search.search.engine import Engine, Trial
+from bpkd_search.experiment import folder as experiment
+from bpkd_search.experiment.trial import Trial
+from bpkd_search.search.engine import Engine
 from bpkd_search.search.replay import replay
 from bpkd_search.search.simulate import CurveBackend, TableBackend, compare, read_table, simulate
-
-from .simulate import drive
+from tests.driving import drive
 
 
 def config_of(

@@ -15,11 +15,10 @@ from optuna.trial import TrialState
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.config.points import coordinates, holds, run_at
-from bpkd_search.search import experiment
+from bpkd_search.experiment import folder as experiment
 from bpkd_search.search.engine import Engine
 from bpkd_search.search.study import Study
-
-from .simulate import drive
+from tests.driving import drive
 
 
 @settings(max_examples=30)

@@ -52,7 +52,7 @@ def list_stores(root: Path) -> list[Entry]:
     return sorted((_entry(path.parent) for path in (root / "views").glob(f"*/{MANIFEST}")), key=lambda e: e.unused)
 
 
-def choose(root: Path, key: str | None, days: float | None) -> list[Entry]:
+def select_stores(root: Path, key: str | None, days: float | None) -> list[Entry]:
     """The store of a key, or those that were not used for so many days. Errors: as `find`."""
     if key is not None:
         return [find(root, key)]

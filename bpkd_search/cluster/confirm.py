@@ -1,0 +1,238 @@
+"""Confirming a search: its best settings and all baselines again, in full, over the same fresh seeds.
+
+A winner was picked by one seed's score on the validation split, so that score flatters it. Fresh seeds, paired
+over the settings, show what is left of the lead. The runs live in `confirmation/` of the experiment, driven as a
+search's; what they come to is the table `confirm/`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import InMemoryStorage
+
+from bpkd_search.cluster.driver import interruptible, listener, run_engine, short
+from bpkd_search.cluster.progress import make_progress
+from bpkd_search.config import RunConfig, SearchConfig
+from bpkd_search.config.search import Budget, Scheduler
+from bpkd_search.data import Dataset, check
+from bpkd_search.data.views import build_views
+from bpkd_search.errors import ConfigError, DataError, ExperimentError
+from bpkd_search.experiment import folder as experiment
+from bpkd_search.experiment.events import read_events
+from bpkd_search.experiment.folder import student_file
+from bpkd_search.experiment.schema import COMPLETE, METRIC_COLUMNS, confirm_schema
+from bpkd_search.experiment.tables import ChunkedTable
+from bpkd_search.experiment.trial import Trial
+from bpkd_search.models.build import pick_device
+from bpkd_search.predict import load_student
+from bpkd_search.results.leaderboard import Leaderboard
+from bpkd_search.search.engine import BASELINE, Engine, parameter_kinds
+from bpkd_search.training.distill import evaluate
+from bpkd_search.training.inputs import Say, open_data, view_recipe
+
+FOLDER = "confirmation"
+MEASURES = tuple(name for name, _, _ in METRIC_COLUMNS)
+ROWS_A_FILE = 500
+
+
+def run_confirmation(
+    directory: Path,
+    *,
+    top: int = 3,
+    seeds: int = 3,
+    test: bool = False,
+    address: str | None = None,
+    verbose: bool = False,
+) -> Leaderboard:
+    """Run the `top` searched settings of an experiment and its baselines again over `seeds` fresh training seeds.
+
+    What is done already is not done again: the same call continues, more `top` or `seeds` add to it. With `test`,
+    each student is evaluated once on the held-out split `data.test_split`. `address` and `verbose` are those of
+    `run_search`. Errors: `UserError` of every kind; `Interrupted` after Ctrl-C.
+    """
+    config = experiment.read_config(directory)
+    held_out = open_held_out(config, directory) if test else None
+    directory = directory.resolve()
+    again = f"confirm {short(directory)} --top {top} --seeds {seeds}" + " --test" * test
+    with experiment.hold(directory), make_progress(_undisturbed(config)) as progress:
+        confirmation = Confirmation(directory, top, seeds, listener(directory / FOLDER, progress))
+        with closing(confirmation.engine.recorder):
+            run_engine(confirmation.engine, directory / FOLDER, progress, again, address, verbose)
+            if held_out is not None:
+                with interruptible(again):
+                    confirmation.test(held_out, progress.say)
+    return Leaderboard(directory)
+
+
+class Confirmation:
+    """An experiment's confirmation where it stands: the engine of its runs, and the table `confirm/` of their ends.
+
+    The table is a function of the log in `confirmation/`, and is made anew when that is opened. Errors:
+    `ConfigError` for too few settings or seeds, `ExperimentError` where no searched setting can be confirmed.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        top: int,
+        seeds: int,
+        listen: Callable[[str, Trial], None] = lambda event, trial: None,
+    ) -> None:
+        faults = [f"--top: got {top}, must be at least 1"] * (top < 1)
+        faults += [f"--seeds: got {seeds}, must be at least 2: one seed shows no spread"] * (seeds < 2)
+        if faults:
+            raise ConfigError(faults, "confirm")
+        self.directory, self.listen = directory, listen
+        config = experiment.read_config(directory)
+        settings, self.origins, used = choose_settings(Leaderboard(directory), top)
+        begun, self.scores = [], dict[int, dict[str, Any]]()
+        for event in read_events(directory / FOLDER):
+            if event["event"] == "ask":
+                run = RunConfig.model_validate(event["config"])
+                begun.append(Trial(int(event["number"]), event["method"], BASELINE, run))
+            elif event["event"] == "test":
+                self.scores[int(event["number"])] = event
+        self.engine = Engine(
+            _undisturbed(config),
+            directory / FOLDER,
+            version("bpkd-search"),
+            listen,
+            fixed=plan(settings, begun, fresh_seeds(used | {config.train.seed}, begun, seeds)),
+            sampled=0,
+            # Settings with another seed are no points of the space: the study stays empty.
+            storage=InMemoryStorage(),
+        )
+        self.engine.listen = self._hear
+        self._table = ChunkedTable(directory / "confirm", confirm_schema(parameter_kinds(config)), ROWS_A_FILE)
+        for number in self.engine.states:
+            self._put(number)
+        self._table.flush()
+
+    def test(self, held_out: Dataset, say: Say) -> None:
+        """Evaluate each student that has not been yet, as in validation, and log its scores for good.
+
+        Errors: `ExperimentError` for a student that is not there.
+        """
+        complete = [number for number, state in sorted(self.engine.states.items()) if state == COMPLETE]
+        folder = self.directory / FOLDER
+        students = {number: student_file(folder, number) for number in complete if number not in self.scores}
+        if not students:
+            return
+        if missing := [path for path in students.values() if not path.is_file()]:
+            raise ExperimentError(f"{missing[0]}: is not there, so this student cannot be tested")
+        say(f"held-out split: {len(held_out)} images, {len(students)} student(s), once each")
+        data, train = self.engine.config.data, self.engine.config.train
+        views, device = folder / "held-out", pick_device(train.device)
+        shutil.rmtree(views, ignore_errors=True)  # what a killed one left
+        try:
+            store = build_views(replace(view_recipe(data), val=held_out), views, stored=False)
+            for number, path in students.items():
+                model, _ = load_student(path)
+                self.scores[number] = dict(evaluate(model.to(device), store, device).as_dict())
+                self.engine.recorder.record("test", number, **self.scores[number])
+                self._put(number)
+            self._table.flush()
+        finally:
+            shutil.rmtree(views, ignore_errors=True)
+
+    def _hear(self, event: str, trial: Trial) -> None:
+        self.listen(event, trial)
+        if event == "end":
+            self._put(trial.number)
+            self._table.flush()
+
+    def _put(self, number: int) -> None:
+        source = source_of(self.engine.trials[number])
+        row = self.engine.recorder.trials[number] | {"number": source, "run": number, "origin": self.origins[source]}
+        if row["state"] != COMPLETE:
+            row |= dict.fromkeys(MEASURES)
+        scores = self.scores.get(number, {})
+        self._table.put(number, row | {f"test_{name}": scores[name] for name in MEASURES if name in scores})
+
+
+def choose_settings(board: Leaderboard, top: int) -> tuple[list[Trial], dict[int, str], set[int]]:
+    """What is to be confirmed: the baselines, then the `top` searched settings, none twice.
+
+    Also the origin of every trial, and every seed that the search used. Searched settings must have run in full
+    and keep the constraints. Errors: `ExperimentError` where there is none.
+    """
+    trials = board.trials(["method", "origin", "config", "seed", "feasible"])
+    baselines = trials[trials["origin"] == BASELINE].sort_values("number")
+    full = trials[(trials["origin"] != BASELINE) & (trials["state"] == COMPLETE)]
+    if full.empty:
+        raise ExperimentError(f"{board.directory}: no searched trial has run its full budget yet")
+    searched = full[~full["feasible"].eq(False).fillna(False).astype(bool)]
+    if searched.empty:
+        raise ExperimentError(f"{board.directory}: no searched trial that ran its full budget keeps the constraints")
+    chosen: dict[str, Trial] = {}
+    for part, most in ((baselines, len(baselines)), (searched, len(baselines) + top)):
+        for row in part.to_dict("records"):
+            run = RunConfig.model_validate(json.loads(row["config"]))
+            number = int(row["number"])
+            about = {"experiment": str(row["experiment"]), "trial": number}
+            trial = Trial(number, str(row["method"]), BASELINE, run.model_copy(update={"provenance": about}))
+            if len(chosen) < most:
+                chosen.setdefault(_apart_from_seed(run), trial)
+    origins = {int(row["number"]): str(row["origin"]) for row in trials.to_dict("records")}
+    return list(chosen.values()), origins, {int(seed) for seed in trials["seed"]}
+
+
+def fresh_seeds(used: set[int], begun: Sequence[Trial], number: int) -> list[int]:
+    """So many training seeds: those of the runs that have begun, then the lowest that the search did not use."""
+    seeds = list(dict.fromkeys(trial.run.train.seed for trial in begun))
+    unused: Iterator[int] = (seed for seed in count() if seed not in used and seed not in seeds)
+    while len(seeds) < number:
+        seeds.append(next(unused))
+    return seeds[:number]
+
+
+def plan(settings: Sequence[Trial], begun: Sequence[Trial], seeds: Sequence[int]) -> list[Trial]:
+    """The runs in their order: those that have begun, then all settings with the first seed, with the second, ..."""
+    known = {(source_of(trial), trial.run.train.seed) for trial in begun}
+    runs = list(begun)
+    for seed in seeds:
+        for setting in settings:
+            if (setting.number, seed) not in known:
+                train = setting.run.train.model_copy(update={"seed": seed})
+                runs.append(replace(setting, number=len(runs), run=setting.run.model_copy(update={"train": train})))
+    return runs
+
+
+def source_of(trial: Trial) -> int:
+    """The search's trial that a run of the confirmation repeats."""
+    return int((trial.run.provenance or {})["trial"])
+
+
+def open_held_out(config: SearchConfig, directory: Path) -> Dataset:
+    """The held-out split, every sample read once. Errors: `ConfigError` where none is named, `DataError`."""
+    split = config.data.test_split
+    if split is None:
+        rule = "names no split; name the held-out one there, as in `test_split: test` under `data`"
+        raise ConfigError([f"data.test_split: {rule}"], str(directory / experiment.CONFIG))
+    held_out, recipe = open_data(config.data, split), view_recipe(config.data)
+    for name, other in (("train", recipe.train), ("val", recipe.val)):
+        if held_out.identity() == other.identity():
+            raise DataError(f"data.test_split: {split} holds the very samples of {name}, which the search has used")
+    check(held_out)
+    return held_out
+
+
+def _undisturbed(config: SearchConfig) -> SearchConfig:
+    """The search's configuration without what would end a run or the whole before its time."""
+    search = {"budget": Budget(), "scheduler": Scheduler(name="none"), "warm_start": (), "constraints": ()}
+    return config.model_copy(update={"search": config.search.model_copy(update=search)})
+
+
+def _apart_from_seed(run: RunConfig) -> str:
+    """What tells settings apart."""
+    train = run.train.model_copy(update={"seed": 0})
+    return run.model_copy(update={"train": train, "provenance": None}).model_dump_json()

@@ -1,0 +1,241 @@
+"""The driver: prepares what trials share, starts Ray, and runs the engine's trials on warm actors."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpkd_search.cluster import packing
+from bpkd_search.cluster.connection import connect_ray
+from bpkd_search.cluster.progress import Progress, make_progress
+from bpkd_search.cluster.sharing import prepare_nodes
+from bpkd_search.cluster.slots import Slots, divide
+from bpkd_search.config import SearchConfig
+from bpkd_search.config.points import to_tree
+from bpkd_search.config.search import Resources
+from bpkd_search.errors import UserError
+from bpkd_search.experiment import folder as experiment
+from bpkd_search.experiment.commit import all_commits, code_commit
+from bpkd_search.experiment.events import read_events
+from bpkd_search.experiment.folder import student_file
+from bpkd_search.experiment.trial import Trial
+from bpkd_search.results.leaderboard import Leaderboard
+from bpkd_search.results.loggers import make_loggers
+from bpkd_search.search.engine import BASELINE, Engine
+
+if TYPE_CHECKING:
+    from bpkd_search.cluster.trial import TrialTask
+
+KEPT_STUDENTS = 5
+
+
+class Interrupted(Exception):
+    """A search or confirmation was stopped by the user before its end; `again` is the command that continues it."""
+
+    def __init__(self, again: str) -> None:
+        super().__init__(f"stopped; continue with: bpkd-search {again}")
+
+
+def run_search(
+    config: SearchConfig, directory: Path, *, address: str | None = None, verbose: bool = False
+) -> Leaderboard:
+    """Run a search to its end in a new folder and give its leaderboard.
+
+    `address` joins a Ray cluster that is up (`auto`, `ray://host:port`); without it a local one is started.
+    On several nodes, `directory` must be a path that all of them see, and so must `data.views_dir` unless
+    `data.local_dir` names a folder of each node's own.
+    Errors: `UserError` of every kind; `Interrupted` after Ctrl-C.
+    """
+    experiment.create(directory, config)
+    try:
+        return _drive(config, directory, address, verbose)
+    except UserError:
+        # Nothing was asked yet, so there is nothing to resume: the same line can run again once mended.
+        if not any(event["event"] == "ask" for event in read_events(directory)):
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def resume_search(directory: Path, *, address: str | None = None, verbose: bool = False) -> Leaderboard:
+    """Continue a search where it stopped: finished trials stay, unfinished ones go on from their checkpoints.
+
+    Errors: as `run_search`; `ExperimentError` when the folder is no experiment or is held.
+    """
+    return _drive(experiment.read_config(directory), directory, address, verbose)
+
+
+def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: bool) -> Leaderboard:
+    given, directory = directory, directory.resolve()
+    with experiment.hold(directory), make_progress(config) as progress:
+        listeners = [listener(directory, progress), *make_loggers(config, directory)]
+
+        def listen(event: str, trial: Trial) -> None:
+            for each in listeners:
+                each(event, trial)
+
+        engine = Engine(config, directory, version("bpkd-search"), listen)
+        with closing(engine.recorder):
+            run_engine(engine, directory, progress, f"resume {short(directory)}", address, verbose)
+        if engine.closed is not None:
+            progress.say(f"the search ends after {len(engine.trials)} trials: {engine.closed}")
+    return Leaderboard(given)
+
+
+def run_engine(
+    engine: Engine, directory: Path, progress: Progress, again: str, address: str | None, verbose: bool
+) -> None:
+    """Run an engine to its end: prepare what its trials share, start Ray, and follow it on the screen.
+
+    `directory` keeps its checkpoints and students, `again` is the command that continues it. Errors: `UserError`
+    of every kind; `Interrupted` after Ctrl-C.
+    """
+    progress.begin(engine)
+    for note in engine.notes:
+        progress.say(note)
+    config = engine.config
+    with interruptible(again):
+        if not engine.done:
+            from bpkd_search.cluster.trial import DistillationTrial
+
+            with connect_ray(address, verbose) as available:
+                slots, task = _get_ready(config, directory, available, progress)
+                progress.say(f"ray: {slots.count} trial(s) at once, {slots.cpus:g} CPU and {slots.gpus:g} GPU each")
+                with _on_interrupt(engine, progress):
+                    run_on_ray(engine, directory, slots, DistillationTrial, task.values_for)
+    if engine.fatal is not None:
+        raise engine.fatal
+    if not engine.done:
+        raise Interrupted(again)
+
+
+def _get_ready(
+    config: SearchConfig, directory: Path, available: Mapping[str, float], progress: Progress
+) -> tuple[Slots, TrialTask]:
+    """What trials run on and what they share, made where it is not there, and noted down in the experiment folder."""
+    from bpkd_search.cluster.trial import TrialTask
+
+    search, known = config.search, experiment.noted(directory)
+    # What is impossible is refused before anything is built.
+    slots = divide(search, available)
+    prepared = prepare_nodes(config.run(), directory, available, slots.gpus > 0, progress.say)
+    progress.teacher_scores = prepared.teacher_scores or {}
+    facts: dict[str, Any] = {
+        "class_names": prepared.open().class_names,
+        "teacher": prepared.teacher_scores,
+        "commit": all_commits(known.get("commit"), code_commit()),
+    }
+    task = TrialTask(str(directory), prepared, slots.threads, run=to_tree(config.run()))
+    if packing.wanted(search, slots.gpus if config.train.device != "cpu" else 0):
+        facts["packing"] = packing.pack_on_ray(search, task, known.get("packing"), progress.say)
+        slots = divide(search, available, Resources(**facts["packing"]["resources"]))
+    experiment.note(directory, **facts)
+    return slots, replace(task, threads=slots.threads)
+
+
+def run_on_ray(
+    engine: Engine, directory: Path, slots: Slots, trainable: type, task_of: Callable[[Trial], dict[str, Any]]
+) -> None:
+    """Hand the engine to Ray Tune and return when it has no more trials or was interrupted.
+
+    `trainable` is a `ray.tune.Trainable` class; `task_of` gives what an actor needs for a trial, as plain values.
+    """
+    from ray import tune
+
+    from bpkd_search.cluster.tune import EngineScheduler, EngineSearcher, StopOnRequest
+
+    searcher = EngineSearcher(engine, task_of)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": slots.cpus, "gpu": slots.gpus}),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=EngineScheduler(engine, searcher),
+            num_samples=engine.total,
+            max_concurrent_trials=slots.count,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
+            trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(directory),
+            stop=StopOnRequest(engine),
+            failure_config=tune.FailureConfig(max_failures=0),
+            # Trials write their own checkpoints, which outlive Ray.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(directory / "ray", ignore_errors=True)
+
+
+@contextmanager
+def interruptible(again: str) -> Iterator[None]:
+    """Ctrl-C becomes an `Interrupted` that names the command to continue with, and so does SIGTERM.
+
+    Batch systems send SIGTERM before a job's time is over.
+    """
+
+    def stop(sig: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(again) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _on_interrupt(engine: Engine, progress: Progress) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop the running trials cleanly; a second one does not wait for them."""
+    before = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(sig: int, frame: Any) -> None:
+        engine.interrupted = True
+        progress.say("stopping; what has been reported is kept")
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for sig in before:
+        signal.signal(sig, stop)
+    try:
+        yield
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
+
+
+def listener(directory: Path, progress: Progress) -> Callable[[str, Trial], None]:
+    """What happens beside the tables at each event: the display, and the files of ended trials."""
+    scores: dict[int, float] = {}
+
+    def listen(event: str, trial: Trial) -> None:
+        progress.event(event, trial)
+        if event != "end":
+            return
+        (directory / "checkpoints" / f"{trial.number:05d}.pt").unlink(missing_ok=True)
+        if trial.origin != BASELINE and student_file(directory, trial.number).is_file():
+            scores[trial.number] = trial.last().get(progress.metric, 0.0)
+            for number in sorted(scores, key=lambda n: scores[n], reverse=True)[KEPT_STUDENTS:]:
+                student_file(directory, number).unlink(missing_ok=True)
+                del scores[number]
+
+    return listen
+
+
+def short(directory: Path) -> str:
+    """The folder as a person at this prompt would write it."""
+    relative = os.path.relpath(directory)
+    return str(directory) if relative.startswith("..") else relative

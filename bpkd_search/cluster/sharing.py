@@ -1,0 +1,217 @@
+"""What the nodes of a cluster read: folders that all of them share, or copies on disks of their own.
+
+Copies come through Ray's object store: one actor beside the store reads its chunks, and a task pinned to each node
+fetches those that the node has not. So neither views nor teacher need a shared disk; the experiment folder does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from bpkd_search.cluster.nodes import Node, exist, live_nodes, on_each, pinned
+from bpkd_search.cluster.view_building import ray_maps
+from bpkd_search.config.models import RunConfig
+from bpkd_search.data.views import cache_dir, require_space
+from bpkd_search.data.views.build import shown_bytes
+from bpkd_search.data.views.chunks import write_whole
+from bpkd_search.data.views.copies import OPTION, Contents, copy_store, local_root, read_chunk
+from bpkd_search.data.views.layout import Array
+from bpkd_search.errors import ResourceError
+from bpkd_search.training.inputs import Say
+from bpkd_search.training.prepare import Prepared, prepare
+from bpkd_search.training.teacher import file_hash
+
+# Chunks of up to 64 MiB that wait in the object store for other nodes to ask for the same.
+KEPT = 4
+
+
+def prepare_nodes(run: RunConfig, directory: Path, available: Mapping[str, float], on_gpus: bool, say: Say) -> Prepared:
+    """`prepare` by a cluster that offers `available`, such that every node that can run a trial reads the result.
+
+    `directory` is the experiment folder. With `on_gpus`, nodes without a GPU run no trials. Errors: as `prepare`;
+    `ResourceError` that names the nodes which do not see a folder they must share, or cannot hold a copy.
+    """
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    nodes = live_nodes()
+    trial_nodes = [node for node in nodes if (node.gpus if on_gpus else node.cpus)]
+    views = cache_dir(run.data.views_dir)
+    unseen = find_unseen([node for node in nodes if node.id != here], (directory, views))
+    require_shared(trial_nodes, unseen, directory, views, copies=run.data.local_dir is not None)
+    if unseen[views]:
+        own = next(node for node in nodes if node.id == here)
+        maps = ray_maps({"CPU": own.cpus, "GPU": own.gpus}, run.train.device, here)
+    else:
+        maps = ray_maps(available, run.train.device)
+    prepared = prepare(run, say, *maps)
+    if run.data.local_dir is None:
+        return prepared
+    return copy_to_nodes(prepared, run, trial_nodes, here, say)
+
+
+def find_unseen(nodes: Sequence[Node], folders: Sequence[Path]) -> dict[Path, list[Node]]:
+    """For each folder, the nodes on which its path is not the folder that this process sees."""
+    unseen: dict[Path, list[Node]] = {folder: [] for folder in folders}
+    if not nodes:
+        return unseen
+    with ExitStack() as stack:
+        marks = [_mark(folder, stack) for folder in folders]
+        for node, seen in on_each(nodes, partial(exist, marks)).items():
+            for folder, there in zip(folders, seen, strict=True):
+                if not there:
+                    unseen[folder].append(node)
+    return unseen
+
+
+def require_shared(
+    nodes: Sequence[Node], unseen: Mapping[Path, Sequence[Node]], directory: Path, views: Path, *, copies: bool
+) -> None:
+    """Refuse nodes on which no trial could run. Errors: `ResourceError` with every folder, its nodes, the way out."""
+    faults = []
+    for folder, what, remedy in (
+        (directory, "the experiment folder", "give --out a path that all nodes share"),
+        (
+            views,
+            "the folder of the views",
+            f"set {OPTION} to a folder of each node's own, or data.views_dir to a shared one",
+        ),
+    ):
+        blind = ", ".join(node.name for node in nodes if node in unseen[folder])
+        if blind and not (copies and folder == views):
+            faults.append(f"{folder}: {what} is not seen by {blind}; {remedy}")
+    if faults:
+        raise ResourceError("\n".join(faults))
+
+
+def copy_to_nodes(prepared: Prepared, run: RunConfig, nodes: Sequence[Node], here: str, say: Say) -> Prepared:
+    """Bring what trials read to every node's own folder, and say so in what they get.
+
+    Errors: `ResourceError` that names every node whose disk is too small, or one that could not make its copy.
+    """
+    import ray
+
+    assert prepared.teacher is not None
+    local, teacher = str(run.data.local_dir), Path(prepared.teacher).expanduser()
+    contents = Contents.of(Path(prepared.views), prepared.parts)
+    weights = None
+    if run.teacher.mode == "online":
+        weights = Weights(f"{file_hash(teacher)[:16]}{teacher.suffix}", teacher.stat().st_size)
+    job = Job(local, contents, weights)
+    missing = {node: size for node, size in on_each(nodes, job.missing).items() if size}
+    if missing:
+        size = shown_bytes(sum(missing.values()))
+        say(f"copies: {size} to copy to {len(missing)} of {len(nodes)} node(s), into {local} of each")
+        with _source(prepared, here) as source:
+
+            def tick(done: int) -> None:
+                sent = ray.get(source.sent.remote())
+                say(f"copies: {done} of {len(missing)} node(s) are done, {shown_bytes(sent)} sent")
+
+            on_each(list(missing), partial(job.fetch, source), tick)
+    say(f"copies: {len(nodes)} node(s) have the views in {local}")
+    return replace(prepared, local=local, local_teacher=weights.name if weights else None)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights: its name among the copies, and its bytes."""
+
+    name: str
+    bytes: int
+
+    def path(self, root: Path) -> Path:
+        """Where the copy lies."""
+        return root / "teachers" / self.name
+
+    def missing(self, root: Path) -> int:
+        """Bytes that are still to come."""
+        return 0 if self.path(root).is_file() else self.bytes
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a node is to hold in its own folder, and how it gets there; runs on that node."""
+
+    local: str
+    contents: Contents
+    weights: Weights | None = None
+
+    def missing(self) -> int:
+        """Bytes that this node has to fetch. Errors: `ResourceError` where its disk cannot hold them."""
+        root = local_root(self.local)
+        weights = self.weights.missing(root) if self.weights else 0
+        needed = {"a copy of the views": self.contents.missing(root), "the teacher": weights}
+        require_space(root, needed, OPTION)
+        return sum(needed.values())
+
+    def fetch(self, source: Any) -> None:
+        """Bring what is missing from a `_Source` to this node. Errors: as `copy_store`."""
+        import ray
+
+        def rows(part: str, chunk: int) -> dict[str, Array]:
+            got: dict[str, Array] = ray.get(ray.get(source.chunk.remote(part, chunk))[0])
+            return got
+
+        root = local_root(self.local)
+        try:
+            copy_store(self.contents, root, rows)
+            if self.weights and self.weights.missing(root):
+                self.weights.path(root).parent.mkdir(exist_ok=True)
+                write_whole(self.weights.path(root), ray.get(source.weights.remote()))
+        except OSError as e:
+            raise ResourceError(f"{root}: cannot be written: {e.strerror}; set {OPTION} to another folder") from e
+
+
+class _Source:
+    """Hands out what copies are made of; an actor where the store lies."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared, self._sent = prepared, 0
+        # While it is open, `views --prune` leaves it alone.
+        self._store = prepared.open()
+        self._chunk = lru_cache(KEPT)(self._put)
+
+    def _put(self, part: str, chunk: int) -> tuple[list[Any], int]:
+        import ray
+
+        rows = read_chunk(self._store.path / part, chunk)
+        return [ray.put(rows)], sum(array.nbytes for array in rows.values())
+
+    def chunk(self, part: str, chunk: int) -> list[Any]:
+        # A reference in a list travels as it is, so that a chunk is read once for all nodes that ask in time.
+        refs, size = self._chunk(part, chunk)
+        self._sent += size
+        return refs
+
+    def weights(self) -> bytes:
+        return Path(self._prepared.teacher or "").expanduser().read_bytes()
+
+    def sent(self) -> int:
+        return self._sent
+
+
+@contextmanager
+def _source(prepared: Prepared, node: str) -> Iterator[Any]:
+    import ray
+
+    source = ray.remote(_Source).options(num_cpus=0, **pinned(node)).remote(prepared)
+    try:
+        yield source
+    finally:
+        ray.kill(source)
+
+
+def _mark(folder: Path, stack: ExitStack) -> str:
+    """A file that only this folder has, as long as the stack is open; where none can be made, the folder itself."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return stack.enter_context(NamedTemporaryFile(prefix=".seen-", dir=folder)).name
+    except OSError:
+        return str(folder)

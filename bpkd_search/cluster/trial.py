@@ -1,0 +1,152 @@
+"""The trial actor: one warm process per slot that runs one distillation after another."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import traceback
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from bpkd_search.config.models import RunConfig
+from bpkd_search.config.points import to_tree
+from bpkd_search.experiment.trial import Trial
+from bpkd_search.models import save_weights
+from bpkd_search.training.distill import Distillation, Diverged
+from bpkd_search.training.prepare import Prepared
+from bpkd_search.training.process_cache import ProcessCache
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What an actor needs to run a trial, as plain values that travel through Ray.
+
+    `reported` is the last epoch that the driver has on record, `wall_seconds` the trial's time until then.
+    """
+
+    directory: str
+    prepared: Prepared
+    threads: int
+    number: int = 0
+    run: dict[str, Any] | None = None
+    reported: int = 0
+    wall_seconds: float = 0.0
+
+    def at(self, trial: Trial) -> TrialTask:
+        """The same surroundings for a given trial."""
+        last = trial.last()
+        return replace(
+            self,
+            number=trial.number,
+            run=to_tree(trial.run),
+            reported=trial.epoch,
+            wall_seconds=last.get("wall_seconds", 0.0),
+        )
+
+    def values_for(self, trial: Trial) -> dict[str, Any]:
+        """The task of a given trial as plain values."""
+        return self.at(trial).to_dict()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> TrialTask:
+        """The task back from plain values."""
+        return TrialTask(**{**values, "prepared": Prepared(**values["prepared"])})
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the unfinished trial's state is kept."""
+        return Path(self.directory) / "checkpoints" / f"{self.number:05d}.pt"
+
+    @property
+    def student(self) -> Path:
+        """Where the finished trial's weights go."""
+        return Path(self.directory) / "students" / f"{self.number:05d}.safetensors"
+
+
+class DistillationTrial(tune.Trainable):  # type: ignore[misc]
+    """Ray Tune's view of a distillation run; actors are reused, so only the first trial of a slot is slow.
+
+    A failure is reported, not raised: the search goes on, and the process stays warm.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin the first trial of this process."""
+        self._cache = ProcessCache()
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin the next trial in this process, with the memory of the last one free again.
+
+        Never False, also where memory did not come back: Ray Tune 2.60 aborts a trial whose reset fails, without
+        telling the searcher, and then waits for it for ever.
+        """
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.task = TrialTask.from_dict(config)
+        self.run: Distillation | None = None
+        self._cache.release()
+        self._start = time.monotonic() - self.task.wall_seconds
+        torch.set_num_threads(self.task.threads)
+
+    def _open(self) -> Distillation:
+        return self._cache.start(RunConfig.model_validate(self.task.run), self.task.prepared)
+
+    def step(self) -> dict[str, Any]:
+        """One epoch and its validation, or the report of an epoch whose report a crash has lost."""
+        try:
+            report = self._epoch()
+        except Diverged as e:
+            return self._failed("nan", str(e))
+        except (torch.OutOfMemoryError, MemoryError) as e:
+            return self._failed("oom", str(e).splitlines()[0] if str(e) else "out of memory")
+        except Exception as e:
+            where = traceback.format_exc(limit=-2).strip().splitlines()
+            return self._failed("error", f"{type(e).__name__}: {e} ({' '.join(where[1:3]).strip()})")
+        assert self.run is not None
+        return {"report": json.dumps(report), "done": self.run.finished}
+
+    def _epoch(self) -> dict[str, Any]:
+        if self.run is None:
+            self.run = self._open()
+            if self.task.checkpoint.is_file():
+                report = self.run.load(self.task.checkpoint)
+                if report is not None and self.run.epoch > self.task.reported:
+                    return report
+        run = self.run
+        report = run.train_epoch()
+        scores = run.evaluate()
+        report |= scores.as_dict()
+        report |= {
+            "class_iou": [None if iou != iou else iou for iou in scores.iou],
+            "final": run.finished,
+            "wall_seconds": time.monotonic() - self._start,
+            "node": socket.gethostname(),
+            "parameters": run.parameters,
+            "latency_ms": run.latency_ms(),
+        }
+        if run.finished:
+            about: dict[str, Any] = {"config": self.task.run, "miou": scores.miou}
+            about |= {"class_names": run.store.class_names, "palette": run.store.palette}
+            save_weights(self.task.student, run.student, about)
+        # Before the report: a crash between the two loses neither.
+        run.save(self.task.checkpoint, report)
+        return report
+
+    def _failed(self, reason: str, message: str) -> dict[str, Any]:
+        return {"failure": reason, "message": message[:2000], "done": True}
+
+    def cleanup(self) -> None:
+        """Let go of the run."""
+        self.run = None
+        self._cache.release()

@@ -1,0 +1,120 @@
+"""Ray Tune's `Searcher`, as a thin adapter to the engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.tune import Stopper
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from bpkd_search.errors import UserError
+from bpkd_search.experiment.trial import Trial
+from bpkd_search.search.engine import Engine
+
+
+class Unsaved:
+    """Ray Tune pickles its parts to restore from; an adapter goes as an empty shell, the event log is the state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+@contextmanager
+def stopping(engine: Engine) -> Iterator[None]:
+    """Ray Tune would take an error of the driver for one of the trial; here it stops the search."""
+    try:
+        yield
+    except UserError as e:
+        engine.stop_for(e)
+
+
+class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
+    """Hands the engine's trials to Ray Tune and brings their ends back.
+
+    Ray's own `OptunaSearch` tells trials that were stopped early as complete and leaves NaN trials running;
+    here the engine decides the state from what the trial really did.
+    """
+
+    def __init__(self, engine: Engine, task_of: Callable[[Trial], dict[str, Any]]) -> None:
+        super().__init__()
+        self.engine, self.task_of = engine, task_of
+        self.numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's task, or `Searcher.FINISHED`."""
+        trial = None
+        with stopping(self.engine):
+            trial = self.engine.ask()
+        if trial is None:
+            return str(Searcher.FINISHED)
+        self.numbers[trial_id] = trial.number
+        return self.task_of(trial)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: the scheduler's adapter has passed the report on."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Bring the end of a trial to the engine; a lost actor is an error without a result."""
+        number, result = self.numbers[trial_id], result or {}
+        with stopping(self.engine):
+            if error:
+                self.engine.end(number, ("lost", "the trial's process or node died"))
+            elif result.get("failure"):
+                self.engine.end(number, (result["failure"], result.get("message", "")))
+            else:
+                if "report" in result:
+                    self.engine.report(number, report_of(result))
+                self.engine.end(number)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the experiment's own event log is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore; see `save`."""
+
+
+def report_of(result: dict[str, Any]) -> dict[str, Any]:
+    """What the trial itself reported, without what Ray Tune adds to a result."""
+    report: dict[str, Any] = json.loads(result["report"])
+    return report
+
+
+class EngineScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
+    """Passes every report to the engine and stops the trials that it stops.
+
+    The engine rebuilds its rungs from the recorded reports, which Ray's own ASHA cannot after a restore
+    (ray-project/ray#30838).
+    """
+
+    def __init__(self, engine: Engine, searcher: EngineSearcher) -> None:
+        super().__init__()
+        self.engine, self.searcher = engine, searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """CONTINUE or STOP, as the engine decides."""
+        go_on = False
+        with stopping(self.engine):
+            go_on = self.engine.report(self.searcher.numbers[trial.trial_id], report_of(result))
+        return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
+
+
+class StopOnRequest(Unsaved, Stopper):  # type: ignore[misc]
+    """Stops all trials once the engine has been interrupted."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No single trial is stopped here."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the engine has been interrupted; also the moment to write rows that wait."""
+        with stopping(self.engine):
+            self.engine.recorder.flush_if_due()
+        return self.engine.interrupted

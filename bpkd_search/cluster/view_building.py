@@ -1,0 +1,99 @@
+"""Building views and logits on a Ray cluster: one actor a CPU or GPU, each making chunks until none is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from bpkd_search.cluster.nodes import pinned
+from bpkd_search.config.models import RunConfig
+from bpkd_search.data.views import Map, thread_map
+from bpkd_search.errors import UserError
+from bpkd_search.training.inputs import Say
+from bpkd_search.training.prepare import Prepared, prepare
+
+# What starting actors takes, about: work that is done sooner stays here.
+START_SECONDS = 10.0
+Chunk = Callable[[int], tuple[int, int]]
+
+
+def ray_maps(available: Mapping[str, float], device: str = "auto", node: str | None = None) -> tuple[Map, Map]:
+    """How to spread chunks of views and of logits over a cluster, or one node of it, that offers `CPU` and `GPU`.
+
+    Views take a CPU an actor. Logits take a GPU an actor with its share of the CPUs, or where there is none, or
+    `device` is `cpu`, a CPU. A named GPU (`cuda:1`) is that of this machine: its logits are made here.
+    """
+    cpus, gpus = int(available.get("CPU", 1)), int(available.get("GPU", 0))
+    views = ray_map(cpus, 1, 0, thread_map, node)
+    if ":" in device:
+        return views, map
+    if gpus and device != "cpu":
+        return views, ray_map(gpus, max(1, cpus // gpus), 1, map, node)
+    return views, ray_map(cpus, 1, 0, map, node)
+
+
+def build_inputs(run: RunConfig, say: Say, *, address: str | None = None, verbose: bool = False) -> Prepared:
+    """Build what a run reads: in this process, or with an `address` by all of a Ray cluster (`local` starts one)."""
+    if address is None:
+        return prepare(run, say)
+    from bpkd_search.cluster.connection import connect_ray
+
+    with connect_ray(address, verbose) as available:
+        return prepare(run, say, *ray_maps(available, run.train.device))
+
+
+def ray_map(actors: int, cpus: int, gpus: int, local: Map, node: str | None = None) -> Map:
+    """A `map` over actors of so many CPUs (and torch threads) and GPUs, on any node or one; results as they come.
+
+    The first chunk is made here; where the rest would be done before actors have started, `local` does it.
+    Errors: those of the user that a chunk raises, as they were raised.
+    """
+
+    def spread(function: Chunk, chunks: Sequence[int]) -> Iterator[tuple[int, int]]:
+        if not chunks:
+            return
+        start = time.perf_counter()
+        yield function(chunks[0])
+        rest = chunks[1:]
+        if actors < 2 or (time.perf_counter() - start) * len(rest) < START_SECONDS:
+            yield from local(function, rest)
+        else:
+            options = {"num_cpus": cpus, "num_gpus": gpus, **pinned(node)}
+            yield from _on_actors(function, rest, min(actors, len(rest)), options)
+
+    return spread
+
+
+class _Builder:
+    """Makes chunks in a process of its own; what the function opens stays open from chunk to chunk."""
+
+    def __init__(self, function: Chunk, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._function = function
+
+    def make(self, chunk: int) -> tuple[int, int]:
+        return self._function(chunk)
+
+
+def _on_actors(
+    function: Chunk, chunks: Sequence[int], count: int, options: Mapping[str, Any]
+) -> Iterator[tuple[int, int]]:
+    import ray
+    from ray.exceptions import RayTaskError
+    from ray.util import ActorPool
+
+    shared = ray.put(function)
+    builder: Any = ray.remote(_Builder).options(**options)
+    actors = [builder.remote(shared, options["num_cpus"]) for _ in range(count)]
+    try:
+        yield from ActorPool(actors).map_unordered(lambda actor, chunk: actor.make.remote(chunk), chunks)
+    except RayTaskError as e:
+        if isinstance(e.cause, UserError):
+            raise e.cause from None
+        raise
+    finally:
+        for actor in actors:
+            ray.kill(actor)

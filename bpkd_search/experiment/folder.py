@@ -1,0 +1,99 @@
+"""The experiment folder: made once, held by one driver at a time, never overwritten."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bpkd_search.config import SearchConfig, dump, load_search
+from bpkd_search.errors import ExperimentError, ResourceError
+
+CONFIG, FACTS = "config.yaml", "experiment.json"
+_ROOM = 64 * 2**20
+
+
+def create(directory: Path, config: SearchConfig) -> None:
+    """Make a new experiment folder with its resolved configuration.
+
+    Errors: `ExperimentError` when something stands there already, `ResourceError` on a full disk.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        hint = (
+            f"continue it with `bpkd-search resume {directory}`, or choose"
+            if (directory / CONFIG).is_file()
+            else "choose"
+        )
+        raise ExperimentError(f"{directory}: exists already; {hint} another --name or --out")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(directory).free
+        if free < _ROOM:
+            raise ResourceError(
+                f"{directory}: the disk has {free / 2**20:.0f} MiB free, a search needs {_ROOM / 2**20:.0f} MiB"
+                " and more for its tables and checkpoints"
+            )
+        (directory / CONFIG).write_text(dump(config), encoding="utf-8")
+    except OSError as e:
+        raise ExperimentError(f"{directory}: cannot be made: {e.strerror}") from e
+
+
+def note(directory: Path, **facts: Any) -> None:
+    """Write down what is known only once a search runs (`experiment.json`): class names, the teacher's scores."""
+    partial = directory / ".experiment.json.partial"
+    partial.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    partial.replace(directory / FACTS)
+
+
+def noted(directory: Path) -> dict[str, Any]:
+    """What an earlier start of the same experiment has written down, if anything. Errors: `ExperimentError`."""
+    path = directory / FACTS
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as e:
+        raise ExperimentError(f"{path}: is damaged: {e}") from e
+    return facts
+
+
+def read_config(directory: Path) -> SearchConfig:
+    """The configuration of an existing experiment. Errors: `ExperimentError`, `ConfigError`."""
+    if not (directory / CONFIG).is_file():
+        raise ExperimentError(f"{directory}: is no experiment folder (it has no {CONFIG})")
+    return load_search(directory / CONFIG)
+
+
+@contextmanager
+def hold(directory: Path) -> Iterator[None]:
+    """Hold the folder against other drivers; the operating system lets go of it however this one ends.
+
+    Errors: `ExperimentError` naming the holder.
+    """
+    with (directory / "lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise ExperimentError(f"{directory}: is held by {holder}; wait for it or stop it") from e
+        except OSError as e:
+            raise ExperimentError(
+                f"{directory}: cannot be locked ({e.strerror}); choose a folder on a file system with locks"
+            ) from e
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def student_file(directory: Path, number: int) -> Path:
+    """Where a finished trial's weights lie."""
+    return directory / "students" / f"{number:05d}.safetensors"

@@ -1,0 +1,31 @@
+"""A trial as the search, the display and the loggers see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bpkd_search.config.models import RunConfig
+
+
+@dataclass
+class Trial:
+    """A trial that the engine handed out: what to run, how far it has come, and, once it has ended, how."""
+
+    number: int
+    method: str
+    origin: str
+    run: RunConfig
+    reports: dict[int, dict[str, Any]] = field(default_factory=dict)
+    stop: bool = False
+    state: str | None = None
+    reason: str | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Epochs reported so far."""
+        return max(self.reports, default=0)
+
+    def last(self) -> dict[str, Any]:
+        """The newest report, empty before the first."""
+        return self.reports.get(self.epoch, {})

@@ -1,0 +1,91 @@
+"""A model card: what a student is, what it scored and how little that proves, how to load it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from bpkd_search.export.claimed_score import confirmed_words
+
+
+def model_card(
+    name: str,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    baselines: Mapping[str, float],
+    class_iou: Mapping[str, float],
+) -> str:
+    """The card as Markdown; `baselines` are other full-budget trials of the same search."""
+    data, student, teacher, train = (config[key] for key in ("data", "student", "teacher", "train"))
+    provenance = config.get("provenance") or {}
+    loss = {key: value for key, value in config["loss"].items() if value is not None}
+    blocks = [
+        f"# {_text(name)}",
+        "A semantic segmentation student, distilled with settings that `bpkd-search` found or was given.",
+        "## Model",
+        _table(
+            ("part", "what"),
+            {
+                "encoder": f"{student['encoder']} (timm)",
+                "head": f"{student['head']}, {student['channels']} channels, output stride {student['output_stride']}",
+                "teacher": f"{teacher['encoder']} + {teacher['head']}",
+                "input": "RGB, 0 to 255, [B, 3, H, W]; the model normalises it itself",
+                "output": "class logits at the head's stride",
+            },
+        ),
+        "## Data and training",
+        _table(
+            ("setting", "value"),
+            {
+                "data": data["kind"],
+                "size": f"{data['height']}x{data['width']} (height x width): whole images are resized to it",
+                "epochs": train["epochs"],
+                "batch size": train["batch_size"],
+                "optimiser": f"{train['optimizer']}, learning rate {train['lr']}",
+                "seed": train["seed"],
+            },
+        ),
+        "## Distillation loss",
+        _table(("parameter", "value"), loss),
+        "## Metrics",
+        _table(("measure", "value"), {key: f"{value:.4f}" for key, value in metrics.items()}),
+        "Measured on the validation split, by one training with one seed, at the size above. The setting was chosen"
+        " on the same split, so the figures lean to the high side, and leads of a point or two may be seed noise."
+        " Where validation images come from the same sequences as training images, they are optimistic further.",
+    ]
+    if words := confirmed_words(provenance, name):
+        blocks.append(_text(words))
+    if class_iou:
+        blocks.append(_table(("class", "IoU"), {key: f"{value:.4f}" for key, value in class_iou.items()}))
+    if baselines:
+        blocks += [
+            "Baselines of the same search, same budget, one seed each:",
+            _table(("baseline", "value"), {key: f"{value:.4f}" for key, value in baselines.items()}),
+        ]
+    blocks += [
+        "## How to use",
+        "The weights are a `.safetensors` file: that of `bpkd-search export --format safetensors`, or of"
+        " `bpkd-search train` with the setting's YAML file.",
+        "```sh\nbpkd-search predict student.safetensors images/ --out masks/\n```",
+        "```python\nfrom bpkd_search.predict import load_student\n\n"
+        'model, about = load_student("student.safetensors")\n'
+        'logits = model(images)  # uint8 [B, 3, H, W]; classes are named in about["class_names"]\n```',
+    ]
+    if provenance:
+        told = {key: value for key, value in provenance.items() if key != "confirmed"}
+        blocks += ["## Provenance", _table(("key", "value"), told)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _table(header: tuple[str, str], rows: Mapping[str, Any]) -> str:
+    lines = [f"| {header[0]} | {header[1]} |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {_text(key)} | {_text(value)} |" for key, value in rows.items())])
+
+
+def _text(value: Any) -> str:
+    """A value that can close neither its table cell nor open markup."""
+    words = html.escape(" ".join(str(value).split()), quote=False)
+    for sign in "\\|[]`*":
+        words = words.replace(sign, f"\\{sign}")
+    return words

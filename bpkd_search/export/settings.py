@@ -1,0 +1,188 @@
+"""The best settings as text: configurations that train again, JSON, an OpenMMLab-style loss, a model card."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bpkd_search.errors import ExperimentError
+from bpkd_search.experiment.schema import COMPLETE
+from bpkd_search.export.card import model_card
+from bpkd_search.export.claimed_score import confirmations, confirmed_words
+from bpkd_search.results.leaderboard import METRICS, Leaderboard
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting to hand on: its run with `provenance` in it, what it scored, and where its student lies.
+
+    `name` is the stem of its files. `student` need not exist: a search keeps the weights of few trials.
+    """
+
+    name: str
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    student: Path
+    baselines: dict[str, float] = field(default_factory=dict)
+    class_iou: dict[str, float] = field(default_factory=dict)
+
+
+# What makes one file of a setting.
+Writer = Callable[[Setting, Path], None]
+
+
+def export_best(board: Leaderboard, top: int, out: Path) -> list[Path]:
+    """Write the `top` settings of an experiment as YAML that `train` takes; gives the files. See `export_settings`."""
+    return export_settings(best_settings(board, top), out, {"yaml": TEXTS["yaml"]})
+
+
+def export_settings(settings: Sequence[Setting], out: Path, writers: Mapping[str, tuple[str, Writer]]) -> list[Path]:
+    """Write every setting with every writer (suffix, function) into `out`, all files or none; gives the files.
+
+    Errors: `ExperimentError` for a file that exists already or cannot be written, and those of the writers.
+    """
+    plan = [(setting, f"{setting.name}{suffix}", write) for setting in settings for suffix, write in writers.values()]
+    for _, file, _ in plan:
+        if (out / file).exists():
+            raise ExperimentError(f"{out / file}: exists already; choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as folder:
+            for setting, file, write in plan:
+                write(setting, Path(folder) / file)
+            for _, file, _ in plan:
+                (Path(folder) / file).rename(out / file)
+    except OSError as e:
+        raise ExperimentError(f"{out}: cannot be written: {e.strerror or e}") from e
+    return [out / file for _, file, _ in plan]
+
+
+def best_settings(board: Leaderboard, top: int) -> list[Setting]:
+    """The `top` full-budget trials of an experiment, best first.
+
+    A baseline that ranks among them is one of them: if plain distillation is best, that is the result.
+    Errors: `ExperimentError` when no trial ran its full budget.
+    """
+    best = board.best(top)
+    if best.empty:
+        raise ExperimentError(f"{board.directory}: no trial has run its full budget yet")
+    trials = board.trials()
+    plain = trials[(trials["origin"] == "baseline") & (trials["state"] == COMPLETE)]
+    baselines = {f"{row['method']} ({board.metric})": float(row[board.metric]) for _, row in plain.iterrows()}
+    last = board.reports(["class_iou"], best["number"].tolist()).groupby("number")["class_iou"].last()
+    confirmed = confirmations(board)
+    settings = []
+    for rank, row in best.iterrows():
+        config: dict[str, Any] = json.loads(row["config"])
+        config["provenance"] = {
+            "experiment": str(row["experiment"]),
+            "trial": int(row["number"]),
+            "rank": int(str(rank)),
+            "method": str(row["method"]),
+            "metric": board.metric,
+            board.metric: round(float(row[board.metric]), 6),
+            "epochs": int(row["epochs"]),
+            "seed": int(row["seed"]),
+            "version": str(row["version"]),
+        }
+        if board.commit:
+            config["provenance"]["commit"] = board.commit
+        if (found := confirmed.get(int(row["number"]))) is not None:
+            config["provenance"]["confirmed"] = found.model_dump(mode="json")
+        metrics = {name: float(row[name]) for name in METRICS if row[name] == row[name]}
+        student = board.directory / "students" / f"{int(row['number']):05d}.safetensors"
+        classes = _by_class(board.class_names, last.get(row["number"]))
+        name = f"{rank}-{row['method']}-trial{row['number']}"
+        settings.append(Setting(name, config, metrics, student, baselines, classes))
+    return settings
+
+
+def _by_class(names: Sequence[str] | None, values: Any) -> dict[str, float]:
+    """IoU by class name, classes absent from the split left out; empty where the experiment names no classes."""
+    if names is None or values is None:
+        return {}
+    return {name: float(iou) for name, iou in zip(names, values, strict=True) if iou is not None and iou == iou}
+
+
+def trained_setting(folder: Path) -> Setting:
+    """The one setting of a folder that `bpkd-search train` wrote. Errors: `ExperimentError`."""
+    try:
+        config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as e:
+        raise ExperimentError(f"{folder}: is no finished run of `bpkd-search train`: {e}") from e
+    scores = {name: float(metrics[name]) for name in METRICS if metrics.get(name) is not None}
+    return Setting("trained", config, scores, folder / "student.safetensors")
+
+
+def to_yaml(setting: Setting) -> str:
+    """The run as YAML that `bpkd-search train` takes unchanged, its scores in a comment above."""
+    return _scores(setting) + yaml.safe_dump(setting.config, sort_keys=False, allow_unicode=True)
+
+
+def to_json(setting: Setting) -> str:
+    """The run as JSON."""
+    return json.dumps(setting.config, indent=1, ensure_ascii=False) + "\n"
+
+
+def to_mmseg(setting: Setting) -> str:
+    """The loss as an OpenMMLab-style Python config: plain data, one `dict(type=...)`.
+
+    `type` and keys are those of `bpkd_search.losses.Criterion`.
+    """
+    loss = setting.config["loss"]
+    terms = loss.get("terms", [loss])
+    return _scores(setting) + "\n".join(
+        [
+            "#",
+            "# With `MODELS.register_module(module=bpkd_search.losses.Criterion)`, a registry of mmengine builds it;",
+            "# called with student logits, teacher logits and labels, it gives its weighted terms by name.",
+            f"distill_loss = dict(type='Criterion', ignore_index=255, terms={_python(terms, 0)})",
+            "",
+        ]
+    )
+
+
+def _scores(setting: Setting) -> str:
+    """A comment on what the setting scored, and how sure that is."""
+    scored = ", ".join(f"{name} {value:.4f}" for name, value in setting.metrics.items())
+    confirmed = confirmed_words(setting.config.get("provenance"), setting.name)
+    lines = [f"{json.dumps(setting.name)}: {scored} (validation split, one seed).", confirmed]
+    return "".join(f"# {line}\n" for line in lines if line)
+
+
+def _python(value: Any, depth: int) -> str:
+    """A JSON value as Python source, mappings written `dict(key=value)` as OpenMMLab does."""
+    inner, outer = "    " * (depth + 1), "    " * depth
+    if isinstance(value, dict):
+        return "dict(" + ", ".join(f"{key}={_python(item, depth)}" for key, item in value.items()) + ")"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return "[\n" + "".join(f"{inner}{_python(item, depth + 1)},\n" for item in value) + f"{outer}]"
+    return repr(value)
+
+
+def to_card(setting: Setting) -> str:
+    """The model card as Markdown."""
+    return model_card(setting.name, setting.config, setting.metrics, setting.baselines, setting.class_iou)
+
+
+def _as_text(text: Callable[[Setting], str]) -> Writer:
+    def write(setting: Setting, path: Path) -> None:
+        path.write_text(text(setting), encoding="utf-8")
+
+    return write
+
+
+# Format -> (suffix, what writes it).
+TEXTS: dict[str, tuple[str, Writer]] = {
+    "yaml": (".yaml", _as_text(to_yaml)),
+    "json": (".json", _as_text(to_json)),
+    "mmseg": (".mmseg.py", _as_text(to_mmseg)),
+    "card": (".md", _as_text(to_card)),
+}

@@ -1,0 +1,60 @@
+"""Whether an exported setting keeps its word: train it once more and compare the score with its claim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bpkd_search.config import load_run
+from bpkd_search.errors import UserError
+from bpkd_search.export.claimed_score import Claim, claim_of
+from bpkd_search.training.distill import Diverged
+from bpkd_search.training.inputs import Say
+from bpkd_search.training.train import train
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a file claims and what its training scored; NaN for one that diverged."""
+
+    path: Path
+    claim: Claim
+    got: float
+
+    @property
+    def inside(self) -> bool:
+        """Whether the score lies in the claimed interval, its ends included."""
+        return self.claim.low <= self.got <= self.claim.high
+
+    def __str__(self) -> str:
+        claim = self.claim
+        got = "training that diverged" if math.isnan(self.got) else f"{self.got:.4f}"
+        return (
+            f"{self.path}: claimed {claim.metric} {claim.low:.4f} to {claim.high:.4f} ({claim.basis}),"
+            f" got {got} with seed {claim.seed}: {'inside' if self.inside else 'outside'}"
+        )
+
+
+def verify(files: Sequence[Path], say: Say) -> Iterator[Verdict]:
+    """Train each exported run as `bpkd-search train` would, in a folder that is gone afterwards; a verdict each.
+
+    A confirmed setting is trained with a fresh seed and held against the prediction interval; another one with its
+    own seed, against its score in the search within `claim.TOLERANCE`. Errors: `ConfigError` for a file without
+    a claim, before anything is trained; those of `train`.
+    """
+    runs = [load_run(path) for path in files]
+    claims = [claim_of(run.provenance, str(path)) for path, run in zip(files, runs, strict=True)]
+    for path, run, claim in zip(files, runs, claims, strict=True):
+        seeded = run.model_copy(update={"train": run.train.model_copy(update={"seed": claim.seed})})
+        say(f"verify: {path} with seed {claim.seed}")
+        with TemporaryDirectory(prefix="bpkd-search-verify-") as folder:
+            try:
+                got = float(train(seeded, Path(folder), say)[claim.metric])
+            except UserError as e:
+                if not isinstance(e.__cause__, Diverged):
+                    raise
+                got = math.nan
+        yield Verdict(path, claim, got)

@@ -1,0 +1,201 @@
+"""Students for use elsewhere: bare weights under timm's own names, ONNX and torch.export, checked."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from bpkd_search.errors import ExperimentError, UserError
+from bpkd_search.export.settings import Setting, Writer
+from bpkd_search.models import Segmentor
+from bpkd_search.predict import comparable, load_student
+
+# Largest difference between an export's logits and the model's, as a share of the largest logit.
+TOLERANCE = 1e-4
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+Run = Callable[[Tensor], Tensor]
+
+
+def require_packages(formats: Sequence[str]) -> None:
+    """Refuse `onnx` where its packages are not installed. Errors: `UserError` naming the extra to install."""
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if "onnx" in formats and missing:
+        raise UserError(f"--format onnx needs {', '.join(missing)}: pip install 'bpkd-search[export]'")
+
+
+def require_student(setting: Setting) -> None:
+    """Refuse a setting whose student was not kept. Errors: `ExperimentError` saying how to get one."""
+    if not setting.student.is_file():
+        raise ExperimentError(
+            f"{setting.student}: was not kept (a search keeps the students of its baselines and of few others);"
+            f" export the setting as yaml, `bpkd-search train {setting.name}.yaml --out RUN`, and export RUN"
+        )
+
+
+def write_safetensors(setting: Setting, path: Path) -> None:
+    """The bare student: keys `encoder.*` with the names of timm's whole network, `head.*`, `classifier.*`.
+
+    The header says all that is needed to build it again (`load_student`). Errors: `CheckpointError`.
+    """
+    model, _ = load_student(setting.student)
+    theirs = timm_names(setting.config["student"]["encoder"])
+    weights = {theirs.get(comparable(k), k): v.contiguous() for k, v in model.state_dict().items()}
+    # Not `save_file`: its files are readable by their owner alone.
+    path.write_bytes(save(weights, metadata={"bpkd_search": json.dumps(describe(setting))}))
+
+
+def timm_names(encoder: str) -> dict[str, str]:
+    """Names of timm's whole network, by how they compare with those of its feature pyramid."""
+    names = (f"encoder.{name}" for name in timm.create_model(encoder, pretrained=False).state_dict())
+    return {comparable(name): name for name in names}
+
+
+def describe(setting: Setting) -> dict[str, Any]:
+    """What goes with the weights: config, classes, colours, size, scores, provenance."""
+    _, about = load_student(setting.student)
+    return {
+        "config": {key: value for key, value in setting.config.items() if key != "provenance"},
+        "class_names": about["class_names"],
+        "palette": about["palette"],
+        "size": about["size"],
+        "miou": setting.metrics.get("miou"),
+        "metrics": setting.metrics,
+        "provenance": setting.config.get("provenance"),
+    }
+
+
+def write_torch(setting: Setting, path: Path) -> None:
+    """The student as a `torch.export` program, input float [B, 3, H, W] in 0..255; checked after reading it back.
+
+    The extra file `bpkd_search.json` describes it. Errors: `UserError` when its logits differ from the model's.
+    """
+
+    def write(program: ExportedProgram, what: dict[str, Any]) -> Run:
+        torch.export.save(program, path, extra_files={"bpkd_search.json": json.dumps(what)})
+        module = torch.export.load(path).module()
+        return lambda images: module(images)
+
+    _checked(setting, write)
+
+
+def write_onnx(setting: Setting, path: Path) -> None:
+    """The student as ONNX, input float32 `images` [B, 3, H, W] in 0..255, output `logits`; checked.
+
+    ONNX Runtime runs it on the CPU for the check. The metadata property `bpkd_search` describes it. Errors:
+    `UserError` when its logits differ from the model's.
+    """
+    # By name: type checkers need not have them either.
+    onnx, onnxruntime = (importlib.import_module(name) for name in ("onnx", "onnxruntime"))
+
+    def write(program: ExportedProgram, what: dict[str, Any]) -> Run:
+        torch.onnx.export(
+            program,
+            (),
+            path,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        graph = onnx.load(path)
+        name_axes(graph.graph)
+        onnx.helper.set_model_props(graph, {"bpkd_search": json.dumps(what)})
+        onnx.save(graph, path)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong here is caught, and another shape tried
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    _checked(setting, write)
+
+
+def name_axes(graph: Any) -> None:
+    """Call the free axes of an ONNX graph's input batch, height and width; all other shapes are told by these.
+
+    The exporter calls them by symbols of its own: `s5`, or `32*s5` where only such sizes fit, so that s5 is
+    `(height//32)`. Source: `dim_param` in ONNX's `TensorShapeProto`.
+    """
+    names: dict[str, str] = {}
+    for name, dim in zip(("batch", "", "height", "width"), graph.input[0].type.tensor_type.shape.dim, strict=True):
+        step, times, symbol = dim.dim_param.rpartition("*")
+        if symbol:
+            names |= {symbol: f"({name}//{step})" if times else name, dim.dim_param: name}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if said := dim.dim_param:
+                dim.dim_param = names.get(said) or re.sub(r"\w+", lambda word: names.get(word[0], word[0]), said)
+
+
+def _checked(setting: Setting, write: Callable[[ExportedProgram, dict[str, Any]], Run]) -> None:
+    """Export with as much freedom in batch and size as the network allows, and compare with the model."""
+    model, about = load_student(setting.student)
+    height, width = about["size"]
+    images = 255 * torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    failures = []
+    for size, shapes, others in _freedoms(model, height, width):
+        batches = [images, *others]
+        try:
+            with torch.inference_mode():
+                expected = [model(batch) for batch in batches]  # now: the program shares the model's weights
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                program = torch.export.export(model, (images,), dynamic_shapes=(shapes,))
+                run = write(program, {**describe(setting), "batch": "any", "sizes": size})
+            with torch.inference_mode():
+                worst = max(_difference(run(batch), logits) for batch, logits in zip(batches, expected, strict=True))
+        # The exporters raise exceptions of every kind for shapes they cannot follow.
+        except Exception as e:
+            failures.append(f"{size}: {type(e).__name__}: {str(e).strip().splitlines()[0] if str(e) else ''}")
+            continue
+        if worst <= TOLERANCE:
+            return
+        failures.append(f"{size}: logits differ by {worst:.1e} of the largest, may by {TOLERANCE:.0e}")
+    raise UserError(f"{setting.name}: cannot be exported; tried\n" + "\n".join(f"  {line}" for line in failures))
+
+
+def _freedoms(model: Segmentor, height: int, width: int) -> list[tuple[str, dict[int, Any], list[Tensor]]]:
+    """What to try, freest first: what the file will say of sizes, the dynamic axes, batches for the check."""
+    batch = Dim("batch")
+
+    def sample(count: int, rows: int, columns: int) -> Tensor:
+        return 255 * torch.rand(count, 3, rows, columns, generator=torch.Generator().manual_seed(count))
+
+    fixed = (f"{height}x{width}", {0: batch}, [sample(1, height, width)])
+    # Padding computed from the size ("same" as in TensorFlow) keeps the exporter's algebra busy for minutes.
+    if any(type(module).__name__.endswith("Same") for module in model.modules()):
+        return [fixed]
+    free = {0: batch, 2: Dim("height", min=64), 3: Dim("width", min=64)}
+    tried = [("any from 64", free, [sample(1, 68, 98), sample(3, 128, 96)])]
+    if height % 32 == width % 32 == 0 and min(height, width) >= 64:
+        steps = {0: batch, 2: 32 * Dim("rows", min=2), 3: 32 * Dim("columns", min=2)}
+        tried.append(("multiples of 32 from 64", steps, [sample(1, 64, 96), sample(3, 128, 96)]))
+    return [*(tried if min(height, width) >= 64 else []), fixed]
+
+
+def _difference(got: Tensor, expected: Tensor) -> float:
+    """Largest difference of logits, as a share of the model's largest; infinite where one is not finite."""
+    if expected.shape != got.shape or not torch.isfinite(got).all():
+        return float("inf")
+    return float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+
+
+# Format -> (suffix, what writes it).
+WRITERS: dict[str, tuple[str, Writer]] = {
+    "safetensors": (".safetensors", write_safetensors),
+    "onnx": (".onnx", write_onnx),
+    "torch": (".pt2", write_torch),
+}

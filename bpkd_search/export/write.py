@@ -1,0 +1,46 @@
+"""Handing results on: settings as text and students as weights, from an experiment or a single training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bpkd_search.errors import ConfigError
+from bpkd_search.export.claimed_score import claim_of
+from bpkd_search.export.settings import TEXTS, best_settings, export_settings, trained_setting
+from bpkd_search.results.leaderboard import Leaderboard
+
+WEIGHTS = ("safetensors", "onnx", "torch")
+FORMATS = (*TEXTS, *WEIGHTS)
+
+
+def export(
+    source: Path, out: Path, top: int = 1, formats: Sequence[str] = ("yaml",), *, claimed: bool = False
+) -> list[Path]:
+    """Write the `top` settings of an experiment, or that of a `train` folder, into `out`; gives the files.
+
+    `formats` are names of `FORMATS`, or `all`. Only formats with weights import torch. With `claimed`, the files
+    must be such as `verify` can take. Errors: `ConfigError` for an unknown format, and for a setting without a
+    claim where it must have one; `ExperimentError` for a file that exists, an experiment without results or a
+    student that was not kept; `UserError` for a package that is missing or an export that differs from the
+    model. No file is left behind after an error.
+    """
+    if unknown := [name for name in formats if name not in (*FORMATS, "all")]:
+        raise ConfigError([f"got {name!r}, valid: {', '.join(FORMATS)}, all" for name in unknown], "--format")
+    chosen = [name for name in FORMATS if name in formats or "all" in formats]
+    trained = (source / "metrics.json").is_file()
+    settings = [trained_setting(source)] if trained else best_settings(Leaderboard(source), top)
+    if claimed:
+        if "yaml" not in chosen:
+            raise ConfigError([f"got {', '.join(chosen)}, must have yaml with --verify, which trains it"], "--format")
+        for setting in settings:
+            claim_of(setting.config.get("provenance"), str(source))
+    writers = dict(TEXTS)
+    if any(name in WEIGHTS for name in chosen):
+        from bpkd_search.export.weights import WRITERS, require_packages, require_student
+
+        require_packages(chosen)
+        for setting in settings:
+            require_student(setting)
+        writers |= WRITERS
+    return export_settings(settings, out, {name: writers[name] for name in chosen})

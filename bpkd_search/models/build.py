@@ -1,0 +1,43 @@
+"""Networks as the configuration describes them, and the device and precision they compute in."""
+
+from __future__ import annotations
+
+import torch
+
+from bpkd_search.config.models import Model
+from bpkd_search.errors import ResourceError
+from bpkd_search.models.checkpoint import load_encoder
+from bpkd_search.models.segmentor import Segmentor
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first GPU where there is one. Errors: `ResourceError` for a GPU that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ResourceError(f"train.device: got {name}, this machine has {torch.cuda.device_count()} GPU(s)")
+    return device
+
+
+def build_model(spec: Model, num_classes: int, seed: int) -> Segmentor:
+    """The network that a `student` or `teacher` block describes, its fresh weights fixed by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Segmentor(
+            spec.encoder,
+            num_classes,
+            head=spec.head,
+            channels=spec.channels,
+            output_stride=spec.output_stride,
+        )
+    if spec.weights is not None:
+        load_encoder(model.encoder, spec.weights)
+    return model
+
+
+def autocast(device: torch.device, enabled: bool = True) -> torch.autocast:
+    """bfloat16 (float16 on GPUs without it) where the device computes faster in it; nothing on CPU."""
+    on = enabled and device.type == "cuda"
+    half = torch.bfloat16 if on and torch.cuda.is_bf16_supported() else torch.float16
+    return torch.autocast(device.type, dtype=half if on else torch.bfloat16, enabled=on)

@@ -1,0 +1,1 @@
+"""Pictures: edge bands on images, students compared image by image, search strategies compared."""

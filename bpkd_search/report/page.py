@@ -1,0 +1,162 @@
+"""One HTML page of an experiment that works without a network: tables, figures, pictures, and what they mean.
+
+Everything that an experiment brings into the page is escaped: in markup by `html.escape`, in scripts as JSON
+without `<`, in figures by `report_figures.words`. The page also forbids itself every connection.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bpkd_search.errors import ExperimentError, UserError
+from bpkd_search.pictures.panels import Panels
+from bpkd_search.report.parts import Section
+from bpkd_search.results.leaderboard import Leaderboard
+from bpkd_search.show.text_table import is_number
+
+# Columns of the leaderboard in the page, scores before and parameters between; all empty ones are left out.
+BEFORE = ("number", "method")
+SCORES = ("miou", "edge_miou", "body_miou", "boundary_iou")
+AFTER = ("epochs", "gpu_seconds", "latency_ms", "state", "origin", "reason", "message")
+SECONDS = ("gpu_seconds", "wall_seconds")
+SHOWN_CHARACTERS = 200
+
+
+def write_report(board: Leaderboard, out: Path, panels: Panels) -> Path:
+    """Write the page of an experiment to a new file; gives the file.
+
+    Errors: `ExperimentError` for a file that exists or cannot be written; `UserError` without plotly.
+    """
+    if out.exists():
+        raise ExperimentError(f"{out}: exists already; choose another --out")
+    page = report_page(board, panels)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as e:
+        raise ExperimentError(f"{out}: cannot be written: {e.strerror or e}") from e
+    return out
+
+
+def report_page(board: Leaderboard, panels: Panels) -> str:
+    """The page as text."""
+    from bpkd_search.report.sections import headline, sections
+
+    trials = board.trials()
+    parts = sections(board, trials)
+    figures = [figure for part in parts for figure in part.figures]
+    name = str(board.config.get("name", "search"))
+    facts, best = headline(board, trials)
+    numbers = iter(range(len(figures)))
+    blocks = [
+        _section("Leaderboard", '<div id="leaderboard"></div>', _leaderboard_remarks(board)),
+        *(_section(part.title, _charts(part, [next(numbers) for _ in part.figures]), part.remarks) for part in parts),
+        _section("What the students see", _pictures(panels), panels.remarks),
+    ]
+    data = {"table": _table(board, trials), "figures": figures}
+    filled = {
+        "title": html.escape(f"{name}: search report"),
+        "name": html.escape(name),
+        "facts": " · ".join(html.escape(fact) for fact in facts),
+        "best": "".join(f"<p>{html.escape(line)}</p>" for line in best),
+        "sections": "\n".join(blocks),
+        "data": script_json(data),
+        "plotly": plotly_script(),
+    }
+    template = files("bpkd_search.report").joinpath("page.html").read_text(encoding="utf-8")
+    # In one pass, so that what is filled in is not searched for places to fill.
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: filled[found[1]], template)
+
+
+def script_json(value: Any) -> str:
+    """JSON that can stand in a script element: no `<` opens or closes anything, and numbers are finite."""
+    return json.dumps(_finite(value), separators=(",", ":"), default=str).replace("<", "\\u003c")
+
+
+def plotly_script() -> str:
+    """plotly.js, whole. Errors: `UserError` when plotly is not installed."""
+    try:
+        offline = importlib.import_module("plotly.offline")
+    except ImportError as e:
+        raise UserError("the report needs plotly: pip install 'bpkd-search[report]'") from e
+    return str(offline.get_plotlyjs())
+
+
+def _finite(value: Any) -> Any:
+    """The same value with nothing that JSON lacks, and numbers of no more digits than anyone reads."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if value - value == 0 else None
+    return value
+
+
+def _table(board: Leaderboard, trials: pd.DataFrame) -> dict[str, Any]:
+    """Columns and rows of the leaderboard, best first; the page draws and sorts them."""
+    names = dict.fromkeys([*BEFORE, board.metric, *SCORES, *board.parameters, *AFTER])
+    shown = [name for name in names if name in trials and (name == "state" or trials[name].notna().any())]
+    columns = [{"name": "rank", "label": "rank", "kind": "number"}]
+    cells: list[list[Any]] = [list(range(1, len(trials) + 1))]
+    for name in shown:
+        column = trials[name]
+        number = is_number(column)
+        score = "iou" in name or name in ("accuracy", "boundary_f")
+        kind = "score" if score else "seconds" if name in SECONDS else "number" if number else "text"
+        label = {"gpu_seconds": "seconds"}.get(name, name.removeprefix("loss.")).replace("_", " ")
+        columns.append({"name": name, "label": label, "kind": kind})
+        values = [None if pd.isna(value) else value for value in column.astype(object)]
+        if number:
+            cells.append([None if value is None else float(value) for value in values])
+        else:
+            cells.append([None if value is None else str(value)[:SHOWN_CHARACTERS] for value in values])
+    return {"columns": columns, "rows": [list(row) for row in zip(*cells, strict=True)]}
+
+
+def _leaderboard_remarks(board: Leaderboard) -> list[str]:
+    return [
+        f"Ranked by {board.metric} on the validation split; trials that ran their full budget come first. One seed"
+        " each: small leads may be noise.",
+        *board.caveats,
+    ]
+
+
+def _section(title: str, body: str, remarks: Sequence[str]) -> str:
+    said = "".join(f'<p class="remark">{html.escape(remark)}</p>' for remark in remarks)
+    return f"<section><h2>{html.escape(title)}</h2>{body}{said}</section>"
+
+
+def _charts(part: Section, numbers: Sequence[int]) -> str:
+    charts = []
+    for number, chart in zip(numbers, part.figures, strict=True):
+        width = f"min-width:{int(chart['width'])}px;" if "width" in chart else ""
+        style = f"height:{int(chart['height'])}px;{width}"
+        charts.append(f'<div class="scroll"><div class="chart" data-figure="{number}" style="{style}"></div></div>')
+    return f'<div class="charts{" narrow" if part.narrow else ""}">{"".join(charts)}</div>' if charts else ""
+
+
+def _pictures(panels: Panels) -> str:
+    rows = []
+    for title, pictures in panels.rows:
+        cells = "".join(
+            f'<figure><img src="{html.escape(p.address)}" alt="{html.escape(p.caption)}">'
+            f"<figcaption>{html.escape(p.caption)}</figcaption></figure>"
+            for p in pictures
+        )
+        rows.append(f'<h3>{html.escape(title)}</h3><div class="panel">{cells}</div>')
+    colours = "".join(
+        f'<li><span style="background:{html.escape(colour)}"></span>{html.escape(name)}</li>'
+        for name, colour in panels.colours
+    )
+    legend = f'<ul class="colours">{colours}</ul>' if colours else ""
+    return f'<div class="panels{" pixelated" if panels.pixelated else ""}">{"".join(rows)}</div>{legend}'

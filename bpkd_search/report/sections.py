@@ -1,0 +1,260 @@
+"""What the report shows and says of an experiment, part by part; honest remarks stand with each figure."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from bpkd_search.errors import ExperimentError
+from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED
+from bpkd_search.report import figures as draw
+from bpkd_search.report import space_figures as space
+from bpkd_search.report.parts import Section
+from bpkd_search.results.importance import importance, scope
+from bpkd_search.results.leaderboard import Leaderboard
+
+ONE_SEED = "One seed each: small leads may be noise."
+NOTHING_FULL = "No trial has run its full budget yet."
+CAMVID = (
+    "CamVid's validation frames come from one sequence that is also in its training split, so scores on it are"
+    " optimistic."
+)
+GAINED = ("miou", "edge_miou", "body_miou")
+SHOWN_CLASSES = 40
+
+
+def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """What was searched, in a few words, and what came of it, in a few sentences."""
+    config, metric = board.config, board.metric
+    counts = trials["state"].astype(object).value_counts()
+    facts = [f"{len(trials)} trials: " + ", ".join(f"{n} {str(s).lower()}" for s, n in counts.items())]
+    data, student, teacher = (config.get(key) or {} for key in ("data", "student", "teacher"))
+    if data:
+        facts.append(f"{data.get('kind')} at {data.get('height')}x{data.get('width')}")
+    if student and teacher:
+        facts.append(f"{student.get('encoder')} taught by {teacher.get('encoder')}")
+    if epochs := (config.get("train") or {}).get("epochs"):
+        facts.append(f"full budget {epochs} epochs")
+    if board.commit:
+        facts.append(f"commit {board.commit}")
+    said = []
+    mine, base = _best(trials, searched=True), _best(trials, searched=False)
+    if mine is None or base is None:
+        said.append(NOTHING_FULL if mine is None and base is None else "There is nothing to compare with yet.")
+    else:
+        lead = 100 * (float(mine[metric]) - float(base[metric]))
+        against = f"the best baseline ({base['method']}, {base[metric]:.4f})"
+        how = f"{abs(lead):.1f} points {'above' if lead > 0 else 'below'}" if round(lead, 1) else "level with"
+        said.append(
+            f"The best searched setting, trial {mine['number']}, reaches {metric} {mine[metric]:.4f}: {how} {against}."
+        )
+        drawn = int(((trials["state"] == COMPLETE) & (trials["origin"] != "baseline")).sum())
+        said.append(
+            f"{ONE_SEED} The setting was picked as the best of {drawn} full-budget trials by this very score, which"
+            " flatters it."
+        )
+    if data.get("kind") == "camvid":
+        said.append(CAMVID)
+    return facts, said
+
+
+def sections(board: Leaderboard, trials: pd.DataFrame) -> list[Section]:
+    """The parts of the page between leaderboard and pictures; what cannot be shown says why."""
+    parts: dict[str, Callable[[Leaderboard, pd.DataFrame], Section]] = {
+        "Best so far": _course,
+        "Gains over the baselines": _gains,
+        "Gains by class": _classes,
+        "Parallel coordinates": _parallel,
+        "Slices": _slices,
+        "Importance": _importance,
+        "Does the first rung know?": _rungs,
+        "Pareto front": _front,
+        "States and costs": _costs,
+    }
+    made = []
+    for title, make in parts.items():
+        try:
+            made.append(make(board, trials))
+        except ExperimentError as e:
+            made.append(Section(title, remarks=[str(e)]))
+    return [part for part in made if part.figures or part.remarks]
+
+
+def _course(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    title, curves = "Best so far", board.curves()
+    if curves.empty:
+        return Section(title, remarks=[NOTHING_FULL])
+    origins = trials.set_index("number")["origin"].astype(str)
+    searched = curves["number"].map(origins) != "baseline"
+    remark = (
+        "A point is a trial that ran its full budget, at the time that all trials had spent in training when it ended."
+        " Time of validation and start-up is left out."
+    )
+    return Section(title, [draw.course(curves, searched, board.metric)], [remark])
+
+
+def _gains(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    title, mine = "Gains over the baselines", _best(trials, searched=True)
+    full = trials[(trials["state"] == COMPLETE) & (trials["origin"] == "baseline")]
+    if mine is None or full.empty:
+        return Section(title, remarks=["Needs a searched trial and a baseline that ran their full budget."])
+    measures = [name for name in dict.fromkeys([board.metric, *GAINED]) if pd.notna(mine[name])]
+    groups = {
+        str(row["method"]): {m: float(mine[m]) - float(row[m]) for m in measures if pd.notna(row[m])}
+        for _, row in full.iterrows()
+    }
+    remark = (
+        f"Trial {mine['number']}, the best searched setting, less each baseline, in points (hundredths). edge_miou"
+        " counts only pixels in the band around class changes, body_miou those outside it. "
+    )
+    return Section(title, [draw.gains(groups, "difference in points")], [remark + ONE_SEED])
+
+
+def _classes(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    title = "Gains by class"
+    mine, base = _best(trials, searched=True), _best(trials, searched=False)
+    if mine is None or base is None:
+        return Section(title, remarks=["Needs a searched trial and a baseline that ran their full budget."])
+    numbers = [int(mine["number"]), int(base["number"])]
+    last = board.reports(["class_iou"], numbers).groupby("number")["class_iou"].last()
+    if last.isna().any() or len(last) < 2:
+        return Section(title, remarks=["The reports hold no IoU by class."])
+    count = len(last[numbers[0]])
+    names = board.class_names or [f"class {k}" for k in range(count)]
+    ious = [pd.Series(list(last[number]), index=names, dtype=float) for number in numbers]
+    gap = (ious[0] - ious[1]).abs().sort_values(ascending=False)
+    shown = gap.dropna().index[:SHOWN_CLASSES]
+    remarks = [f"Trial {numbers[0]}, the best searched setting, less the best baseline, {base['method']}. {ONE_SEED}"]
+    never = [str(k) for k in names if ious[0][k] == 0 and ious[1][k] == 0]
+    if never:
+        remarks.append(f"Found by neither: {', '.join(never)}.")
+    if len(shown) < gap.notna().sum():
+        remarks.append(f"The {len(shown)} classes of {count} that differ most.")
+    return Section(title, [draw.class_gains(ious[0][shown], ious[1][shown], str(base["method"]))], remarks)
+
+
+def _parallel(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    title, (drawn, _) = "Parallel coordinates", _drawn(trials)
+    if drawn.empty:
+        return Section(title, remarks=["No trial of the space has run its full budget yet."])
+    remarks = [
+        f"Each line is one of {len(drawn)} searched trials that ran their full budget, dark where {board.metric} is"
+        " high. Drag along an axis to keep the lines through that part; click the axis to let go."
+    ]
+    return Section(title, [space.parallel(drawn, board.config["space"], board.metric)], remarks)
+
+
+def _slices(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    title, (drawn, stopped) = "Slices", _drawn(trials)
+    if drawn.empty and stopped.empty:
+        return Section(title, remarks=["No trial of the space has ended yet."])
+    base = _best(trials, searched=False)
+    level = None if base is None else float(base[board.metric])
+    remarks = [
+        "Blue: trials that ran their full budget. Hollow: stopped early, with the score they had then, which is not"
+        " comparable." + ("" if base is None else f" Dashed: the best baseline, {base['method']}.")
+    ]
+    limits = (draw.MANY, draw.MANY // 3)
+    if len(drawn) > limits[0] or len(stopped) > limits[1]:
+        remarks.append(f"Of many trials, the best {limits[0]} full and {limits[1]} stopped ones are drawn.")
+    return Section(
+        title, space.slices(drawn, stopped, board.config["space"], board.metric, level), remarks, narrow=True
+    )
+
+
+def _importance(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    drawn, _ = _drawn(trials)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            table = importance(drawn, board.metric, board.config["space"])
+        except RuntimeError as e:  # where all points or all scores are the same
+            raise ExperimentError(f"Importance cannot be told: {e}") from e
+    notes = [*scope(table, board.metric), *(str(w.message) for w in said if "fANOVA" in str(w.message))]
+    return Section("Importance", [space.importance(table)], notes)
+
+
+def _rungs(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    title, metric = "Does the first rung know?", board.metric
+    agreement = rank_agreement(trials, board.reports([metric]), metric)
+    if agreement.empty:
+        return Section(title, remarks=["Needs three trials that ran their full budget."])
+    config = board.config
+    scheduler: dict[str, Any] = config["search"].get("scheduler") or {}
+    rungs, at = [], float(scheduler.get("grace") or 0)
+    known = scheduler.get("name", "none") in ("asha", "hyperband") and scheduler.get("axis", "epochs") == "epochs"
+    last = float(agreement["epoch"].max())
+    while known and 0 < at < last:
+        rungs.append(at)
+        at *= float(scheduler.get("reduction") or 3)
+    remarks = [
+        f"Spearman's correlation of {metric} after an epoch with that at the end, over the trials that ran in full,"
+        " baselines among them. Near 1, early epochs rank trials as the end does; near 0, trials are stopped on noise.",
+        "Stopped trials have no end to compare with: the figure knows only the survivors.",
+    ]
+    return Section(title, [draw.rank_agreement(agreement, rungs)], remarks)
+
+
+def rank_agreement(trials: pd.DataFrame, reports: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Spearman's correlation of each epoch's metric with the final one, over full-budget trials.
+
+    Columns: epoch, rho, trials (how many had a report at that epoch). Epochs of fewer than three are left out.
+    """
+    final = trials[trials["state"] == COMPLETE].set_index("number")[metric].astype(float)
+    wide = reports[reports["number"].isin(final.index)].pivot(index="number", columns="epoch", values=metric)
+    rows = []
+    for epoch in wide.columns:
+        early = wide[epoch].astype(float).dropna()
+        rho = early.rank().corr(final[early.index].rank()) if len(early) >= 3 else float("nan")
+        rows.append({"epoch": int(epoch), "rho": float(rho), "trials": len(early)})
+    return pd.DataFrame(rows, columns=["epoch", "rho", "trials"]).dropna().reset_index(drop=True)
+
+
+def _front(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    title, objectives = "Pareto front", list(board.config["search"].get("objectives") or {})
+    if len(objectives) < 2:
+        return Section(title)
+    front, full = board.front(), trials[trials["state"] == COMPLETE]
+    if front.empty:
+        return Section(title, remarks=[NOTHING_FULL])
+    figures = [draw.pareto(full, front, x, y) for y, x in itertools.combinations(objectives, 2)]
+    remark = f"Blue: no other trial is at least as good in all of {', '.join(objectives)} and better in one. {ONE_SEED}"
+    return Section(title, figures, [remark])
+
+
+def _costs(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    method, state = trials["method"].astype(str), trials["state"].astype(str)
+    counts = trials.groupby([method, state]).size().unstack(fill_value=0)
+    seconds = trials["gpu_seconds"].astype(float).fillna(0.0).groupby([method, state]).sum().unstack(fill_value=0)
+    size, unit = draw.time_unit(float(seconds.sum(axis=1).max()))
+    order = seconds.sum(axis=1).sort_values(ascending=False).index
+    figures = [
+        draw.by_state(counts.loc[order], "trials", "d"),
+        draw.by_state(seconds.loc[order] / size, f"{unit} in training", ".1f"),
+    ]
+    total, spent = float(seconds.to_numpy().sum()), seconds.sum()
+    remarks = [f"{total / 3600:.2f} GPU-hours in training in all"]
+    if total and PRUNED in spent:
+        remarks[0] += f", {spent[PRUNED] / total:.0%} of them on trials stopped early"
+    remarks[0] += "; on a machine without a GPU these are seconds of its processor."
+    failed = trials.loc[trials["state"] == FAILED, "reason"].astype(str).value_counts()
+    if len(failed):
+        remarks.append("Failed: " + ", ".join(f"{n} {reason}" for reason, n in failed.items()) + ".")
+    return Section("States and costs", figures, remarks)
+
+
+def _best(trials: pd.DataFrame, *, searched: bool) -> pd.Series | None:
+    """The best full-budget trial that the search chose, or the best baseline."""
+    chosen = (trials["origin"] != "baseline") == searched
+    found = trials[(trials["state"] == COMPLETE) & chosen]
+    return found.iloc[0] if len(found) else None
+
+
+def _drawn(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The search's full-budget trials and its stopped ones, best first."""
+    mine = trials[trials["origin"] != "baseline"]
+    return mine[mine["state"] == COMPLETE], mine[mine["state"] == PRUNED]

@@ -1,0 +1,53 @@
+"""Comparisons and importance as text, each with what one may read into it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bpkd_search.results.compare import EPOCHS, SECONDS
+from bpkd_search.results.importance import scope
+from bpkd_search.results.leaderboard import Leaderboard
+from bpkd_search.show.formats import check_format, write
+from bpkd_search.show.leaderboard import remarks
+from bpkd_search.show.text_table import TextTable, bold, terminal
+
+
+def show_comparison(
+    board: Leaderboard, methods: Sequence[str] | None, format: str = "table", out: Path | None = None
+) -> None:
+    """Print every method at equal epochs and at equal GPU-seconds, or write both. Errors: those of `compare`."""
+    check_format(format, out)
+    table = board.compare(methods)
+    if format != "table":
+        write(table.set_index("at"), format, out)
+        return
+    limits = {EPOCHS: f"{table.attrs['epochs']} epochs", SECONDS: f"{table.attrs['gpu_seconds']:.0f} GPU-seconds"}
+    lines: list[str] = []
+    _, styled = terminal()
+    for at, limit in limits.items():
+        rows = table[table["at"] == at].drop(columns=["at", "note"])
+        first = "experiment" if "experiment" in rows else "method"
+        title = f"{at}: {limit}"
+        lines += [bold(title, styled), *TextTable(rows.set_index(first)).lines(), ""]
+    said = [
+        f"{board.metric} on the validation split, full-budget trials only; vs paper: less bpkd-paper; vs plain: less"
+        " the better of kd and cwd.",
+        "One run says nothing of its spread; the best of several is picked by its score, so it flatters.",
+        "At equal GPU-seconds slower runs are read before their end, with a learning rate that has not decayed.",
+        *board.caveats,
+    ]
+    sys.stdout.write("\n".join([*lines, *remarks(said, styled)]) + "\n")
+
+
+def show_importance(board: Leaderboard, format: str = "table", out: Path | None = None) -> None:
+    """Print the importance of each parameter, or write it. Errors: those of `importance`."""
+    check_format(format, out)
+    table = board.importance()
+    if format != "table":
+        write(table, format, out)
+        return
+    _, styled = terminal()
+    lines = [*TextTable(table).lines(styled=styled), "", *remarks(scope(table, board.metric), styled)]
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,145 @@
+"""Leaderboards as text: which rows and columns, and a table for people that fits the terminal."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from bpkd_search.errors import ConfigError, ExperimentError
+from bpkd_search.experiment.schema import COMPLETE, RUNNING, TRIAL_COLUMNS
+from bpkd_search.results.analysis import HIGHER_IS_BETTER
+from bpkd_search.results.leaderboard import Leaderboard
+from bpkd_search.show.formats import check_format, write
+from bpkd_search.show.text_table import DIM, RESET, TextTable, terminal
+
+# What the shortest view calls a column.
+_SHORT = {"gpu_seconds": "seconds"}
+
+
+@dataclass(frozen=True)
+class View:
+    """Which rows and columns of a leaderboard: the options of the command, each checked when it is used."""
+
+    where: str | None = None
+    sort: str | None = None
+    columns: str | None = None
+    top: int | None = None
+
+
+EVERYTHING = View()
+
+
+def leaderboard_frame(board: Leaderboard, view: View = EVERYTHING) -> pd.DataFrame:
+    """The chosen rows and columns; without a choice rank, state, method, parameters, measures, cost.
+
+    Errors: `ConfigError` for a column that is not there and for a condition that is none.
+    """
+    several = ["experiment"] if len(board.folders) > 1 else []
+    usual = [*several, "number", "state", "method", *board.parameters, "miou", "edge_miou", "body_miou"]
+    usual = [*dict.fromkeys([*usual, board.metric]), "epochs", "gpu_seconds", "reason"]
+    valid = [*dict.fromkeys([*(name for name, _, _ in TRIAL_COLUMNS), *board.parameters])]
+    shown = _names(view.columns, valid, "--columns") if view.columns else usual
+    keys = _names(view.sort, valid, "--sort") if view.sort else []
+    # The whole run of each trial is most of the table's bytes; it is read only where it is asked for.
+    asked = [name for name in valid if name != "config" or "config" in f"{shown} {view.where}"]
+    frame = board.trials(asked if view.where else [*shown, *keys])
+    if view.where:
+        frame = _where(frame, view.where, valid)
+    if keys:
+        given = [text.strip() for text in str(view.sort).split(",")]
+        better_last = [
+            HIGHER_IS_BETTER.get(name, False) == text.startswith("-") for name, text in zip(keys, given, strict=True)
+        ]
+        frame = frame.sort_values(keys, ascending=better_last, kind="stable", na_position="last")
+    frame = frame[shown] if view.columns else frame[shown].rename(columns=_SHORT)
+    return frame.head(view.top) if view.top else frame
+
+
+def show_leaderboard(board: Leaderboard, format: str, view: View = EVERYTHING, out: Path | None = None) -> None:
+    """Print a leaderboard or write it to `out`. Errors: `ConfigError`, `ExperimentError`."""
+    check_format(format, out)
+    frame = leaderboard_frame(board, view)
+    if format == "table":
+        sys.stdout.write("\n".join(leaderboard_lines(board, frame, *terminal())) + "\n")
+    else:
+        write(frame, format, out)
+
+
+def watch_leaderboard(board: Leaderboard, view: View, every: float = 2.0) -> None:
+    """Redraw a leaderboard until no trial runs any more, seen twice: one may end a moment before the next begins."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console, quiet = Console(), 0
+    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
+        while quiet < 2:
+            try:
+                states = board.trials(["state"])["state"]
+                frame = leaderboard_frame(board, view).head(console.height)
+                lines = leaderboard_lines(board, frame, console.width, console.is_terminal)
+                live.update(Text.from_ansi("\n".join(lines)), refresh=True)
+                quiet = 0 if (states == RUNNING).any() or states.empty else quiet + 1
+            except ExperimentError as e:
+                live.update(Text(str(e), style="dim"), refresh=True)
+            if quiet < 2:
+                time.sleep(every)
+
+
+def leaderboard_lines(board: Leaderboard, frame: pd.DataFrame, width: int, styled: bool) -> list[str]:
+    """The table with its remarks; parameters that do not fit are left out, the last first."""
+    shown = frame.drop(columns=[c for c in ("reason",) if c in frame and frame[c].isna().all()])
+    dim = (shown["state"] != COMPLETE).tolist() if "state" in shown else None
+    table, hidden = TextTable(shown, dim), list[str]()
+    searched = [path for path in board.parameters if path in shown]
+    while table.width(hidden) > width and searched:
+        hidden.insert(0, searched.pop())
+    said = [
+        f"{', '.join(board.names)}: ranked by {board.metric} on the validation split, full-budget trials first; one"
+        " seed each, so small leads may be noise.",
+        *board.caveats,
+    ]
+    if hidden:
+        said.append(f"Too narrow for {', '.join(hidden)}: widen the terminal or use --format csv.")
+    return [*table.lines(hidden, styled), "", *remarks(said, styled)]
+
+
+def remarks(lines: Sequence[str], styled: bool) -> list[str]:
+    """Remarks under a table."""
+    return [f"{DIM}{line}{RESET}" if styled else line for line in lines]
+
+
+def _names(text: str | None, valid: Sequence[str], option: str) -> list[str]:
+    """Column names from `a,b`; what a short view calls a column is understood too."""
+    long = {short: name for name, short in _SHORT.items()}
+    names = [part.strip().removeprefix("-" if option == "--sort" else "") for part in (text or "").split(",")]
+    names = [long.get(name, name) for name in names]
+    if unknown := [name for name in names if name not in valid]:
+        raise ConfigError([f"got {name!r}, valid: {', '.join(valid)}" for name in unknown], option)
+    return names
+
+
+def _where(frame: pd.DataFrame, where: str, valid: Sequence[str]) -> pd.DataFrame:
+    """The rows for which a condition of `DataFrame.query` holds; dotted names need no backticks."""
+    quoted = where
+    for name in sorted((n for n in valid if "." in n), key=len, reverse=True):
+        quoted = re.sub(rf"(?<![`\w.]){re.escape(name)}(?![`\w.])", f"`{name}`", quoted)
+    try:
+        kept = frame.query(quoted, engine="python")
+        if not isinstance(kept, pd.DataFrame):
+            raise TypeError("is no condition")
+    except Exception as e:  # whatever a mistyped expression may raise
+        raise ConfigError(
+            [
+                f"got {where!r}: {' '.join(str(e).split())}; a condition is like \"method == 'bpkd' and miou > 0.5\","
+                f" columns: {', '.join(valid)}"
+            ],
+            "--where",
+        ) from e
+    return kept

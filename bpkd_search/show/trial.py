@@ -1,0 +1,104 @@
+"""Everything about one trial, on one page of text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from bpkd_search.errors import ConfigError, ExperimentError
+from bpkd_search.experiment.schema import COMPLETE, COST_COLUMNS, METRIC_COLUMNS
+from bpkd_search.results.leaderboard import Leaderboard
+from bpkd_search.show.text_table import TextTable, bold, cell, pairs, terminal
+
+_FACTS = ("state", "reason", "message", "method", "origin", "epochs", "seed", "node", "parameters", "started", "ended")
+_MEASURES = tuple(name for name, _, _ in (*METRIC_COLUMNS, *COST_COLUMNS))
+
+
+def find_trial(board: Leaderboard, which: str) -> pd.Series:
+    """The row of a trial by its number, its trial_id, or as `best`; `name` is its rank.
+
+    Errors: `ExperimentError` when there is none.
+    """
+    trials = board.trials()
+    if which == "best":
+        found = trials[trials["state"] == COMPLETE].head(1)
+        if found.empty:
+            raise ExperimentError(f"{', '.join(board.names)}: no trial has run its full budget yet")
+    elif which.isascii() and which.isdigit():
+        found = trials[trials["number"] == int(which)]
+    else:
+        found = trials[trials["trial_id"] == which]
+    if found.empty:
+        last = f"0 to {trials['number'].max()}" if len(trials) else "none yet"
+        raise ExperimentError(
+            f"{', '.join(board.names)}: has no trial {which!r}; valid: best, a trial_id, or a number ({last})"
+        )
+    return found.iloc[0]
+
+
+def trial_record(board: Leaderboard, which: str) -> dict[str, Any]:
+    """A trial as plain values: its row, `rank`, `config` as a mapping, and its `reports`, for programs."""
+    row = find_trial(board, which)
+    reports = _reports_of(board, row)
+    record: dict[str, Any] = {"rank": int(str(row.name)), **json.loads(row.to_json(date_format="iso"))}
+    record["config"] = json.loads(row["config"])
+    record["reports"] = json.loads(reports.to_json(orient="records", date_format="iso"))
+    for report in record["reports"]:
+        report["loss_terms"] = json.loads(report["loss_terms"] or "{}")
+    return record
+
+
+def show_trial(board: Leaderboard, which: str, format: str = "table") -> None:
+    """Print everything about one trial. Errors: `ExperimentError` when there is none, `ConfigError` for a format."""
+    if format not in ("table", "json"):
+        raise ConfigError([f"got {format!r}, valid: table, json"], "--format")
+    if format == "json":
+        print(json.dumps(trial_record(board, which), indent=1))
+        return
+    row = find_trial(board, which)
+    reports = _reports_of(board, row)
+    total = len(board.trials(["state"]))
+    sections = {
+        f"{cell('', row['trial_id'])}: rank {row.name} of {total} by {board.metric}": pairs(
+            {name: row[name] for name in _FACTS} | {"commit": board.commit}
+        ),
+        "searched": pairs({path: row[path] for path in board.parameters}),
+        "measured": pairs({name: row[name] for name in _MEASURES}),
+    }
+    if len(reports):
+        sections["epochs"] = TextTable(_course(reports)).lines()
+        sections["IoU of each class"] = _classes(board, reports.iloc[-1])
+    sections["run"] = yaml.safe_dump(json.loads(row["config"]), sort_keys=False, allow_unicode=True).splitlines()
+    _, styled = terminal()
+    text = []
+    for title, lines in sections.items():
+        if lines:
+            text += [bold(title, styled), *(f"  {line}" for line in lines), ""]
+    sys.stdout.write("\n".join(text))
+
+
+def _reports_of(board: Leaderboard, row: pd.Series) -> pd.DataFrame:
+    reports = board.reports(numbers=[int(row["number"])])
+    mine: pd.DataFrame = reports[reports["experiment"] == row["experiment"]]
+    return mine.reset_index(drop=True)
+
+
+def _course(reports: pd.DataFrame) -> pd.DataFrame:
+    """What changed from epoch to epoch, with a column for each loss term."""
+    terms = pd.DataFrame([json.loads(text or "{}") for text in reports["loss_terms"]], index=reports.index)
+    columns = ["epoch", *(name for name, _, _ in METRIC_COLUMNS), "gpu_seconds", "loss"]
+    course = pd.concat([reports[columns], terms.add_prefix("loss.")], axis=1).set_index("epoch")
+    return course.drop(columns=[name for name in course if course[name].isna().all()])
+
+
+def _classes(board: Leaderboard, last: pd.Series) -> list[str]:
+    scores = last["class_iou"]
+    if scores is None:
+        return []
+    names = board.class_names or [f"class {k}" for k in range(len(scores))]
+    absent = {name: "absent" if v is None or v != v else float(v) for name, v in zip(names, scores, strict=False)}
+    return pairs(absent, as_name="iou")

@@ -1,0 +1,127 @@
+"""What every trial of a search shares: the views, the teacher, and the teacher's logits."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bpkd_search.config.loss import terms_of
+from bpkd_search.config.models import Data, RunConfig
+from bpkd_search.config.points import to_tree
+from bpkd_search.data.base import digest
+from bpkd_search.data.views import (
+    Map,
+    ViewRecipe,
+    ViewStore,
+    build_logits,
+    cache_dir,
+    logits_layout,
+    logits_path,
+    require_space,
+    thread_map,
+)
+from bpkd_search.data.views.copies import is_whole, local_root
+from bpkd_search.errors import ConfigError, DataError
+from bpkd_search.training.inputs import Say, every_tenth, prepare_views, view_recipe, views_left
+from bpkd_search.training.teacher import FrozenTeacher, file_hash, logits_shape, plain_model, prepare_teacher
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Paths of the views, of the teacher's logits on them, and of the teacher's weights; and its scores.
+
+    `data` is the plain `data` block where views are computed as they are read. Where every node keeps a copy,
+    `local` is the folder of copies as the user wrote it, and `local_teacher` the name of the weights in it.
+    """
+
+    views: str
+    logits: str | None
+    teacher: str | None
+    teacher_scores: dict[str, float] | None = None
+    data: dict[str, Any] | None = None
+    local: str | None = None
+    local_teacher: str | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The folders of the store that are read."""
+        stored = ("val",) if self.data else ("train", "val")
+        return (*stored, Path(self.logits).name) if self.logits else stored
+
+    def here(self) -> Prepared:
+        """The same with the paths of this node's own copy; without a whole one, as it is, for a shared folder.
+
+        Errors: `DataError` where this node has neither, `ResourceError` as `local_root`.
+        """
+        if self.local is None:
+            return self
+        root = local_root(self.local)
+        store = root / "views" / Path(self.views).name
+        teacher = root / "teachers" / self.local_teacher if self.local_teacher else None
+        if is_whole(store, self.parts) and (teacher is None or teacher.is_file()):
+            logits = str(store / Path(self.logits).name) if self.logits else None
+            return replace(self, views=str(store), logits=logits, teacher=str(teacher) if teacher else self.teacher)
+        if not is_whole(Path(self.views), self.parts):
+            raise DataError(
+                f"{store}: is no whole copy of the views on {socket.gethostname()}, which may have joined after the"
+                f" trials began, and {self.views} is not seen there; stop the search and resume it to copy them"
+            )
+        return self
+
+    def open(self) -> ViewStore:
+        """The views, with logits where they are stored."""
+        recipe = view_recipe(Data.model_validate(self.data)) if self.data else None
+        return ViewStore(Path(self.views), Path(self.logits) if self.logits else None, recipe)
+
+
+def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map = map) -> Prepared:
+    """Views, teacher and logits of a run: found where they exist, made where they do not.
+
+    `say` gets progress in lines; the two maps spread the work (see `data.views`). Errors: `DataError`,
+    `CheckpointError`, `ResourceError`, `ConfigError`.
+    """
+    recipe = view_recipe(run.data)
+    require_space(cache_dir(run.data.views_dir), needed_bytes(run, recipe))
+    store = prepare_views(run.data, say, view_map, recipe)
+    for term in terms_of(run.loss):
+        alpha = getattr(term, "alpha", 0.0)
+        if isinstance(alpha, tuple) and len(alpha) != store.num_classes:
+            raise ConfigError(
+                [f"loss.alpha: got {len(alpha)} numbers, must be one, or one for each of {store.num_classes} classes"]
+            )
+    teacher, scores = prepare_teacher(run, store, say)
+    logits = None
+    if run.teacher.mode == "stored":
+        # A teacher of the same weights gives the same logits, wherever its file lies.
+        codec = run.data.logits
+        key = digest([plain_model(run.teacher), file_hash(teacher), codec])
+        path = logits_path(store.path, key)
+        if not path.is_dir():
+            say(f"logits: the teacher on {store.num_images * store.views} views, kept as {codec}")
+        build_logits(
+            store,
+            FrozenTeacher(run, store.num_classes, teacher),
+            key,
+            codec=codec,
+            progress=every_tenth(say, "logits"),
+            map=logit_map,
+            waiting=lambda: say("logits: another process is building them; waiting for it"),
+            about={"teacher": f"{run.teacher.encoder} + {run.teacher.head}"},
+        )
+        logits = str(path)
+    computed = to_tree(run.data) if run.data.images == "computed" else None
+    return Prepared(str(store.path), logits, str(teacher), scores, computed)
+
+
+def needed_bytes(run: RunConfig, recipe: ViewRecipe) -> dict[str, int]:
+    """What a run would write to the disk and has not yet, in bytes; nothing where its views are finished."""
+    needed = {"the views": views_left(run.data, recipe)}
+    if needed["the views"] and run.teacher.mode == "stored":
+        needed["the teacher's logits"] = logits_layout(
+            run.data.logits,
+            logits_shape(run.teacher, len(recipe.train.class_names), run.data.height, run.data.width),
+            len(recipe.train) * run.data.views,
+        ).bytes
+    return needed

@@ -1,0 +1,93 @@
+"""What a process keeps from one run to the next, and whether it has let go of the rest.
+
+Runs share view stores and online teachers, which no run changes. A student is a copy of a network that is built and
+loaded once and never trained, so that it starts with the bits of a fresh one, whatever ran before. That network stays
+in host memory: of a run that is over, nothing stays on a GPU. Compiled code is kept by `forward`.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import warnings
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from bpkd_search.config.models import RunConfig
+from bpkd_search.data.views import ViewStore
+from bpkd_search.models import Segmentor
+from bpkd_search.models.build import build_model, pick_device
+from bpkd_search.training.distill import Distillation
+from bpkd_search.training.forward import forget_code
+from bpkd_search.training.prepare import Prepared
+from bpkd_search.training.teacher import open_teacher
+
+# First weights that are kept, of the newest students and seeds.
+STUDENTS = 4
+# What the libraries below PyTorch keep on a GPU for themselves, at most: workspaces of cuBLAS and cuDNN.
+WORKSPACES = 256 * 2**20
+
+
+class ProcessCache:
+    """View stores, first weights of students, and online teachers of one process.
+
+    A file of weights is read when its student is first wanted; changes to it afterwards are not seen.
+    """
+
+    def __init__(self) -> None:
+        self.stores: dict[tuple[str, str | None], ViewStore] = {}
+        self._teachers: dict[str, Segmentor] = {}
+        self._first = lru_cache(STUDENTS)(build_model)
+        self._warned = False
+
+    def start(self, run: RunConfig, prepared: Prepared) -> Distillation:
+        """A run at its beginning, as a process that just started would have it. Errors: `UserError` of every kind."""
+        prepared = prepared.here()
+        key = (prepared.views, prepared.logits)
+        if key not in self.stores:
+            self.stores[key] = prepared.open()
+        store, device, teacher = self.stores[key], pick_device(run.train.device), None
+        if prepared.teacher and run.teacher.mode == "online":
+            if prepared.teacher not in self._teachers:
+                self._teachers[prepared.teacher] = open_teacher(run, store.num_classes, Path(prepared.teacher), device)
+            teacher = self._teachers[prepared.teacher]
+        student = copy.deepcopy(self._first(run.student, store.num_classes, run.train.seed))
+        return Distillation(run.student, run.loss, run.train, store, teacher=teacher, device=device, student=student)
+
+    def release(self) -> int:
+        """Free what is left of a run that nobody holds any more; the bytes of a GPU that did not come back.
+
+        Those are what is allocated beyond the online teachers and the workspaces of libraries. If there are any, all
+        that was kept is dropped, compiled code included, and what even then does not come back is warned of, once.
+        """
+        excess = self._excess()
+        if excess:
+            self.stores.clear()
+            self._teachers.clear()
+            self._first.cache_clear()
+            forget_code()
+            excess = self._excess()
+        if excess and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{excess / 2**20:,.0f} MiB of GPU memory did not come back from a run that is over; this process goes"
+                " on, and later trials have so much less",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return excess
+
+    def _excess(self) -> int:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        tensors = [t for teacher in self._teachers.values() for t in (*teacher.parameters(), *teacher.buffers())]
+        kept = sum(tensor.nbytes for tensor in tensors if tensor.device.type == "cuda")
+        return max(0, allocated() - kept - WORKSPACES)
+
+
+def allocated() -> int:
+    """Bytes of this process's tensors on all GPUs; 0 without any."""
+    return sum(torch.cuda.memory_allocated(index) for index in range(torch.cuda.device_count()))

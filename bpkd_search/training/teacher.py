@@ -1,0 +1,121 @@
+"""The teacher: found under the hash of what makes it, read from a checkpoint, or trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bpkd_search.config.loss import Ce
+from bpkd_search.config.models import Model, RunConfig
+from bpkd_search.config.points import to_tree
+from bpkd_search.data.base import digest
+from bpkd_search.data.views import ViewStore, cache_dir
+from bpkd_search.errors import CheckpointError
+from bpkd_search.models import Segmentor, load_segmentor, save_weights
+from bpkd_search.models.build import autocast, build_model, pick_device
+from bpkd_search.training.distill import Distillation, evaluate
+from bpkd_search.training.inputs import Say
+
+
+def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, dict[str, float]]:
+    """The teacher's weights file and its validation scores; trained here if there is neither file nor cache.
+
+    Trained teachers are kept under a hash of what made them. Errors: `CheckpointError` naming the keys
+    of a checkpoint that do not fit.
+    """
+    spec = run.teacher
+    path, key = teacher_file(run, store.path.name)
+    where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.epochs} epochs of training"
+    if spec.checkpoint is None and not path.is_file():
+        _train_teacher(run, store, path, say)
+    folder = cache_dir(run.data.views_dir) / "teachers"
+    scores_file = folder / f"{key}.json"
+    if scores_file.is_file() and path.is_file():
+        scores: dict[str, float] = json.loads(scores_file.read_text())
+    else:
+        device = pick_device(run.train.device)
+        scores = evaluate(open_teacher(run, store.num_classes, path, device), store, device).as_dict()
+        folder.mkdir(parents=True, exist_ok=True)
+        scores_file.write_text(json.dumps(scores))
+    say(f"teacher: {spec.encoder} + {spec.head}, from {where}: val mIoU {scores['miou']:.4f}")
+    return path, scores
+
+
+def teacher_file(run: RunConfig, views: str) -> tuple[Path, str]:
+    """Where the weights of a run's teacher lie, made or not yet, and the key of what makes them and their scores.
+
+    `views` is the key of the run's views. Errors: `CheckpointError` for a file that is named and not there.
+    """
+    spec = run.teacher
+    if spec.checkpoint is not None:
+        path = spec.checkpoint.expanduser()
+        return path, digest([plain_model(spec), file_hash(path), views])
+    start = file_hash(spec.weights) if spec.weights else None
+    key = digest([plain_model(spec), spec.train.model_dump(exclude={"device"}), start, views])
+    return cache_dir(run.data.views_dir) / "teachers" / f"{key}.safetensors", key
+
+
+def open_teacher(run: RunConfig, num_classes: int, path: Path, device: torch.device) -> Segmentor:
+    """The frozen teacher, in evaluation mode. Errors: `CheckpointError`."""
+    model = build_model(run.teacher.model_copy(update={"weights": None}), num_classes, 0)
+    load_segmentor(model, path)
+    return model.to(device).eval().requires_grad_(False)
+
+
+class FrozenTeacher:
+    """A teacher as a function of images uint8 [B, 3, H, W]; every process that gets it opens its own network."""
+
+    def __init__(self, run: RunConfig, num_classes: int, path: Path) -> None:
+        self._arguments, self._device = (run, num_classes, path), pick_device(run.train.device)
+        self._net: Segmentor | None = None
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits [B, C, h, w]."""
+        if self._net is None:
+            self._net = open_teacher(*self._arguments, self._device)
+        with torch.inference_mode(), autocast(self._device):
+            logits: torch.Tensor = self._net(images.to(self._device, non_blocking=True))
+        return logits
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenTeacher, self._arguments
+
+
+def logits_shape(teacher: Model, num_classes: int, height: int, width: int) -> tuple[int, ...]:
+    """(C, h, w) of a network's logits on images of a size, without computing any."""
+    with torch.device("meta"):
+        model = build_model(teacher.model_copy(update={"weights": None}), num_classes, 0).eval()
+        return tuple(model(torch.zeros(1, 3, height, width, dtype=torch.uint8)).shape[1:])
+
+
+def plain_model(model: Model) -> dict[str, Any]:
+    """What fixes a network's shape, without the files that fill it."""
+    return {k: v for k, v in to_tree(model).items() if k in ("encoder", "head", "channels", "output_stride")}
+
+
+def file_hash(path: Path) -> str:
+    """Hash of a file's bytes. Errors: `CheckpointError` when there is no such file."""
+    try:
+        return hashlib.sha256(path.expanduser().read_bytes()).hexdigest()
+    except OSError as e:
+        raise CheckpointError(f"{path}: weights file cannot be read: {e.strerror}") from e
+
+
+def _train_teacher(run: RunConfig, store: ViewStore, path: Path, say: Say) -> None:
+    """Train the teacher on labels alone, on the same views as the students; continues after a crash."""
+    settings = run.teacher.train
+    training = Distillation(run.teacher, Ce(), settings, store)
+    checkpoint = path.with_suffix(".checkpoint.pt")
+    if checkpoint.is_file():
+        training.load(checkpoint)
+        say(f"teacher: continues after epoch {training.epoch}")
+    while not training.finished:
+        report = training.train_epoch()
+        training.save(checkpoint)
+        say(f"teacher: epoch {training.epoch}/{settings.epochs}, loss {report['loss']:.3f}")
+    save_weights(path, training.student, {"teacher": to_tree(run.teacher)})
+    checkpoint.unlink()

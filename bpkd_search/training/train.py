@@ -1,0 +1,77 @@
+"""One run from a configuration to a folder with its weights, metrics and history."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from bpkd_search.config import RunConfig, dump
+from bpkd_search.config.points import to_tree
+from bpkd_search.errors import ExperimentError, UserError
+from bpkd_search.models import save_weights
+from bpkd_search.models.build import pick_device
+from bpkd_search.training.distill import Distillation, Diverged
+from bpkd_search.training.inputs import Say
+from bpkd_search.training.prepare import prepare
+from bpkd_search.training.teacher import open_teacher
+
+CHECKPOINT, METRICS = "checkpoint.pt", "metrics.json"
+
+
+def train(config: RunConfig, out: Path, say: Say) -> dict[str, Any]:
+    """Train one student into `out` and give its final metrics.
+
+    Writes `config.yaml`, `history.csv` (a row an epoch), `metrics.json` and `student.safetensors`. A folder
+    that holds an unfinished run of the same configuration is continued; any other content is an error.
+    Errors: `UserError` of every kind.
+    """
+    text = dump(config)
+    if (out / METRICS).exists():
+        raise ExperimentError(f"{out}: holds a finished run; choose another --out")
+    if (out / CHECKPOINT).exists() and (out / "config.yaml").read_text(encoding="utf-8") != text:
+        raise ExperimentError(f"{out}: holds a run of another configuration; choose another --out")
+    if out.exists() and not (out / "config.yaml").exists() and any(out.iterdir()):
+        raise ExperimentError(f"{out}: is not empty; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.yaml").write_text(text, encoding="utf-8")
+    prepared = prepare(config, say)
+    store, device = prepared.open(), pick_device(config.train.device)
+    teacher = None
+    if config.teacher.mode == "online" and prepared.teacher:
+        teacher = open_teacher(config, store.num_classes, Path(prepared.teacher), device)
+    run = Distillation(config.student, config.loss, config.train, store, teacher=teacher, device=device)
+    history: list[dict[str, Any]] = []
+    if (out / CHECKPOINT).is_file():
+        saved = run.load(out / CHECKPOINT)
+        history = json.loads((saved or {}).get("history", "[]"))
+        say(f"train: continues after epoch {run.epoch}")
+    report: dict[str, Any] = history[-1] if history else {}
+    while not run.finished:
+        try:
+            report = run.train_epoch()
+        except Diverged as e:
+            raise UserError(f"training diverged: {e}; a lower train.lr or loss weight may help") from e
+        report |= run.evaluate().as_dict()
+        history.append(report)
+        run.save(out / CHECKPOINT, {"history": json.dumps(history)})
+        _write_history(out / "history.csv", history)
+        say(
+            f"train: epoch {run.epoch}/{config.train.epochs}, loss {report['loss']:.3f}, miou {report['miou']:.4f},"
+            f" edge_miou {report['edge_miou']:.4f}, body_miou {report['body_miou']:.4f}"
+        )
+    metrics = {**report, "teacher_miou": (prepared.teacher_scores or {}).get("miou"), "parameters": run.parameters}
+    about = {"config": to_tree(config), "miou": report["miou"]}
+    about |= {"class_names": store.class_names, "palette": store.palette}
+    save_weights(out / "student.safetensors", run.student, about)
+    (out / METRICS).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return metrics
+
+
+def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)

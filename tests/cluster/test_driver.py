@@ -1,0 +1,243 @@
+"""Whole searches through Ray Tune and Optuna, tiny but real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+import torch
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from bpkd_search import Leaderboard, load_run
+from bpkd_search.config import BASELINES
+from bpkd_search.experiment.commit import code_commit
+from bpkd_search.export.settings import export_best
+from bpkd_search.training.train import train
+
+PATIENCE = 240
+
+
+def space_file(tiny: dict[str, Any], folder: Path, **changes: Any) -> Path:
+    tiny["search"].update(changes.pop("search", {}))
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**tiny, **changes}))
+    return path
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "bpkd_search", *map(str, arguments)]
+
+
+def wait_for(what: str, ready: Any, process: subprocess.Popen[str]) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if value := ready():
+            return value
+        assert process.poll() is None, f"ended before {what}: {process.stderr.read() if process.stderr else ''}"
+        time.sleep(0.1)
+    raise AssertionError(f"no {what} within {PATIENCE} s")
+
+
+def reports_in(folder: Path) -> int:
+    log = folder / "events.jsonl"
+    return log.read_text().count('"event":"report"') if log.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, tiny_search: Callable[[], dict[str, Any]]
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """One search of 4 baselines and 3 trials, one of which must turn NaN."""
+    folder = tmp_path_factory.mktemp("search")
+    tiny = tiny_search()
+    tiny["train"]["epochs"] = 2
+    tiny["search"]["trials"] = 3
+    tiny["space"] = {
+        "loss.edge_weight": {"float": [0.05, 50], "log": True},
+        "train.lr": {"float": [0.001, 1e20], "log": True},
+    }
+    tiny["enqueue"] = [{"loss.edge_weight": 1.0, "train.lr": 1e20}, {"loss.edge_weight": 1.0, "train.lr": 0.02}]
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny))
+    out = folder / "out"
+    return out, subprocess.run(command("run", path, "--out", out), capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_the_search_ends_with_a_leaderboard_of_all_trials(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, done = finished
+    assert done.returncode == 0, done.stderr
+    trials = Leaderboard(out).trials()
+    assert len(trials) == 7
+    assert list(trials.sort_values("number")["method"].head(4)) == list(BASELINES)
+    full = trials[trials["origin"] == "baseline"]
+    assert (full["state"] == "COMPLETE").all() and (full["epochs"] == 2).all()
+    for method in BASELINES:
+        assert method in done.stdout
+    assert "val mIoU" in done.stderr  # the teacher's, before any trial
+
+
+def test_a_trial_that_turns_nan_is_failed_and_the_search_goes_on(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, _ = finished
+    trials = Leaderboard(out).trials().set_index("number")
+    assert (trials.loc[4, "state"], trials.loc[4, "reason"]) == ("FAILED", "nan")
+    assert "loss term" in trials.loc[4, "message"]
+    assert trials.loc[5, "state"] in ("COMPLETE", "PRUNED")
+
+
+def test_neither_ray_nor_optuna_is_heard(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    _, done = finished
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    known = ("views:", "teacher:", "logits:", "ray:", "[")
+    assert [line for line in lines if not line.startswith(known)] == []
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_study_of_the_folder_opens_with_plain_optuna(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, _ = finished
+    study = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(out / "study.journal"))))
+    states = {t.user_attrs["number"]: t.state.name.replace("FAIL", "FAILED") for t in study.trials}
+    states = {n: s.replace("FAILEDED", "FAILED") for n, s in states.items()}
+    table = Leaderboard(out).trials().set_index("number")["state"]
+    assert states == {n: table[n] for n in states}
+    assert set(states) >= {4, 5, 6}
+
+
+def test_nothing_is_left_but_results(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, _ = finished
+    assert {p.name for p in out.iterdir()} == {
+        *("checkpoints", "config.yaml", "events.jsonl", "experiment.json", "lock", "reports", "students"),
+        *("study.journal", "trials"),
+    }
+    assert list((out / "checkpoints").iterdir()) == []
+
+
+def test_exported_settings_train_again_to_the_same_score(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    out, _ = finished
+    best = Leaderboard(out).best(2)
+    files = export_best(Leaderboard(out), 2, tmp_path / "best")
+    metrics = train(load_run(files[0]), tmp_path / "again", lambda line: None)
+    assert metrics["miou"] == pytest.approx(best["miou"].iloc[0], abs=1e-9)
+    assert load_run(files[0]).provenance["trial"] == best["number"].iloc[0]
+
+
+def test_verified_settings_keep_their_word_and_a_false_one_is_found_out(
+    call, finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    out, _ = finished
+    best = Leaderboard(out).best(1).iloc[0]
+    code, said, _ = call("export", out, "--out", tmp_path / "best", "--verify")
+    file, verdict = said.splitlines()
+    assert (code, verdict.endswith(f"got {best['miou']:.4f} with seed {best['seed']}: inside")) == (0, True)
+    assert [str(path) for path in (tmp_path / "best").iterdir()] == [file]
+    run = yaml.safe_load(Path(file).read_text())
+    assert run["provenance"].get("commit") == Leaderboard(out).commit == code_commit()
+    run["provenance"]["miou"] = 0.99
+    (tmp_path / "false.yaml").write_text(yaml.safe_dump(run))
+    code, said, _ = call("export", tmp_path / "false.yaml", "--verify")
+    assert (code, "claimed miou 0.9800 to 1.0000" in said) == (1, True)
+    assert said.endswith(f"got {best['miou']:.4f} with seed {best['seed']}: outside\n")
+
+
+def test_a_finished_search_resumes_to_its_leaderboard_at_once(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, first = finished
+    before = (out / "events.jsonl").read_bytes()
+    done = subprocess.run(command("resume", out), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0
+    assert done.stdout == first.stdout
+    again = command("run", out.parent / "tiny.yaml", "--out", out, "--resume")
+    done = subprocess.run(again, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (0, first.stdout)
+    assert (out / "events.jsonl").read_bytes() == before
+
+
+def test_an_existing_experiment_is_not_touched(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    out, _ = finished
+    done = subprocess.run(
+        command("run", out.parent / "tiny.yaml", "--out", out), capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 2
+    assert f"{out}: exists already; continue it with `bpkd-search resume {out}`" in done.stderr
+
+
+def test_ctrl_c_stops_cleanly_and_resume_finishes_with_a_lost_actor_on_the_way(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny["train"]["epochs"] = 20  # so that the actor that is killed is in the middle of a trial
+    tiny["search"]["scheduler"] = {"name": "none"}
+    path, out = space_file(tiny, tmp_path), tmp_path / "out"
+    first = subprocess.Popen(command("run", path, "--out", out), stdout=-1, stderr=-1, text=True)
+    wait_for("two reports", lambda: reports_in(out) >= 2, first)
+    held = subprocess.run(command("resume", out), capture_output=True, text=True, timeout=PATIENCE)
+    assert held.returncode == 2
+    assert f"is held by process {first.pid}" in held.stderr
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=PATIENCE)
+    assert first.returncode == 130
+    assert f"continue with: bpkd-search resume {out}" in said
+    assert "Traceback" not in said
+    kept = Leaderboard(out).reports()
+    assert len(kept) >= 2
+
+    second = subprocess.Popen(command("resume", out), stdout=-1, stderr=-1, text=True)
+
+    def actors() -> list[psutil.Process]:
+        below = psutil.Process(second.pid).children(recursive=True)
+        return [p for p in below if "DistillationTrial" in p.name() + " ".join(p.cmdline())]
+
+    running = wait_for("a further report", lambda: reports_in(out) > len(kept) and actors(), second)
+    os.kill(running[0].pid, signal.SIGKILL)
+    _, said = second.communicate(timeout=PATIENCE)
+    assert second.returncode == 0, said
+    trials, reports = Leaderboard(out).trials(), Leaderboard(out).reports()
+    assert len(trials) == 6 and trials["number"].is_unique
+    assert trials["reason"].dropna().tolist() == ["lost"]
+    merged = kept.merge(reports, on=["number", "epoch"])
+    assert (merged["miou_x"] == merged["miou_y"]).all() and len(merged) == len(kept)
+    assert not reports.duplicated(["number", "epoch"]).any()
+
+
+@pytest.mark.long
+def test_killed_drivers_lose_nothing(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL at four moments; the end is that of a search that nobody disturbed."""
+    tiny["train"]["epochs"] = 6
+    tiny["search"].update({"concurrent": 1, "scheduler": {"name": "none"}})
+    path = space_file(tiny, tmp_path)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(command("run", path, "--out", whole), check=True, timeout=PATIENCE, capture_output=True)
+    arguments = ["run", path, "--out", cut]
+    for moment in (1, 8, 15, 29):
+        driver = subprocess.Popen(command(*arguments), stdout=-1, stderr=-1, text=True)
+        wait_for(f"{moment} reports", lambda moment=moment: reports_in(cut) >= moment, driver)
+        below = psutil.Process(driver.pid).children(recursive=True)
+        for process in [psutil.Process(driver.pid), *below]:
+            process.kill()
+        driver.communicate()
+        arguments = ["resume", cut]
+    subprocess.run(command("resume", cut), check=True, timeout=PATIENCE, capture_output=True)
+    left, right = Leaderboard(whole).trials(), Leaderboard(cut).trials()
+    columns = ["number", "state", "method", "loss.edge_weight", "loss.edge_width", "miou", "epochs"]
+    assert left[columns].equals(right[columns])
+    assert torch.isfinite(torch.tensor(right["miou"].to_numpy())).all()

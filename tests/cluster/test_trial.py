@@ -1,0 +1,115 @@
+"""The trial actor in this process: reports, failures with reasons, and the way back from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bpkd_search.cluster.trial import DistillationTrial, TrialTask
+from bpkd_search.config import SearchConfig
+from bpkd_search.config.load import parse
+from bpkd_search.config.points import run_at
+from bpkd_search.experiment.trial import Trial
+from bpkd_search.training.distill import Distillation
+from bpkd_search.training.prepare import prepare
+
+
+@pytest.fixture
+def task(tiny: dict[str, Any], tmp_path: Path) -> TrialTask:
+    run = parse(SearchConfig, tiny, "test").run()
+    surroundings = TrialTask(str(tmp_path), prepare(run, lambda line: None), threads=1)
+    return surroundings.at(Trial(7, "bpkd", "sampled", run))
+
+
+def begin(task: TrialTask) -> DistillationTrial:
+    # Through JSON and back, as it travels.
+    return DistillationTrial(config=json.loads(json.dumps(task.to_dict())))
+
+
+def report(result: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(result["report"])
+
+
+def test_every_epoch_is_reported_and_the_last_one_is_done(task: TrialTask) -> None:
+    trial = begin(task)
+    results = [trial.step() for _ in range(4)]
+    reports = [report(r) for r in results]
+    assert [r["done"] for r in results] == [False, False, False, True]
+    assert [r["epoch"] for r in reports] == [1, 2, 3, 4]
+    seconds = [r["gpu_seconds"] for r in reports]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    assert all(r["wall_seconds"] >= r["gpu_seconds"] for r in reports)
+    assert reports[-1]["parameters"] == trial.run.parameters
+    iou = [v for v in reports[-1]["class_iou"] if v is not None]
+    assert sum(iou) / len(iou) == pytest.approx(reports[-1]["miou"])
+    assert task.student.is_file()
+
+
+def test_a_second_trial_in_a_warm_actor_is_that_of_a_fresh_one(task: TrialTask, tmp_path: Path) -> None:
+    warm = begin(task)
+    warm.step()
+    other = TrialTask.from_dict({**task.to_dict(), "number": 8})
+    other.run["loss"]["edge_weight"] = 0.5
+    assert warm.reset_config(other.to_dict())
+    fresh = begin(TrialTask.from_dict({**other.to_dict(), "directory": str(tmp_path / "fresh")}))
+    assert report(warm.step())["miou"] == report(fresh.step())["miou"]
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(warm.run.student.state_dict().values(), fresh.run.student.state_dict().values(), strict=True)
+    )
+
+
+def test_a_trial_continues_from_its_checkpoint_and_counts_its_seconds(task: TrialTask) -> None:
+    first = begin(task)
+    one, two = report(first.step()), report(first.step())
+    # The driver has both reports on record.
+    values = {**task.to_dict(), "reported": 2, "wall_seconds": 50.0}
+    second = begin(TrialTask.from_dict(values))
+    three = report(second.step())
+    assert three["epoch"] == 3
+    assert three["gpu_seconds"] > two["gpu_seconds"] > one["gpu_seconds"]
+    assert three["wall_seconds"] >= 50.0
+
+
+def test_a_report_that_was_lost_is_given_again_without_training(task: TrialTask) -> None:
+    lost = report(begin(task).step())  # trained and saved, and the driver never heard
+    again = report(begin(task).step())
+    assert again == lost
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), "oom", "Tried to allocate 2 GiB"),
+        (MemoryError(), "oom", "out of memory"),
+        (RuntimeError("shapes differ"), "error", "RuntimeError: shapes differ"),
+    ],
+)
+def test_failures_are_reported_with_their_reason_and_the_actor_lives_on(
+    task: TrialTask, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str, said: str
+) -> None:
+    def fail(self: Distillation) -> dict[str, Any]:
+        raise error
+
+    trial = begin(task)
+    with monkeypatch.context() as patch:
+        patch.setattr(Distillation, "train_epoch", fail)
+        result = trial.step()
+    assert (result["done"], result["failure"]) == (True, reason)
+    assert said in result["message"]
+    trial.reset_config({**task.to_dict(), "number": 9})
+    assert report(trial.step())["epoch"] == 1
+
+
+def test_divergence_is_reported_as_nan_with_the_term(task: TrialTask) -> None:
+    from bpkd_search.config import RunConfig
+    from bpkd_search.config.points import to_tree
+
+    hot = to_tree(run_at(RunConfig.model_validate(task.run), {"train.lr": 1e20}))
+    result = begin(TrialTask.from_dict({**task.to_dict(), "run": hot})).step()
+    assert result["failure"] == "nan"
+    assert "loss term" in result["message"]
