@@ -14,7 +14,7 @@ from bpkd_search.export.claimed_score import claim_of
 from tests.cluster.test_confirm import Confirmation, Trial, confirm, search
 from tests.driving import curve, drive
 
-from .test_cli import write
+from tests.cli.test_cli import write
 
 
 @pytest.fixture
