@@ -1,13 +1,16 @@
-"""Frozen blocks of the configuration, and the field types that losses, data sets and searches share.
+"""Frozen blocks of the configuration, the field types that they share, and their errors in words.
 
 Free of torch, so that a configuration is read in milliseconds.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import difflib
+import math
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 
 class Block(BaseModel):
@@ -19,17 +22,35 @@ class Block(BaseModel):
 class Schedule(Block):
     """A weight or temperature that moves from `start` to `end` over the first `until` of the run."""
 
-    shape: Literal["constant", "linear", "cosine"] = "linear"
-    start: float = Field(ge=0)
-    end: float = Field(ge=0)
-    until: float = Field(default=1.0, gt=0, le=1)
+    shape: Literal["constant", "linear", "cosine"] = Field(
+        default="linear", description="How it moves; `constant` stays at `start` and needs no `end`."
+    )
+    start: float = Field(ge=0, description="Value at the beginning of the run.")
+    end: float = Field(ge=0, description="Value at the fraction `until` of the run, and from there on.")
+    until: float = Field(default=1.0, gt=0, le=1, description="Fraction of the run at which `end` is reached.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _constant(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("shape") == "constant" and "start" in value:
+            return {"end": value["start"], **value}
+        return value
+
+    def at(self, progress: float) -> float:
+        """The value at `progress`, the fraction of the run that is done, from 0 to 1."""
+        if self.shape == "constant":
+            return self.start
+        done = min(max(progress, 0.0) / self.until, 1.0)
+        if self.shape == "cosine":
+            done = (1 - math.cos(math.pi * done)) / 2
+        return self.start + (self.end - self.start) * done
 
 
 class PositiveSchedule(Schedule):
     """A schedule that never reaches zero, as temperatures must not."""
 
-    start: float = Field(gt=0)
-    end: float = Field(gt=0)
+    start: float = Field(gt=0, description="Value at the beginning of the run.")
+    end: float = Field(gt=0, description="Value at the fraction `until` of the run, and from there on.")
 
 
 def _number_or_schedule(value: Any) -> str:
@@ -53,3 +74,77 @@ PerClass = Annotated[
     | Annotated[tuple[Annotated[float, Field(ge=0)], ...], Tag("per class")],
     Discriminator(_number_or_list),
 ]
+
+
+def in_words(model: type[BaseModel], error: Any) -> str:
+    """One of pydantic's errors on `model` as `path: got VALUE, RULE`."""
+    parts, fields = _locate(model, error["loc"])
+    path = ".".join(parts) or "config"
+    kind, message = error["type"], error["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(parts[-1], fields, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{path}: unknown key; {hint}valid: {', '.join(fields)}"
+    if kind == "missing":
+        return f"{path}: is required"
+    if kind == "union_tag_invalid":
+        tag, valid = error["ctx"]["tag"], error["ctx"]["expected_tags"].replace("'", "")
+        key = next((key for key, value in dict(error["input"]).items() if str(value) == tag), "name")
+        return f"{path}.{key}: got {tag!r}, valid: {valid}"
+    if path == "space" and kind == "too_short":
+        return "space: got an empty space, must name at least one parameter"
+    message = message.replace("Input should", "must").replace("must a valid", "must be a valid")
+    return f"{path}: got {_short(error['input'])}, {message[:1].lower()}{message[1:]}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _locate(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], list[str]]:
+    """The user's path to an error and the keys valid there; pydantic's union tags are no part of the path."""
+    parts: list[str] = []
+    current: Any = model
+    fields: list[str] = []
+    for part in loc:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            fields = [f.alias or name for name, f in current.model_fields.items()]
+            by_alias = {f.alias or name: f.annotation for name, f in current.model_fields.items()}
+            parts.append(str(part))
+            current = _given(by_alias.get(str(part)))
+        elif tagged := _tagged(current, str(part)):
+            current = tagged
+        elif get_origin(current) in (tuple, dict):
+            parts.append(str(part))
+            inner = [a for a in get_args(current) if a is not Ellipsis]
+            current = inner[-1] if inner else None
+        else:
+            if not (isinstance(part, str) and current is not None and get_origin(current) is not None):
+                parts.append(str(part))
+            current = None
+    return parts, fields
+
+
+def _given(annotation: Any) -> Any:
+    """Of a block that may be None, the block."""
+    if get_origin(annotation) in (Union, UnionType):
+        members = [member for member in get_args(annotation) if member is not NoneType]
+        if len(members) == 1:
+            return members[0]
+    return annotation
+
+
+def _tagged(annotation: Any, tag: str) -> Any:
+    """The member of a tagged union that carries `tag`, or None."""
+    while get_origin(annotation) is not None and get_origin(annotation) is not Union:
+        if hasattr(annotation, "__metadata__"):
+            if any(isinstance(m, Tag) and m.tag == tag for m in annotation.__metadata__):
+                return get_args(annotation)[0]
+            annotation = get_args(annotation)[0]
+        else:
+            break
+    for member in get_args(annotation):
+        if any(isinstance(m, Tag) and m.tag == tag for m in getattr(member, "__metadata__", ())):
+            return get_args(member)[0]
+    return None

@@ -14,13 +14,15 @@ from bpkd_search.errors import MissingPackageError
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` (PEP 562) for a package whose names load on first use.
 
-    `homes` maps each public name to the module that defines it.
+    `homes` maps each public name to the module that defines it. A name that is a submodule too stands for that
+    submodule, so that it means the same before and after an import of it: see `callable_module`.
     """
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(homes[name]), name)
+        home = import_module(homes[name])
+        return home if homes[name] == f"{package}.{name}" else getattr(home, name)
 
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *homes})
@@ -45,12 +47,13 @@ def callable_module(module: str, function: str) -> None:
 def require(package: str, extra: str, purpose: str) -> Any:
     """Import an optional package.
 
-    Raises `MissingPackageError`, which names the purpose and the extra to install, where the package is missing.
+    Raises `MissingPackageError`, which names the purpose and the extra to install, if the package is missing or broken.
     """
     try:
         return import_module(package)
+    except ModuleNotFoundError as e:
+        fault = f"needs {(e.name or package).partition('.')[0]}, which is not installed"
+        raise MissingPackageError(f"{purpose}: {fault}; run: pip install 'bpkd-search[{extra}]'") from e
     except ImportError as e:
-        missing = e.name or package
-        raise MissingPackageError(
-            f"{purpose}: needs {missing}, which is not installed; run: pip install 'bpkd-search[{extra}]'"
-        ) from e
+        fault = f"{package} is installed and cannot be imported ({e})"
+        raise MissingPackageError(f"{purpose}: {fault}; run: pip install --upgrade 'bpkd-search[{extra}]'") from e

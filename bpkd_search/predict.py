@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
-from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from bpkd_search.config.models import Data, Student
 from bpkd_search.data.base import MAX_CLASSES, listed
 from bpkd_search.data.folder import IMAGE_SUFFIXES, find_files, read_image
 from bpkd_search.errors import CheckpointError, DataError
+from bpkd_search.files import replacing
+from bpkd_search.imports import callable_module
 from bpkd_search.models import Segmentor, read_about
 from bpkd_search.models.build import pick_device
 from bpkd_search.models.checkpoint import read_weights
-from bpkd_search.models.heads import resize
+from bpkd_search.models.inference import predict_classes
 
 OVERLAY = 0.5
 
@@ -74,25 +75,24 @@ def comparable(name: str) -> str:
 
 def classify(model: Segmentor, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Class ids [H, W] of an image [H, W, 3], seen by the model at `size` as in validation."""
-    device = next(model.parameters()).device
     pixels = torch.from_numpy(image).permute(2, 0, 1)
     # EvalTransform's resizing: the student sees what it was measured on.
     small = F.resize(pixels, list(size), antialias=True)
-    with torch.inference_mode():
-        logits = model(small[None].to(device))
-        assert isinstance(logits, Tensor)
-        ids: NDArray[np.uint8] = resize(logits, image.shape[:2]).argmax(1)[0].to(torch.uint8).cpu().numpy()
+    ids: NDArray[np.uint8] = predict_classes(model, small[None], image.shape[:2])[0].to(torch.uint8).cpu().numpy()
     return ids
 
 
-def predict(student: Path, images: Path, out: Path) -> Iterator[Path]:
-    """Segment an image file, or each image below a folder; gives the files as they are written.
+def predict(
+    student: Path | str, images: Path | str, out: Path | str, on_file: Callable[[Path], None] | None = None
+) -> list[Path]:
+    """Segment an image file, or each image below a folder, and return the files written.
 
+    `on_file` is called with each file as it is written.
     `NAME_mask.png` holds class ids with the class colours as its palette, `NAME_overlay.png` the image under
-    those colours, both at the image's own size. An image that cannot be read is left out, and all of them are
-    named in a `DataError` at the end. Errors: `CheckpointError`; `DataError` for no images and for files that
-    exist already.
+    those colours, both at the image's own size. Raises `CheckpointError`, and `DataError` if there are no images or
+    a file exists already. An image that cannot be read is left out, and a `DataError` at the end names all of them.
     """
+    images, out = Path(images), Path(out)
     model, about = load_student(student)
     if images.is_file():
         found = {images.stem: images}
@@ -107,6 +107,7 @@ def predict(student: Path, images: Path, out: Path) -> Iterator[Path]:
     model.to(pick_device("auto"))
     height, width = about["size"]
     colours = np.array(about["palette"], dtype=np.uint8)
+    written: list[Path] = []
     faults = []
     for name, path in found.items():
         try:
@@ -120,10 +121,16 @@ def predict(student: Path, images: Path, out: Path) -> Iterator[Path]:
         overlay = Image.fromarray(np.rint((1 - OVERLAY) * image + OVERLAY * colours[ids]).astype(np.uint8))
         for target, picture in zip(targets[name], (mask, overlay), strict=True):
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                picture.save(target)
+                with replacing(target) as partial:
+                    picture.save(partial, format="PNG")
             except OSError as e:
                 raise DataError(f"{target}: cannot be written: {e.strerror or e}") from e
-            yield target
+            written.append(target)
+            if on_file is not None:
+                on_file(target)
     if faults:
         raise DataError(f"{len(faults)} of {len(found)} images cannot be read:\n{listed(faults)}")
+    return written
+
+
+callable_module(__name__, "predict")

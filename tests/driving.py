@@ -6,16 +6,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from bpkd_search.config import terms_of
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.engine import Engine
 
 Curve = Callable[[Trial, int], float]
+Scores = Callable[[Trial, int], dict[str, Any]]
 
 
 def curve(trial: Trial, epoch: int) -> float:
     """A smooth peak over the edge weight that is approached epoch by epoch."""
-    loss = trial.run.loss
-    weight = getattr(loss, "edge_weight", None)
+    weights = [term.edge_weight for term in terms_of(trial.run.loss) if hasattr(term, "edge_weight")]
+    weight = weights[0] if weights else None
     peak = 0.3 if weight is None else 0.4 - 0.03 * (math.log10(weight) - 0.2) ** 2
     return peak * (1 - 0.5**epoch) + 1e-6 * trial.number
 
@@ -26,10 +28,17 @@ def report_of(trial: Trial, epoch: int, value: float) -> dict[str, Any]:
     return {"epoch": epoch, **scores, "gpu_seconds": 2.0 * epoch, "wall_seconds": 3.0 * epoch, "loss_ce": 1.0}
 
 
-def drive(engine: Engine, slots: int = 2, stop_after: int | None = None, curve: Curve = curve) -> int:
+def drive(
+    engine: Engine,
+    slots: int = 2,
+    stop_after: int | None = None,
+    curve: Curve = curve,
+    scores: Scores = lambda trial, epoch: {},
+) -> int:
     """Run an engine's trials, `slots` at once in turn; gives the number of reports made.
 
-    `stop_after` reports it returns in the middle, as a driver that is killed.
+    Reports follow `curve`, except for what `scores` says. After `stop_after` reports it returns in the middle, as a
+    driver that is killed.
     """
     running: list[tuple[Trial, int]] = []
     made = 0
@@ -39,7 +48,8 @@ def drive(engine: Engine, slots: int = 2, stop_after: int | None = None, curve: 
         if not running:
             return made
         trial, epoch = running.pop(0)
-        go_on = engine.report(trial.number, report_of(trial, epoch + 1, curve(trial, epoch + 1)))
+        report = report_of(trial, epoch + 1, curve(trial, epoch + 1)) | scores(trial, epoch + 1)
+        go_on = engine.report(trial.number, report)
         made += 1
         if made == stop_after:
             return made

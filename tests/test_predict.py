@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+import bpkd_search
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import to_tree
@@ -51,7 +52,7 @@ def picture(path: Path, height: int, width: int) -> np.ndarray:
 
 def test_masks_and_overlays_show_what_the_model_says_at_the_images_size(student: Path, tmp_path: Path) -> None:
     images = {"a": picture(tmp_path / "in" / "a.png", 70, 51), "sub/b": picture(tmp_path / "in/sub/b.png", 20, 90)}
-    files = list(predict(student, tmp_path / "in", tmp_path / "out"))
+    files = predict(student, tmp_path / "in", tmp_path / "out")
     wanted = [tmp_path / "out" / f"{name}_{kind}.png" for name in images for kind in ("mask", "overlay")]
     assert files == wanted
     model, _ = load_student(student)
@@ -71,27 +72,42 @@ def test_masks_and_overlays_show_what_the_model_says_at_the_images_size(student:
 
 def test_a_single_file_and_nothing_replaced(student: Path, tmp_path: Path) -> None:
     picture(tmp_path / "in" / "a.jpg", 40, 40)
-    files = list(predict(student, tmp_path / "in" / "a.jpg", tmp_path / "out"))
+    files = predict(student, tmp_path / "in" / "a.jpg", tmp_path / "out")
     before = [p.read_bytes() for p in files]
     with pytest.raises(DataError, match=r"a_mask\.png: exists already; choose another --out"):
-        list(predict(student, tmp_path / "in", tmp_path / "out"))
+        predict(student, tmp_path / "in", tmp_path / "out")
     assert [p.read_bytes() for p in files] == before
+
+
+def test_a_call_does_the_work_and_tells_of_each_file_as_it_is_written(student: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        picture(tmp_path / "in" / f"{name}.png", 20, 30)
+    told: list[Path] = []
+
+    def on_file(path: Path) -> None:
+        assert path.is_file() and len(list((tmp_path / "out").iterdir())) == len(told) + 1
+        told.append(path)
+
+    files = bpkd_search.predict(str(student), str(tmp_path / "in"), str(tmp_path / "out"), on_file)
+    assert files == told and len(files) == 4
+    bpkd_search.predict(student, tmp_path / "in", tmp_path / "again")
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == sorted(path.name for path in files)
 
 
 def test_damaged_images_are_named_and_the_others_done(student: Path, tmp_path: Path) -> None:
     picture(tmp_path / "in" / "good.png", 40, 40)
     (tmp_path / "in" / "bad.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"1 of 2 images cannot be read:\n.*bad\.png"):
-        list(predict(student, tmp_path / "in", tmp_path / "out"))
+        predict(student, tmp_path / "in", tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good_mask.png", "good_overlay.png"]
 
 
 def test_images_that_are_not_there(student: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such folder: .*nowhere"):
-        list(predict(student, tmp_path / "nowhere", tmp_path / "out"))
+        predict(student, tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: holds no images \(\.png, "):
-        list(predict(student, tmp_path / "empty", tmp_path / "out"))
+        predict(student, tmp_path / "empty", tmp_path / "out")
 
 
 def test_what_train_writes_is_loaded_without_its_folder(tiny: dict[str, Any], tmp_path: Path) -> None:

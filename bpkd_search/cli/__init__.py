@@ -11,12 +11,13 @@ from bpkd_search.errors import UserError
 from bpkd_search.cli import search  # isort: skip
 from bpkd_search.cli import results  # isort: skip
 from bpkd_search.cli import students  # isort: skip
+from bpkd_search.cli import spaces  # isort: skip
 
-__all__ = ["app", "main", "results", "search", "students"]
+__all__ = ["app", "main", "results", "search", "spaces", "students"]
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is printed and ends with exit code 2."""
+    """Run the command line; errors that the user can fix are printed without a traceback, with exit code 2."""
     try:
         app(standalone_mode=True)
     except UserError as e:

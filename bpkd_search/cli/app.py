@@ -13,26 +13,48 @@ import typer
 
 app = typer.Typer(
     name="bpkd-search",
-    help="Find the loss hyperparameters of boundary-privileged knowledge distillation.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
+Space = Annotated[
+    Path, typer.Argument(metavar="SPACE.yaml", help="A search space: a file, or a name of `bpkd-search spaces`.")
+]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in train.epochs=4.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in train.epochs=4; repeatable."),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="A Ray cluster that is up: auto, or ray://host:port. Default: a local one.")
+    str | None,
+    typer.Option(help="A running Ray cluster: auto, or ray://host:port. Default: Ray starts on this machine."),
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Let Ray and Optuna say what they do.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Print the messages of Ray and Optuna.")]
 Experiment = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment folder.")]
 Experiments = Annotated[
     list[str], typer.Argument(metavar="DIR...", help="Experiment folders, also as s3:// or gs:// URLs.")
 ]
 Format = Annotated[str, typer.Option(help="table, csv, json, parquet, markdown or latex.")]
 NewFile = Annotated[Path | None, typer.Option("--out", help="Write to this new file, not to the screen.")]
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and exit."""
+    if wanted:
+        from bpkd_search import __version__
+
+        print(f"bpkd-search {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Find the loss hyperparameters of boundary-privileged knowledge distillation."""
 
 
 def say(line: str) -> None:

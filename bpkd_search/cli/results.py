@@ -1,4 +1,4 @@
-"""Commands that read experiments: tables, comparisons, pages."""
+"""Commands that read experiments: tables, comparisons, the HTML report, the dashboard."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from bpkd_search.errors import UserError
 def leaderboard(
     directories: Experiments,
     where: Annotated[
-        str | None, typer.Option(metavar="CONDITION", help="Only these, as in \"method == 'bpkd' and miou > 0.5\".")
+        str | None,
+        typer.Option(metavar="CONDITION", help="Only trials like \"method == 'bpkd' and miou > 0.5\"."),
     ] = None,
     sort: Annotated[
-        str | None, typer.Option(metavar="COLUMNS", help="Sort by columns, best first; -COLUMN turns one around.")
+        str | None, typer.Option(metavar="COLUMNS", help="Sort by these, best first; -COLUMN: worst first.")
     ] = None,
-    columns: Annotated[str | None, typer.Option(metavar="COLUMNS", help="Show these, separated by commas.")] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Only so many rows.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="COLUMNS", help="Show only these, separated by commas.")
+    ] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Show only this many rows.")] = None,
     format: Format = "table",
     out: NewFile = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Redraw until no trial runs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw until no trial is running.")] = False,
 ) -> None:
-    """Show the trials of one or more experiments, best first; also while their searches run."""
+    """Show the trials of one or more experiments, best first; works while their searches run."""
     from bpkd_search.results.leaderboard import Leaderboard
     from bpkd_search.show.leaderboard import View, show_leaderboard, watch_leaderboard
 
@@ -43,11 +46,11 @@ def leaderboard(
 @app.command()
 def compare(
     directories: Experiments,
-    methods: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Compare only these, separated by commas.")] = None,
     format: Format = "table",
     out: NewFile = None,
 ) -> None:
-    """Set methods and experiments beside one another, at equal epochs and at equal GPU-seconds."""
+    """Compare methods and experiments, at equal epochs and at equal GPU-seconds."""
     from bpkd_search.results.leaderboard import Leaderboard
     from bpkd_search.show.analysis import show_comparison
 
@@ -59,7 +62,7 @@ def compare(
 @app.command()
 def show(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="An experiment folder, also as a URL.")],
-    trial: Annotated[str, typer.Argument(help="Its number, its trial_id, or best.")] = "best",
+    trial: Annotated[str, typer.Argument(help="A trial's number, its trial_id, or best.")] = "best",
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
 ) -> None:
     """Show everything about one trial."""
@@ -87,31 +90,22 @@ def importance(
 @app.command()
 def report(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="An experiment folder, also as a URL.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")],
-    panels: Annotated[int, typer.Option(min=0, max=24, help="Validation images to show.")] = 4,
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The HTML file to write.")],
+    panels: Annotated[int, typer.Option(min=0, max=24, help="Number of validation images to show.")] = 4,
 ) -> None:
-    """Write one HTML page of an experiment that works without a network."""
-    from bpkd_search.results.leaderboard import Leaderboard
+    """Write the report of an experiment: one HTML file that works offline."""
+    from bpkd_search.report import report as write_report
 
-    if out.exists():
-        raise UserError(f"{out}: exists already; choose another --out")
     with warnings_as_lines():
-        board = Leaderboard(directory)
-        board.trials(["state"])
-
-        from bpkd_search.pictures.comparison import make_panels
-        from bpkd_search.report.page import plotly_script, write_report
-
-        plotly_script()  # said before the pictures are made
-        print(write_report(board, out, make_panels(board, panels)))
+        print(write_report(directory, out, panels))
 
 
 @app.command()
 def dashboard(
     directory: Experiment,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 8080,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8080,
 ) -> None:
-    """Serve Optuna's dashboard of an experiment's study on this machine."""
+    """Serve Optuna's dashboard for an experiment's study on this machine."""
     from bpkd_search.show.dashboard import serve
 
     serve(directory, port, say)

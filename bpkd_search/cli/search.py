@@ -1,4 +1,4 @@
-"""Commands of a search: check, run, continue, confirm, simulate, replay."""
+"""Commands of a search: validate, run, resume, confirm, simulate, replay."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from bpkd_search.cli.app import Address, Experiment, Overrides, Verbose, app, say, warnings_as_lines
+from bpkd_search.cli.app import Address, Experiment, Overrides, Space, Verbose, app, say, warnings_as_lines
 from bpkd_search.errors import UserError
 
 
 @app.command()
-def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML files.")]) -> None:
-    """Check search spaces and run configurations; every fault of every file is listed."""
+def validate(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="YAML files, or names of `bpkd-search spaces`.")
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Check search spaces and run configurations, and list every error of every file; --set applies to each."""
     from bpkd_search.config.load import load_run, load_search, read_yaml
     from bpkd_search.errors import ConfigError
 
@@ -23,9 +28,9 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help
         try:
             tree = read_yaml(path)
             if "provenance" in tree or ("space" not in tree and "search" not in tree):
-                load_run(path)
+                load_run(path, overrides or ())
             else:
-                load_search(path)
+                load_search(path, overrides or ())
             print(f"{path}: ok")
         except ConfigError as e:
             failed.append(str(e))
@@ -35,16 +40,16 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help
 
 @app.command()
 def run(
-    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space.")],
-    name: Annotated[str | None, typer.Option(help="Name of the experiment; default: the file's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Its folder; default: runs/NAME.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Trials beside the baselines.")] = None,
+    space: Space,
+    name: Annotated[str | None, typer.Option(help="Name of the experiment; default: the one in the file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Experiment folder; default: runs/NAME.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Number of trials, not counting the baselines.")] = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the search if its folder exists.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the search if its folder exists.")] = False,
     address: Address = None,
     verbose: Verbose = False,
 ) -> None:
-    """Search: baselines first, then trials of the space, to a leaderboard."""
+    """Run a search: baselines first, then trials of the space; ends with a leaderboard."""
     from bpkd_search.config import load_search
 
     settings = list(overrides or [])
@@ -55,10 +60,11 @@ def run(
     config = load_search(space, settings)
 
     from bpkd_search.cluster.driver import resume_search, run_search
+    from bpkd_search.experiment.paths import CONFIG
 
     directory = out or Path("runs") / config.name
-    if resume and (directory / "config.yaml").is_file():
-        say(f"{directory}: exists; continuing it with its own settings")
+    if resume and (directory / CONFIG).is_file():
+        say(f"{directory}: exists; resuming it with its own settings")
         _finish(lambda: resume_search(directory, address=address, verbose=verbose))
     else:
         _finish(lambda: run_search(config, directory, address=address, verbose=verbose))
@@ -66,14 +72,14 @@ def run(
 
 @app.command()
 def resume(directory: Experiment, address: Address = None, verbose: Verbose = False) -> None:
-    """Continue a search that was stopped or killed."""
+    """Resume a search that was stopped or killed."""
     from bpkd_search.cluster.driver import resume_search
 
     _finish(lambda: resume_search(directory, address=address, verbose=verbose))
 
 
 def _finish(search: Any, show: Any = None) -> None:
-    """Run a search and show what came of it, by default its leaderboard; a stopped one says how it goes on."""
+    """Run a search and show its result, by default the leaderboard; print how to resume one that was stopped."""
     from bpkd_search.cluster.driver import Interrupted
     from bpkd_search.show.leaderboard import show_leaderboard
 
@@ -91,35 +97,39 @@ def _finish(search: Any, show: Any = None) -> None:
 @app.command()
 def confirm(
     directory: Experiment,
-    top: Annotated[int, typer.Option(help="How many of the searched settings, best first.")] = 3,
-    seeds: Annotated[int, typer.Option(help="Training seeds for each, none of them the search's.")] = 3,
-    test: Annotated[bool, typer.Option("--test", help="Then evaluate on data.test_split, once for each.")] = False,
+    top: Annotated[int, typer.Option(help="Number of searched settings, best first.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Number of training seeds for each setting, none used in the search.")] = 3,
+    test: Annotated[
+        bool, typer.Option("--test", help="Evaluate each student once on data.test_split afterwards.")
+    ] = False,
     address: Address = None,
     verbose: Verbose = False,
 ) -> None:
-    """Run the best settings and the baselines again over fresh seeds, and say whether there is a winner."""
-    from bpkd_search.cluster.confirm import run_confirmation
+    """Run the best settings and the baselines again over fresh seeds, and report whether there is a winner."""
+    from bpkd_search.cluster import confirm as confirmation
     from bpkd_search.show.confirmation import show_confirmation
 
     with warnings_as_lines():
         _finish(
-            lambda: run_confirmation(directory, top=top, seeds=seeds, test=test, address=address, verbose=verbose),
+            lambda: confirmation.confirm(directory, top=top, seeds=seeds, test=test, address=address, verbose=verbose),
             show_confirmation,
         )
 
 
 @app.command()
 def simulate(
-    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space of the recorded trials.")],
+    space: Space,
     table: Annotated[Path, typer.Option(help="Recorded trials: a Parquet table, or an experiment folder.")],
     sampler: Annotated[list[str] | None, typer.Option(help="Samplers to compare; repeatable.")] = None,
     scheduler: Annotated[list[str] | None, typer.Option(help="Schedulers to compare; repeatable.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Searches a strategy.")] = 20,
-    slots: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 8,
-    picture: Annotated[Path | None, typer.Option(help="Draw best so far against GPU-seconds (PNG, SVG).")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of searches per strategy.")] = 20,
+    slots: Annotated[int, typer.Option(min=1, help="Number of trials that run at once.")] = 8,
+    picture: Annotated[
+        Path | None, typer.Option(help="Plot the best score so far against GPU-seconds (PNG, SVG).")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Compare search strategies on recorded trials, in simulated time; random search in full is always among them."""
+    """Compare search strategies on recorded trials of a space, in simulated time, with random search at full budget."""
     from bpkd_search.config import load_search
 
     if picture is not None and picture.exists():
@@ -127,6 +137,7 @@ def simulate(
     config = load_search(space, list(overrides or []))
 
     from bpkd_search.search import simulate as simulation
+    from bpkd_search.search.backends import read_table
 
     settings = config.search
     chosen = [
@@ -135,8 +146,8 @@ def simulate(
         for other in scheduler or [settings.scheduler.name]
         if (one, other) != ("random", "none")
     ]
-    recorded = simulation.read_table(table)
-    rows, outcomes = simulation.compare(config, recorded, [("random", "none"), *chosen], seeds=seeds, slots=slots)
+    recorded = read_table(table)
+    rows, outcomes = simulation.simulate(config, recorded, [("random", "none"), *chosen], seeds=seeds, slots=slots)
     print(rows.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
     if picture is not None:
         from bpkd_search.pictures.strategies import draw
@@ -146,7 +157,7 @@ def simulate(
 
 @app.command()
 def replay(directory: Experiment) -> None:
-    """Regenerate every suggestion and decision of a search from its log, and say where one differs."""
+    """Regenerate every suggestion and decision of a search from its event log, and print every difference."""
     from bpkd_search.search.replay import replay as replay_log
 
     count, differences = replay_log(directory)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bpkd_search.cli.app import Overrides, Verbose, app, say
+from bpkd_search.cli.app import Overrides, Space, Verbose, app, say
 from bpkd_search.errors import UserError
 
 
@@ -16,30 +16,30 @@ def export(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR|FILE.yaml", help="An experiment folder, or one that `train` wrote; an exported file to verify."
+            metavar="DIR|FILE.yaml", help="An experiment folder, a folder of `train`, or an exported file to verify."
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder for the files.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many settings.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Output folder.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of settings.")] = 1,
     format: Annotated[
         list[str] | None, typer.Option(help="yaml, json, mmseg, card, safetensors, onnx, torch, or all; repeatable.")
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Then train each setting: exit code 1 if a score leaves its claim.")
+        bool, typer.Option("--verify", help="Then train each setting; exit code 1 if a score misses its claim.")
     ] = False,
 ) -> None:
-    """Write the best settings as configurations that `train` takes unchanged, their students, a model card.
+    """Export the best settings: configurations that `train` takes unchanged, students, model cards.
 
     With --verify, each YAML file is trained once more: with a fresh seed against its 95 % prediction interval where
     `confirm` has run, else with its own seed against its score.
     """
     if source.is_file():
         if not verify or out is not None:
-            raise UserError(f"{source}: is a file, which is only verified: --verify without --out")
+            raise UserError(f"{source}: is a file, which can only be verified: give --verify and no --out")
         runs = [source]
     elif out is None:
         raise UserError(
-            f"{source}: needs --out, a folder for the files" if source.is_dir() else f"{source}: is not there"
+            f"{source}: needs --out, the output folder" if source.is_dir() else f"{source}: no such file or folder"
         )
     else:
         from bpkd_search.export.write import export as export_files
@@ -63,22 +63,23 @@ def export(
 def predict(
     student: Annotated[Path, typer.Argument(metavar="STUDENT", help="A .safetensors file of `train` or `export`.")],
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, or a folder of images.")],
-    out: Annotated[Path, typer.Option(help="Folder for the masks and overlays.")],
+    out: Annotated[Path, typer.Option(help="Output folder for masks and overlays.")],
 ) -> None:
-    """Segment images: masks of class ids in class colours, and overlays."""
+    """Segment images: writes masks of class ids in class colours, and overlays."""
     from bpkd_search.predict import predict as predict_images
 
-    for path in predict_images(student, images, out):
-        print(path)
+    predict_images(student, images, out, on_file=print)
 
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="A run; of a search space, its base.")],
-    out: Annotated[Path, typer.Option(help="Folder for metrics, history and weights.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.yaml", help="A run, or a search space, whose base run is trained.")
+    ],
+    out: Annotated[Path, typer.Option(help="Output folder: metrics, history, weights.")],
     overrides: Overrides = None,
 ) -> None:
-    """Run one distillation."""
+    """Train one student."""
     from bpkd_search.config import load_run
 
     settings = load_run(config, list(overrides or []))
@@ -91,10 +92,10 @@ def train(
 
 @app.command()
 def teacher(
-    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="A search space or a run.")],
+    space: Space,
     overrides: Overrides = None,
 ) -> None:
-    """Train the teacher, or only evaluate it where it exists, and say where it is kept."""
+    """Train the teacher, or only evaluate it if it exists, and print where it is stored."""
     from bpkd_search.config import load_run
 
     settings = load_run(space, list(overrides or []))
@@ -108,19 +109,25 @@ def teacher(
 
 @app.command()
 def views(
-    space: Annotated[Path | None, typer.Argument(metavar="SPACE.yaml", help="Build what this one reads.")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare checksums first; without a space, of all.")] = False,
-    listed: Annotated[bool, typer.Option("--list", help="Say what is kept; so without any option.")] = False,
-    prune: Annotated[str | None, typer.Option(metavar="KEY", help="Free this one.")] = None,
-    unused_for: Annotated[float | None, typer.Option(metavar="DAYS", min=0, help="Free those unused so long.")] = None,
-    folder: Annotated[Path | None, typer.Option("--dir", help="Their folder; default: the cache.")] = None,
+    space: Annotated[
+        Path | None, typer.Argument(metavar="SPACE.yaml", help="Build what this search space reads.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check checksums first; without a space, of all stores.")
+    ] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List what is stored; the default without a space.")] = False,
+    prune: Annotated[str | None, typer.Option(metavar="KEY", help="Delete this store.")] = None,
+    unused_for: Annotated[
+        float | None, typer.Option(metavar="DAYS", min=0, help="Delete stores unused for so many days.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--dir", help="Folder of the stores; default: the cache.")] = None,
     overrides: Overrides = None,
     address: Annotated[
-        str | None, typer.Option(help="Build by all of a Ray cluster: local, auto, or ray://host:port.")
+        str | None, typer.Option(help="Build on a Ray cluster: local, auto, or ray://host:port.")
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Build views and the teacher's logits ahead of a search; list, check and free what is kept."""
+    """Build views and the teacher's logits ahead of a search; list, verify and delete what is stored."""
     from bpkd_search.data.views import cache_dir
     from bpkd_search.data.views.catalog import find, list_stores, remove, select_stores, verify_store
 
@@ -154,7 +161,7 @@ def views(
 @app.command()
 def losses() -> None:
     """List the loss methods: what they need, their parameters with defaults, sources, published weights."""
-    from bpkd_search.losses import METHODS, parameters
+    from bpkd_search.losses.methods import METHODS, parameters
 
     for method in METHODS.values():
         source = f" ({method.source})" if method.source else ""
@@ -171,14 +178,14 @@ def losses() -> None:
 @app.command("show-edges")
 def show_edges(
     target: Annotated[
-        Path, typer.Argument(metavar="DIR|SPACE", help="A search space, an experiment or a data folder.")
+        Path, typer.Argument(metavar="DIR|SPACE", help="A search space, an experiment folder or a data folder.")
     ],
     width: Annotated[str, typer.Option(help="Edge widths in pixels, odd, separated by commas.")] = "3,7,15",
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("edges.png"),
-    images: Annotated[int, typer.Option(min=1, max=12, help="How many images.")] = 3,
+    out: Annotated[Path, typer.Option(help="The image file to write.")] = Path("edges.png"),
+    images: Annotated[int, typer.Option(min=1, max=12, help="Number of images.")] = 3,
     overrides: Overrides = None,
 ) -> None:
-    """Draw images with their edge bands at several widths, to choose a search range by looking."""
+    """Draw images with their edge bands at several widths, to choose a search range by eye."""
     from bpkd_search.errors import ConfigError
 
     try:

@@ -12,14 +12,15 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import InMemoryStorage
 
-from bpkd_search.cluster.driver import interruptible, listener, run_engine, short
+from bpkd_search import __version__
+from bpkd_search.cluster.driver import interruptible, run_engine, short
+from bpkd_search.cluster.listener import listener
 from bpkd_search.cluster.progress import make_progress
 from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.search import Budget, Scheduler
@@ -28,24 +29,23 @@ from bpkd_search.data.views import build_views
 from bpkd_search.errors import ConfigError, DataError, ExperimentError
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.events import read_events
-from bpkd_search.experiment.folder import student_file
-from bpkd_search.experiment.schema import COMPLETE, METRIC_COLUMNS, confirm_schema
+from bpkd_search.experiment.paths import CONFIG, CONFIRM, CONFIRMATION, student_file
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, confirm_schema
 from bpkd_search.experiment.tables import ChunkedTable
 from bpkd_search.experiment.trial import Trial
+from bpkd_search.metrics.table import SCORES, held_out
 from bpkd_search.models.build import pick_device
 from bpkd_search.predict import load_student
 from bpkd_search.results.leaderboard import Leaderboard
-from bpkd_search.search.engine import BASELINE, Engine, parameter_kinds
+from bpkd_search.search.engine import Engine, parameter_kinds
 from bpkd_search.training.distill import evaluate
 from bpkd_search.training.inputs import Say, open_data, view_recipe
 
-FOLDER = "confirmation"
-MEASURES = tuple(name for name, _, _ in METRIC_COLUMNS)
 ROWS_A_FILE = 500
 
 
-def run_confirmation(
-    directory: Path,
+def confirm(
+    directory: Path | str,
     *,
     top: int = 3,
     seeds: int = 3,
@@ -59,14 +59,15 @@ def run_confirmation(
     each student is evaluated once on the held-out split `data.test_split`. `address` and `verbose` are those of
     `run_search`. Errors: `UserError` of every kind; `Interrupted` after Ctrl-C.
     """
+    directory = Path(directory)
     config = experiment.read_config(directory)
     held_out = open_held_out(config, directory) if test else None
     directory = directory.resolve()
     again = f"confirm {short(directory)} --top {top} --seeds {seeds}" + " --test" * test
     with experiment.hold(directory), make_progress(_undisturbed(config)) as progress:
-        confirmation = Confirmation(directory, top, seeds, listener(directory / FOLDER, progress))
+        confirmation = Confirmation(directory, top, seeds, listener(directory / CONFIRMATION, progress))
         with closing(confirmation.engine.recorder):
-            run_engine(confirmation.engine, directory / FOLDER, progress, again, address, verbose)
+            run_engine(confirmation.engine, directory / CONFIRMATION, progress, again, address, verbose)
             if held_out is not None:
                 with interruptible(again):
                     confirmation.test(held_out, progress.say)
@@ -95,7 +96,7 @@ class Confirmation:
         config = experiment.read_config(directory)
         settings, self.origins, used = choose_settings(Leaderboard(directory), top)
         begun, self.scores = [], dict[int, dict[str, Any]]()
-        for event in read_events(directory / FOLDER):
+        for event in read_events(directory / CONFIRMATION):
             if event["event"] == "ask":
                 run = RunConfig.model_validate(event["config"])
                 begun.append(Trial(int(event["number"]), event["method"], BASELINE, run))
@@ -103,8 +104,8 @@ class Confirmation:
                 self.scores[int(event["number"])] = event
         self.engine = Engine(
             _undisturbed(config),
-            directory / FOLDER,
-            version("bpkd-search"),
+            directory / CONFIRMATION,
+            __version__,
             listen,
             fixed=plan(settings, begun, fresh_seeds(used | {config.train.seed}, begun, seeds)),
             sampled=0,
@@ -112,7 +113,7 @@ class Confirmation:
             storage=InMemoryStorage(),
         )
         self.engine.listen = self._hear
-        self._table = ChunkedTable(directory / "confirm", confirm_schema(parameter_kinds(config)), ROWS_A_FILE)
+        self._table = ChunkedTable(directory / CONFIRM, confirm_schema(parameter_kinds(config)), ROWS_A_FILE)
         for number in self.engine.states:
             self._put(number)
         self._table.flush()
@@ -123,7 +124,7 @@ class Confirmation:
         Errors: `ExperimentError` for a student that is not there.
         """
         complete = [number for number, state in sorted(self.engine.states.items()) if state == COMPLETE]
-        folder = self.directory / FOLDER
+        folder = self.directory / CONFIRMATION
         students = {number: student_file(folder, number) for number in complete if number not in self.scores}
         if not students:
             return
@@ -154,9 +155,9 @@ class Confirmation:
         source = source_of(self.engine.trials[number])
         row = self.engine.recorder.trials[number] | {"number": source, "run": number, "origin": self.origins[source]}
         if row["state"] != COMPLETE:
-            row |= dict.fromkeys(MEASURES)
+            row |= dict.fromkeys(SCORES)
         scores = self.scores.get(number, {})
-        self._table.put(number, row | {f"test_{name}": scores[name] for name in MEASURES if name in scores})
+        self._table.put(number, row | {held_out(name): scores[name] for name in SCORES if name in scores})
 
 
 def choose_settings(board: Leaderboard, top: int) -> tuple[list[Trial], dict[int, str], set[int]]:
@@ -217,7 +218,7 @@ def open_held_out(config: SearchConfig, directory: Path) -> Dataset:
     split = config.data.test_split
     if split is None:
         rule = "names no split; name the held-out one there, as in `test_split: test` under `data`"
-        raise ConfigError([f"data.test_split: {rule}"], str(directory / experiment.CONFIG))
+        raise ConfigError([f"data.test_split: {rule}"], str(directory / CONFIG))
     held_out, recipe = open_data(config.data, split), view_recipe(config.data)
     for name, other in (("train", recipe.train), ("val", recipe.val)):
         if held_out.identity() == other.identity():

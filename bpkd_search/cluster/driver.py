@@ -8,12 +8,13 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bpkd_search import __version__
 from bpkd_search.cluster import packing
 from bpkd_search.cluster.connection import connect_ray
+from bpkd_search.cluster.listener import keep_best_students, listener
 from bpkd_search.cluster.progress import Progress, make_progress
 from bpkd_search.cluster.sharing import prepare_nodes
 from bpkd_search.cluster.slots import Slots, divide
@@ -24,16 +25,14 @@ from bpkd_search.errors import UserError
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.commit import all_commits, code_commit
 from bpkd_search.experiment.events import read_events
-from bpkd_search.experiment.folder import student_file
+from bpkd_search.experiment.paths import RAY
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.results.loggers import make_loggers
-from bpkd_search.search.engine import BASELINE, Engine
+from bpkd_search.search.engine import Engine
 
 if TYPE_CHECKING:
     from bpkd_search.cluster.trial import TrialTask
-
-KEPT_STUDENTS = 5
 
 
 class Interrupted(Exception):
@@ -44,7 +43,7 @@ class Interrupted(Exception):
 
 
 def run_search(
-    config: SearchConfig, directory: Path, *, address: str | None = None, verbose: bool = False
+    config: SearchConfig, directory: Path | str, *, address: str | None = None, verbose: bool = False
 ) -> Leaderboard:
     """Run a search to its end in a new folder and give its leaderboard.
 
@@ -53,21 +52,23 @@ def run_search(
     `data.local_dir` names a folder of each node's own.
     Errors: `UserError` of every kind; `Interrupted` after Ctrl-C.
     """
+    directory = Path(directory)
     experiment.create(directory, config)
     try:
         return _drive(config, directory, address, verbose)
     except UserError:
-        # Nothing was asked yet, so there is nothing to resume: the same line can run again once mended.
+        # Nothing was asked yet, so there is nothing to resume: the same line can run again once that is fixed.
         if not any(event["event"] == "ask" for event in read_events(directory)):
             shutil.rmtree(directory, ignore_errors=True)
         raise
 
 
-def resume_search(directory: Path, *, address: str | None = None, verbose: bool = False) -> Leaderboard:
+def resume_search(directory: Path | str, *, address: str | None = None, verbose: bool = False) -> Leaderboard:
     """Continue a search where it stopped: finished trials stay, unfinished ones go on from their checkpoints.
 
     Errors: as `run_search`; `ExperimentError` when the folder is no experiment or is held.
     """
+    directory = Path(directory)
     return _drive(experiment.read_config(directory), directory, address, verbose)
 
 
@@ -80,7 +81,7 @@ def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: 
             for each in listeners:
                 each(event, trial)
 
-        engine = Engine(config, directory, version("bpkd-search"), listen)
+        engine = Engine(config, directory, __version__, listen)
         with closing(engine.recorder):
             run_engine(engine, directory, progress, f"resume {short(directory)}", address, verbose)
         if engine.closed is not None:
@@ -97,6 +98,7 @@ def run_engine(
     of every kind; `Interrupted` after Ctrl-C.
     """
     progress.begin(engine)
+    keep_best_students(directory, engine)
     for note in engine.notes:
         progress.say(note)
     config = engine.config
@@ -163,7 +165,7 @@ def run_on_ray(
             trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
-            name="ray",
+            name=RAY,
             storage_path=str(directory),
             stop=StopOnRequest(engine),
             failure_config=tune.FailureConfig(max_failures=0),
@@ -175,7 +177,7 @@ def run_on_ray(
     try:
         tuner.fit()
     finally:
-        shutil.rmtree(directory / "ray", ignore_errors=True)
+        shutil.rmtree(directory / RAY, ignore_errors=True)
 
 
 @contextmanager
@@ -215,24 +217,6 @@ def _on_interrupt(engine: Engine, progress: Progress) -> Iterator[None]:
     finally:
         for sig, handler in before.items():
             signal.signal(sig, handler)
-
-
-def listener(directory: Path, progress: Progress) -> Callable[[str, Trial], None]:
-    """What happens beside the tables at each event: the display, and the files of ended trials."""
-    scores: dict[int, float] = {}
-
-    def listen(event: str, trial: Trial) -> None:
-        progress.event(event, trial)
-        if event != "end":
-            return
-        (directory / "checkpoints" / f"{trial.number:05d}.pt").unlink(missing_ok=True)
-        if trial.origin != BASELINE and student_file(directory, trial.number).is_file():
-            scores[trial.number] = trial.last().get(progress.metric, 0.0)
-            for number in sorted(scores, key=lambda n: scores[n], reverse=True)[KEPT_STUDENTS:]:
-                student_file(directory, number).unlink(missing_ok=True)
-                del scores[number]
-
-    return listen
 
 
 def short(directory: Path) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bpkd_search.config import SearchConfig
-from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, PRUNED
 
 if TYPE_CHECKING:
     from bpkd_search.experiment.trial import Trial
@@ -30,7 +30,7 @@ class Progress:
 
     def __init__(self, config: SearchConfig, console: Console) -> None:
         self.config, self.console = config, console
-        self.metric = config.search.metric
+        self.metric = config.search.ranked_by
         self.engine: Engine | None = None
         self.teacher_scores: dict[str, float] = {}
         self._warned = self._asked = False
@@ -101,14 +101,16 @@ class Progress:
 
     def standing(self, engine: Engine) -> str:
         """The best searched trial against the best baseline, full budgets only."""
-        best = {True: (float("-inf"), ""), False: (float("-inf"), "")}
-        for number, state in engine.states.items():
-            trial = engine.trials[number]
-            if state == COMPLETE:
-                mine = (trial.last()[self.metric], f"trial {number}" if trial.origin != "baseline" else trial.method)
-                best[trial.origin == "baseline"] = max(best[trial.origin == "baseline"], mine)
-        parts = [f"{name} {score:.4f}" for score, name in (best[False], best[True]) if name]
-        return "best " + " vs ".join(parts) if parts else "nothing complete yet"
+        full = engine.ranked()
+        searched = [trial for trial in full if trial.origin != BASELINE]
+        baselines = [trial for trial in full if trial.origin == BASELINE]
+        best = [self._scored(trial) for trial in searched[:1] + baselines[:1]]
+        return "best " + " vs ".join(best) if best else "nothing complete yet"
+
+    def _scored(self, trial: Trial) -> str:
+        name = trial.method if trial.origin == BASELINE else f"trial {trial.number}"
+        note = " (breaks a constraint)" if trial.feasible is False else ""
+        return f"{name} {trial.last()[self.metric]:.4f}{note}"
 
     def time_left(self, engine: Engine) -> str:
         """A guess from the pace so far."""

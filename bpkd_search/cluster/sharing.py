@@ -19,10 +19,10 @@ from bpkd_search.cluster.view_building import ray_maps
 from bpkd_search.config.models import RunConfig
 from bpkd_search.data.views import cache_dir, require_space
 from bpkd_search.data.views.build import shown_bytes
-from bpkd_search.data.views.chunks import write_whole
 from bpkd_search.data.views.copies import OPTION, Contents, copy_store, local_root, read_chunk
 from bpkd_search.data.views.layout import Array
 from bpkd_search.errors import ResourceError
+from bpkd_search.files import write_bytes
 from bpkd_search.training.inputs import Say
 from bpkd_search.training.prepare import Prepared, prepare
 from bpkd_search.training.teacher import file_hash
@@ -163,8 +163,7 @@ class Job:
         try:
             copy_store(self.contents, root, rows)
             if self.weights and self.weights.missing(root):
-                self.weights.path(root).parent.mkdir(exist_ok=True)
-                write_whole(self.weights.path(root), ray.get(source.weights.remote()))
+                write_bytes(self.weights.path(root), ray.get(source.weights.remote()))
         except OSError as e:
             raise ResourceError(f"{root}: cannot be written: {e.strerror}; set {OPTION} to another folder") from e
 

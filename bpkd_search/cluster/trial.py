@@ -15,6 +15,7 @@ from ray import tune
 
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import to_tree
+from bpkd_search.experiment.paths import checkpoint_file, student_file
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.models import save_weights
 from bpkd_search.training.distill import Distillation, Diverged
@@ -64,12 +65,12 @@ class TrialTask:
     @property
     def checkpoint(self) -> Path:
         """Where the unfinished trial's state is kept."""
-        return Path(self.directory) / "checkpoints" / f"{self.number:05d}.pt"
+        return checkpoint_file(Path(self.directory), self.number)
 
     @property
     def student(self) -> Path:
         """Where the finished trial's weights go."""
-        return Path(self.directory) / "students" / f"{self.number:05d}.safetensors"
+        return student_file(Path(self.directory), self.number)
 
 
 class DistillationTrial(tune.Trainable):  # type: ignore[misc]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from bpkd_search.config.loss import LOSSES, NEEDS_FEATURES, terms_of
+from bpkd_search.blocks import in_words
+from bpkd_search.config.loss import terms_by_path
 from bpkd_search.config.models import Choice, Distribution, RunConfig, SearchConfig
 from bpkd_search.config.paths import get_path, set_path
 from bpkd_search.config.points import in_order, is_active, probe_values, run_at, to_tree
+from bpkd_search.config.search_spaces import find_space
+from bpkd_search.data.kinds import KINDS
 from bpkd_search.errors import ConfigError
 
 C = TypeVar("C", bound=RunConfig)
@@ -43,9 +45,9 @@ def dump(config: BaseModel) -> str:
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
     """A YAML file's mapping, read with the safe loader. Errors: `ConfigError`."""
-    path = Path(path)
+    file = find_space(path)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as e:
         raise ConfigError([f"cannot be read: {e.strerror}"], str(path)) from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
@@ -70,7 +72,7 @@ def parse(model: type[C], tree: dict[str, Any], source: str, overrides: Sequence
     try:
         config = model.model_validate(tree)
     except ValidationError as e:
-        faults += [_in_words(model, error) for error in e.errors()]
+        faults += [in_words(model, error) for error in e.errors()]
         broken = {str(error["loc"][0]) if error["loc"] else "" for error in e.errors()}
         try:  # what is left may be wrong as well, and one round of mending should do
             config = model.model_validate({k: v for k, v in tree.items() if k not in broken})
@@ -86,8 +88,9 @@ def parse(model: type[C], tree: dict[str, Any], source: str, overrides: Sequence
 def cross_faults(config: RunConfig) -> list[str]:
     """What single values cannot show: combinations that exclude each other."""
     faults = run_faults(config)
-    if config.data.kind == "folder" and config.data.folder is None:
-        faults.append("data.folder: got nothing, is required with data.kind: folder (images, masks, class_names)")
+    kind = config.data.kind
+    if (required := KINDS[kind].required) and config.data.options is None:
+        faults.append(f"data.{kind}: got nothing, is required with data.kind: {kind} ({', '.join(required)})")
     if isinstance(config, SearchConfig):
         faults += space_faults(config)
         scheduler = config.search.scheduler
@@ -101,11 +104,10 @@ def cross_faults(config: RunConfig) -> list[str]:
 def run_faults(run: RunConfig) -> list[str]:
     """Combinations that exclude each other within one run, in the parts a search may vary."""
     faults = []
-    for term in terms_of(run.loss):
-        method = getattr(term, "method", "")
-        if method in NEEDS_FEATURES and run.teacher.mode != "online":
+    for path, term in terms_by_path(run.loss).items():
+        if term.needs == "teacher features" and run.teacher.mode != "online":
             faults.append(
-                f"loss.method: got {method}, needs the teacher's features: set teacher.mode to online"
+                f"{path}.method: got {term.method}, needs the teacher's features: set teacher.mode to online"
                 f" (got {run.teacher.mode})"
             )
     if run.train.warmup > run.train.epochs:
@@ -187,80 +189,10 @@ def _point_faults(base: RunConfig, point: dict[str, Any]) -> list[str]:
     except ValidationError as e:
         faults = []
         for error in e.errors():
-            text = _in_words(RunConfig, error)
+            text = in_words(RunConfig, error)
             if error["type"] == "extra_forbidden" and error["loc"][0] == "loss":
                 text += "; add `when: {loss.method: ...}` if it belongs to one method of several"
             faults.append(text)
         return faults
     except (ValueError, IndexError, AttributeError, TypeError):
         return [f"got {list(point.items())[-1]}, which is no place in a run"]
-
-
-def _in_words(model: type[BaseModel], error: Any) -> str:
-    """One pydantic error as `path: got VALUE, RULE`."""
-    parts, fields = _locate(model, error["loc"])
-    path = ".".join(parts) or "config"
-    kind, message = error["type"], error["msg"].removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(parts[-1], fields, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"{path}: unknown key; {hint}valid: {', '.join(fields)}"
-    if kind == "missing":
-        return f"{path}: is required"
-    if kind == "union_tag_invalid":
-        key, valid = ("method", list(LOSSES)) if path.startswith("loss") else ("name", _tags(error))
-        return f"{path}.{key}: got {error['ctx']['tag']!r}, valid: {', '.join(valid)}"
-    if path == "space" and kind == "too_short":
-        return "space: got an empty space, must name at least one parameter"
-    message = message.replace("Input should", "must").replace("must a valid", "must be a valid")
-    return f"{path}: got {_short(error['input'])}, {message[:1].lower()}{message[1:]}"
-
-
-def _tags(error: Any) -> list[str]:
-    return [tag.strip(" '") for tag in str(error["ctx"]["expected_tags"]).split(",")]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _locate(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], list[str]]:
-    """The user's path to an error and the keys valid there; pydantic's union tags are no part of the path."""
-    parts: list[str] = []
-    current: Any = model
-    fields: list[str] = []
-    for part in loc:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            fields = [f.alias or name for name, f in current.model_fields.items()]
-            by_alias = {f.alias or name: f.annotation for name, f in current.model_fields.items()}
-            parts.append(str(part))
-            current = by_alias.get(str(part))
-        elif tagged := _tagged(current, str(part)):
-            current = tagged
-        elif get_origin(current) in (tuple, dict):
-            parts.append(str(part))
-            inner = [a for a in get_args(current) if a is not Ellipsis]
-            current = inner[-1] if inner else None
-        else:
-            if not (isinstance(part, str) and current is not None and get_origin(current) is not None):
-                parts.append(str(part))
-            current = None
-    return parts, fields
-
-
-def _tagged(annotation: Any, tag: str) -> Any:
-    """The member of a tagged union that carries `tag`, or None."""
-    from pydantic import Tag
-
-    while get_origin(annotation) is not None and get_origin(annotation) is not Union:
-        if hasattr(annotation, "__metadata__"):
-            if any(isinstance(m, Tag) and m.tag == tag for m in annotation.__metadata__):
-                return get_args(annotation)[0]
-            annotation = get_args(annotation)[0]
-        else:
-            break
-    for member in get_args(annotation):
-        if any(isinstance(m, Tag) and m.tag == tag for m in getattr(member, "__metadata__", ())):
-            return get_args(member)[0]
-    return None

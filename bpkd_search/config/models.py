@@ -5,35 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag, field_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    Tag,
+    field_validator,
+    model_serializer,
+)
 
 from bpkd_search.blocks import Block
-from bpkd_search.config.loss import Bpkd, Loss
+from bpkd_search.config.loss import Loss
 from bpkd_search.config.search import Search
+from bpkd_search.data.kinds import OPTION_BLOCKS, KindName, with_option_blocks
+from bpkd_search.losses.methods import Bpkd
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 
 
-class FolderData(Block):
-    """Where a data set of one's own keeps images and masks, and what the ids mean."""
-
-    images: str = "images/{split}"
-    masks: str = "masks/{split}"
-    class_names: tuple[str, ...] = Field(min_length=1, max_length=200)
-    ignore_id: int = 255
-    id_map: dict[int, int] | None = None
-
-
-class SyntheticData(Block):
-    """How many scenes the package draws, at which size, and from which seed."""
-
-    train_images: int = Field(default=96, ge=1)
-    val_images: int = Field(default=32, ge=1)
-    height: int = Field(default=96, ge=32)
-    width: int = Field(default=128, ge=32)
-    seed: int = Field(default=0, ge=0)
-
-
+@with_option_blocks
 class Data(Block):
     """Images and masks, the training crop in pixels, and the augmentation that makes the views.
 
@@ -44,22 +37,30 @@ class Data(Block):
     `bpkd-search confirm --test`, once for each confirmed student.
     """
 
-    kind: Literal["synthetic", "camvid", "folder", "cityscapes", "ade20k", "pascal_context", "voc"] = "synthetic"
-    root: Path | None = None
-    height: int = Field(default=96, ge=32, le=4096)
-    width: int = Field(default=128, ge=32, le=4096)
-    scale: tuple[float, float] = (0.75, 1.5)
-    flip: float = Field(default=0.5, ge=0, le=1)
-    colour: float = Field(default=0.2, ge=0, le=1)
-    views: int = Field(default=8, ge=1, le=1000)
-    views_dir: Path | None = None
-    local_dir: Path | None = None
-    images: Literal["stored", "computed"] = "stored"
-    logits: Annotated[str, Field(pattern=r"^(float16|int8|topk:[1-9]\d{0,2})$")] = "float16"
-    seed: int = Field(default=0, ge=0)
-    test_split: Name | None = None
-    folder: FolderData | None = None
-    synthetic: SyntheticData = SyntheticData()
+    kind: KindName = Field(default="synthetic", description="Which data set; its options are in a block of this name.")
+    root: Path | None = Field(
+        default=None, description="Folder of the data set; without it, the variable BPKD_KIND, such as BPKD_CAMVID."
+    )
+    height: int = Field(default=96, ge=32, le=4096, description="Height of training crops and validation, in pixels.")
+    width: int = Field(default=128, ge=32, le=4096, description="Width of training crops and validation, in pixels.")
+    scale: tuple[float, float] = Field(
+        default=(0.75, 1.5), description="Range of the random scale; 1 is the whole image resized to the crop."
+    )
+    flip: float = Field(default=0.5, ge=0, le=1, description="Probability of a horizontal flip.")
+    colour: float = Field(default=0.2, ge=0, le=1, description="Strength of the colour jitter.")
+    views: int = Field(default=8, ge=1, le=1000, description="Augmented crops kept per image.")
+    views_dir: Path | None = Field(
+        default=None, description="Folder of views and teachers; default: BPKD_SEARCH_CACHE or the user's cache."
+    )
+    local_dir: Path | None = Field(default=None, description="Folder of each node's own copy of the views.")
+    images: Literal["stored", "computed"] = Field(
+        default="stored", description="Views kept on the disk, or made when read."
+    )
+    logits: Annotated[str, Field(pattern=r"^(float16|int8|topk:[1-9]\d{0,2})$")] = Field(
+        default="float16", description="Format of stored teacher logits: float16, int8 or topk:K."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the views.")
+    test_split: Name | None = Field(default=None, description="Held-out split, read by `confirm --test` alone.")
 
     @field_validator("scale")
     @classmethod
@@ -75,40 +76,65 @@ class Data(Block):
             raise ValueError("must be a split that the search does not use: not train, not val")
         return value
 
+    @model_serializer(mode="wrap")
+    def _without_empty_blocks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = handler(self)
+        return {key: value for key, value in tree.items() if value is not None or key not in OPTION_BLOCKS}
+
+    @property
+    def options(self) -> Block | None:
+        """The block of options of the chosen kind, or None if the kind has none or it is not given."""
+        block: Block | None = getattr(self, self.kind, None)
+        return block
+
+
+# Where the options of data sets are in a configuration.
+DATA_OPTIONS = tuple(f"data.{kind}" for kind in OPTION_BLOCKS)
+
 
 class Model(Block):
     """A segmentation network: a timm encoder and a head; `weights` is a file that starts the encoder."""
 
-    encoder: str
-    head: Literal["fcn", "fpn", "psp", "aspp"] = "fpn"
-    channels: int = Field(default=64, ge=8, le=1024)
-    output_stride: Literal[8, 16, 32] = 32
-    weights: Path | None = None
+    encoder: str = Field(description="A timm model with a feature pyramid (`features_only`).")
+    head: Literal["fcn", "fpn", "psp", "aspp"] = Field(
+        default="fpn", description="What turns the encoder's features into one map."
+    )
+    channels: int = Field(default=64, ge=8, le=1024, description="Width of the head.")
+    output_stride: Literal[8, 16, 32] = Field(
+        default=32, description="Stride of the encoder's last features; 8 and 16 dilate it."
+    )
+    weights: Path | None = Field(
+        default=None, description="A file with the encoder's first weights under timm's names; nothing is downloaded."
+    )
 
 
 class Optimisation(Block):
     """How weights are trained. `lr` is the peak; it decays by `(1 - t)^power` after `warmup` epochs.
 
     With `gpu_seconds`, a run lasts as many whole epochs as come nearest to that time inside training, whatever
-    `epochs` says, and the rate decays with the time spent: runs of dear and cheap losses then cost the same.
-    `compile` trains by code that `torch.compile` makes once per process, student and batch size; results differ from
-    those without it by rounding, and so does all that rounding leads to.
+    `epochs` is, and the rate decays with the time spent: runs of expensive and cheap losses then cost the same.
+    `compile` uses `torch.compile`, once per process, student and batch size; results equal those without it up to
+    rounding.
     """
 
-    epochs: int = Field(default=8, ge=1)
-    gpu_seconds: float | None = Field(default=None, gt=0)
-    batch_size: int = Field(default=8, ge=1)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(default=0.05, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
-    power: float = Field(default=0.9, ge=0)
-    warmup: float = Field(default=0.0, ge=0)
-    grad_clip: float | None = Field(default=None, gt=0)
-    amp: Literal["auto", "off"] = "auto"
-    compile: bool = False
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    seed: int = Field(default=0, ge=0)
+    epochs: int = Field(default=8, ge=1, description="Passes over the training images.")
+    gpu_seconds: float | None = Field(
+        default=None, gt=0, description="Time inside training that a run gets, instead of `epochs`."
+    )
+    batch_size: int = Field(default=8, ge=1, description="Images per step.")
+    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="The optimizer.")
+    lr: float = Field(default=0.05, gt=0, description="Peak learning rate.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of sgd.")
+    weight_decay: float = Field(default=5e-4, ge=0, description="Weight decay.")
+    power: float = Field(default=0.9, ge=0, description="Exponent of the polynomial decay.")
+    warmup: float = Field(default=0.0, ge=0, description="Epochs over which the rate rises to its peak.")
+    grad_clip: float | None = Field(default=None, gt=0, description="Largest norm of the gradient.")
+    amp: Literal["auto", "off"] = Field(default="auto", description="Mixed precision where the device has it.")
+    compile: bool = Field(default=False, description="Train through `torch.compile`.")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        default="auto", description="Where it trains."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of initial weights and of the order of images.")
 
 
 class Teacher(Model):
@@ -118,16 +144,24 @@ class Teacher(Model):
     every step, which the feature losses need.
     """
 
-    encoder: str = "mobilenetv3_large_100"
-    checkpoint: Path | None = None
-    mode: Literal["stored", "online"] = "stored"
+    encoder: str = Field(
+        default="mobilenetv3_large_100", description="A timm model with a feature pyramid (`features_only`)."
+    )
+    checkpoint: Path | None = Field(
+        default=None, description="A file with all the teacher's weights; it is then not trained."
+    )
+    mode: Literal["stored", "online"] = Field(
+        default="stored", description="Logits from the store, or the teacher run at every step."
+    )
     train: Optimisation = Optimisation(epochs=14)
 
 
 class Student(Model):
     """The student."""
 
-    encoder: str = "mobilenetv3_small_050"
+    encoder: str = Field(
+        default="mobilenetv3_small_050", description="A timm model with a feature pyramid (`features_only`)."
+    )
 
 
 class RunConfig(Block):
@@ -138,32 +172,42 @@ class RunConfig(Block):
     student: Student = Student()
     loss: Loss = Bpkd()
     train: Optimisation = Optimisation()
-    provenance: dict[str, Any] | None = None
+    provenance: dict[str, Any] | None = Field(
+        default=None, description="What `export` writes about where a setting comes from."
+    )
 
 
 class FloatRange(Block):
     """A real number from `float: [low, high]`, on a log scale or in steps if asked."""
 
-    bounds: tuple[float, float] = Field(alias="float")
-    step: float | None = Field(default=None, gt=0)
-    log: bool = False
-    when: dict[str, Any] = {}
+    bounds: tuple[float, float] = Field(alias="float", description="Lowest and highest value.")
+    step: float | None = Field(default=None, gt=0, description="Distance between values.")
+    log: bool = Field(default=False, description="Sample on a logarithmic scale.")
+    when: dict[str, Any] = Field(
+        default={}, description="Sampled only where these paths have these values (one, or any of a list)."
+    )
 
 
 class IntRange(Block):
     """A whole number from `int: [low, high]`, in steps if asked."""
 
-    bounds: tuple[int, int] = Field(alias="int")
-    step: int = Field(default=1, ge=1)
-    log: bool = False
-    when: dict[str, Any] = {}
+    bounds: tuple[int, int] = Field(alias="int", description="Lowest and highest value.")
+    step: int = Field(default=1, ge=1, description="Distance between values.")
+    log: bool = Field(default=False, description="Sample on a logarithmic scale.")
+    when: dict[str, Any] = Field(
+        default={}, description="Sampled only where these paths have these values (one, or any of a list)."
+    )
 
 
 class Choice(Block):
     """One of a list of values."""
 
-    options: tuple[StrictBool | StrictInt | StrictFloat | str, ...] = Field(alias="choice", min_length=1)
-    when: dict[str, Any] = {}
+    options: tuple[StrictBool | StrictInt | StrictFloat | str, ...] = Field(
+        alias="choice", min_length=1, description="The values."
+    )
+    when: dict[str, Any] = Field(
+        default={}, description="Sampled only where these paths have these values (one, or any of a list)."
+    )
 
 
 def _kind(value: Any) -> str | None:
@@ -186,20 +230,24 @@ Distribution = Annotated[
 class Logging(Block):
     """Loggers beside the tables, each off by default; `mlflow` may be a path or a tracking URI."""
 
-    tensorboard: bool = False
-    mlflow: StrictBool | Annotated[str, Field(min_length=1)] = False
-    wandb: bool = False
-    csv: bool = False
+    tensorboard: bool = Field(default=False, description="Event files for TensorBoard.")
+    mlflow: StrictBool | Annotated[str, Field(min_length=1)] = Field(
+        default=False, description="Runs in MLflow; a path or a tracking URI says where."
+    )
+    wandb: bool = Field(default=False, description="Runs in Weights & Biases.")
+    csv: bool = Field(default=False, description="CSV files.")
 
 
 class SearchConfig(RunConfig):
     """A search: a run, the parameters that vary in it, and how they are sampled."""
 
-    name: Name = "search"
+    name: Name = Field(default="search", description="Name of the experiment; its folder is `runs/NAME`.")
     search: Search = Search()
     logging: Logging = Logging()
-    space: dict[str, Distribution] = Field(min_length=1)
-    enqueue: tuple[dict[str, Any], ...] = ()
+    space: dict[str, Distribution] = Field(
+        min_length=1, description="Dotted paths below `loss`, `train` and `student`, each with a distribution."
+    )
+    enqueue: tuple[dict[str, Any], ...] = Field(default=(), description="Points tried before the sampler's.")
 
     def run(self) -> RunConfig:
         """The run that the search varies, without the search."""

@@ -7,18 +7,21 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bpkd_search.config.loss import Bpkd
 from bpkd_search.config.models import Choice, Distribution, FloatRange, IntRange, RunConfig
 from bpkd_search.config.paths import get_path, set_path
+from bpkd_search.losses.methods import Bpkd
 
+PAPER = "bpkd-paper"
 # What every search runs first and at full budget: no distillation, the two plain rivals, and the setting of
 # the paper (arXiv 2306.08075). Without them beside it, nobody can tell whether a searched setting is any good.
 BASELINES: dict[str, dict[str, Any]] = {
     "ce": {"method": "ce"},
     "kd": {"method": "kd"},
     "cwd": {"method": "cwd"},
-    "bpkd-paper": Bpkd().model_dump(),
+    PAPER: Bpkd().model_dump(),
 }
+# What a searched setting has to beat to be worth its search: no distillation counts too.
+PLAIN_BASELINES = tuple(name for name in BASELINES if name != PAPER)
 
 Point = dict[str, Any]
 

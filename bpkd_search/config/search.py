@@ -9,13 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from bpkd_search.blocks import Block
-
-# Measures of a student: better when higher.
-METRICS = ("miou", "edge_miou", "body_miou", "boundary_iou", "boundary_f", "accuracy")
-# What a student costs: better when lower.
-COSTS = ("gpu_seconds", "parameters", "latency_ms", "peak_memory_mb")
-
-Direction = Literal["max", "min"]
+from bpkd_search.metrics.table import COSTS, SCORES, Direction
 
 
 class RandomSampler(Block):
@@ -34,29 +28,29 @@ class TpeSampler(Block):
     """Optuna's multivariate TPE after `startup` random points."""
 
     name: Literal["tpe"] = "tpe"
-    startup: int = Field(default=10, ge=1)
-    candidates: int = Field(default=24, ge=1)
+    startup: int = Field(default=10, ge=1, description="Random points before the model is used.")
+    candidates: int = Field(default=24, ge=1, description="Candidates compared for each new point.")
 
 
 class GpSampler(Block):
     """Gaussian process with expected improvement after `startup` random points; slow beyond some 500 trials."""
 
     name: Literal["gp"] = "gp"
-    startup: int = Field(default=10, ge=1)
+    startup: int = Field(default=10, ge=1, description="Random points before the model is used.")
 
 
 class CmaEsSampler(Block):
     """CMA-ES; samples choices and conditional parameters at random, and takes one objective."""
 
     name: Literal["cmaes"] = "cmaes"
-    startup: int = Field(default=1, ge=1)
+    startup: int = Field(default=1, ge=1, description="Random points before the first generation.")
 
 
 class Nsga2Sampler(Block):
     """NSGA-II, an evolutionary sampler for several objectives."""
 
     name: Literal["nsga2"] = "nsga2"
-    population: int = Field(default=20, ge=2)
+    population: int = Field(default=20, ge=2, description="Points per generation.")
 
 
 def _sampler(value: Any) -> str:
@@ -75,28 +69,26 @@ Sampler = Annotated[
 
 
 class Scheduler(Block):
-    """Who stops trials early, judged on epochs or on GPU-seconds spent in training.
+    """The rule that stops trials early, judged on epochs or on GPU-seconds spent in training.
 
     `asha` keeps one in `reduction` at rungs of grace, grace * reduction, ...; `hyperband` runs several such
-    brackets that begin later and later; `median` stops what lies below the median of the others' averages.
-    `grace` is in units of `axis`.
+    brackets that begin later and later; `median` stops what is below the median of the others' averages.
     """
 
-    name: Literal["asha", "hyperband", "median", "none"] = "asha"
-    axis: Literal["epochs", "gpu_seconds"] = "epochs"
-    grace: float = Field(default=2, gt=0)
-    reduction: int = Field(default=3, ge=2)
+    name: Literal["asha", "hyperband", "median", "none"] = Field(
+        default="asha", description="The rule; none runs every trial in full."
+    )
+    axis: Literal["epochs", "gpu_seconds"] = Field(default="epochs", description="What reports are compared at.")
+    grace: float = Field(default=2, gt=0, description="Nothing is stopped before this much, in units of `axis`.")
+    reduction: int = Field(default=3, ge=2, description="One in this many goes on from each rung.")
 
 
 class Budget(Block):
-    """When a search ends before its last trial: no new trial is started once one of these is used up.
+    """When a search ends before its last trial: no new trial is started once one of these is used up."""
 
-    `hours` of the driver's time, `gpu_hours` of training over all trials, `patience` trials without a better one.
-    """
-
-    hours: float | None = Field(default=None, gt=0)
-    gpu_hours: float | None = Field(default=None, gt=0)
-    patience: int | None = Field(default=None, ge=1)
+    hours: float | None = Field(default=None, gt=0, description="Wall-clock hours of the driver.")
+    gpu_hours: float | None = Field(default=None, gt=0, description="Hours of training, summed over all trials.")
+    patience: int | None = Field(default=None, ge=1, description="Trials in a row without a better one.")
 
 
 def _form(value: Any) -> str:
@@ -118,13 +110,14 @@ _Auto = Annotated[Literal["auto"], BeforeValidator(_only_auto), Tag("word")]
 
 
 class Resources(Block):
-    """What one trial gets. `auto` is a GPU where there is one and its share of the CPUs, or else one CPU.
+    """What one trial gets."""
 
-    GPUs may be fractions: trials then share one.
-    """
-
-    cpus: Annotated[_Auto | Annotated[float, Field(gt=0), Tag("figure")], Discriminator(_form)] = "auto"
-    gpus: Annotated[_Auto | Annotated[float, Field(ge=0), Tag("figure")], Discriminator(_form)] = "auto"
+    cpus: Annotated[_Auto | Annotated[float, Field(gt=0), Tag("figure")], Discriminator(_form)] = Field(
+        default="auto", description="CPUs of a trial; auto is an even share beside a GPU, else one."
+    )
+    gpus: Annotated[_Auto | Annotated[float, Field(ge=0), Tag("figure")], Discriminator(_form)] = Field(
+        default="auto", description="GPUs of a trial; fractions share one GPU; auto is one where there is one."
+    )
 
 
 _CONSTRAINT = re.compile(r"^\s*(\w+)\s*(<=|>=)\s*(baseline|[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*$")
@@ -133,34 +126,42 @@ _CONSTRAINT = re.compile(r"^\s*(\w+)\s*(<=|>=)\s*(baseline|[-+]?[0-9.]+(?:[eE][-
 class Search(Block):
     """How many trials beside the baselines, what they optimise, and who samples and stops them.
 
-    `resources: auto` measures how many trials together train fastest, on a GPU or on CPUs; where nothing is said
-    it does so on GPUs, and gives a trial one CPU where there are none.
+    `resources: auto` measures how many trials together train fastest, on a GPU or on CPUs. By default that is
+    done on GPUs only, and without a GPU a trial gets one CPU.
 
-    `metric` is what the leaderboard ranks by. `objectives` names several with their directions instead, the
-    first of which ranks. `constraints` are like `latency_ms <= 30` or `miou >= baseline`, the best plain
-    baseline's value.
+    In a constraint, `baseline` is the value of the best plain baseline.
     """
 
-    metric: Literal[METRICS] = "miou"  # type: ignore[valid-type]
-    objectives: dict[str, Direction] = {}
-    constraints: tuple[str, ...] = ()
-    trials: int = Field(default=16, ge=1)
-    seed: int = Field(default=0, ge=0)
+    metric: Literal[SCORES] = Field(default="miou", description="What is maximised, and what leaderboards rank by.")  # type: ignore[valid-type]
+    objectives: dict[str, Direction] = Field(
+        default={},
+        description="Two or more metrics or costs, each `max` or `min`, instead of `metric`; the first ranks.",
+    )
+    constraints: tuple[str, ...] = Field(
+        default=(),
+        description="Such as `latency_ms <= 30` or `miou >= baseline`; a trial that breaks one ranks behind.",
+    )
+    trials: int = Field(default=16, ge=1, description="Trials beside the baselines.")
+    seed: int = Field(default=0, ge=0, description="Seed of the sampler.")
     sampler: Sampler = TpeSampler()
     scheduler: Scheduler = Scheduler()
     budget: Budget = Budget()
-    warm_start: tuple[Path, ...] = ()
+    warm_start: tuple[Path, ...] = Field(
+        default=(), description="Experiment folders whose trials the sampler learns from."
+    )
     resources: Annotated[
         _Auto | Annotated[Resources, Tag("figure")] | Annotated[None, Tag("nothing")], Discriminator(_form_if_any)
-    ] = None
-    concurrent: Annotated[_Auto | Annotated[int, Field(ge=1), Tag("figure")], Discriminator(_form)] = "auto"
+    ] = Field(default=None, description="What one trial gets; `auto` measures how many train fastest together.")
+    concurrent: Annotated[_Auto | Annotated[int, Field(ge=1), Tag("figure")], Discriminator(_form)] = Field(
+        default="auto", description="Trials at once; auto fills the machine."
+    )
 
     @field_validator("objectives")
     @classmethod
     def _known(cls, value: dict[str, Direction]) -> dict[str, Direction]:
-        unknown = [name for name in value if name not in (*METRICS, *COSTS)]
+        unknown = [name for name in value if name not in (*SCORES, *COSTS)]
         if unknown:
-            raise ValueError(f"no such metric: {', '.join(unknown)}; valid: {', '.join((*METRICS, *COSTS))}")
+            raise ValueError(f"no such metric: {', '.join(unknown)}; valid: {', '.join((*SCORES, *COSTS))}")
         if len(value) == 1:
             raise ValueError("must name at least two; for one, set search.metric")
         return value
@@ -170,10 +171,10 @@ class Search(Block):
     def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
             found = _CONSTRAINT.match(text)
-            if not found or found[1] not in (*METRICS, *COSTS):
+            if not found or found[1] not in (*SCORES, *COSTS):
                 raise ValueError(
                     f"{text!r} must be METRIC <= NUMBER, METRIC >= NUMBER or METRIC >= baseline, with a metric of"
-                    f" {', '.join((*METRICS, *COSTS))}"
+                    f" {', '.join((*SCORES, *COSTS))}"
                 )
         return value
 
@@ -184,8 +185,8 @@ class Search(Block):
             raise ValueError("sampler cmaes takes one objective and no constraints; valid: tpe, gp, nsga2")
         if several and self.scheduler.name == "median":
             raise ValueError("scheduler median takes one objective; valid: asha, hyperband, none")
-        if several and next(iter(self.objectives)) not in METRICS:
-            raise ValueError(f"the first objective ranks and must be one of {', '.join(METRICS)}")
+        if several and next(iter(self.objectives)) not in SCORES:
+            raise ValueError(f"the first objective ranks and must be one of {', '.join(SCORES)}")
         return self
 
     @property

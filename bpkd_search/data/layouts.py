@@ -1,12 +1,14 @@
 """Public data sets in the folder layout and id encoding they are distributed in.
 
-`root` is always the folder that directly holds the sub-folders named in the layout.
+Openers are called by `open_split`, which has checked the split and that `root` exists: the folder that directly holds
+the sub-folders named in the layout. Their options and defaults are those of the blocks in `bpkd_search.data.kinds`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from bpkd_search.data import classes
 from bpkd_search.data.base import IGNORE_INDEX, RGB
 from bpkd_search.data.folder import IMAGE_SUFFIXES, MASK_SUFFIXES, FolderDataset, Pair, find_files, id_table, pair_files
+from bpkd_search.data.kinds import CityscapesLabels
 from bpkd_search.errors import DataError
 
 Table = NDArray[np.int16]
@@ -22,21 +25,6 @@ CAMVID_VOID = 11
 # Cityscapes' raw label ids of the 19 evaluated classes, in the order of their train ids
 # (github.com/mcordts/cityscapesScripts, helpers/labels.py); every other raw id is ignored.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-
-
-def require_split(kind: str, split: str, valid: Sequence[str]) -> None:
-    """Raise DataError unless `split` is one of the splits the layout has."""
-    if split not in valid:
-        raise DataError(f"data kind '{kind}': got split '{split}', must be one of {', '.join(valid)}")
-
-
-def require_root(kind: str, root: Path | None) -> Path:
-    """Return the root folder; DataError when it is not given or missing."""
-    if root is None:
-        raise DataError(f"data kind '{kind}' needs root, the folder that holds the data set")
-    if not root.is_dir():
-        raise DataError(f"data kind '{kind}': no such folder: {root}")
-    return root
 
 
 def read_names(path: Path, *, layout: str) -> list[str]:
@@ -48,20 +36,19 @@ def read_names(path: Path, *, layout: str) -> list[str]:
 
 def open_folder(
     split: str,
+    root: Path,
     *,
-    root: Path | None = None,
     images: str,
     masks: str,
-    class_names: list[str],
-    ignore_id: int = IGNORE_INDEX,
-    id_map: dict[int, int] | None = None,
+    class_names: Sequence[str],
+    ignore_id: int,
+    id_map: Mapping[int, int] | None,
 ) -> FolderDataset:
     """Open a folder of images and a folder of masks, matched by name without suffix.
 
     `images` and `masks` are paths below root, with `{split}` where the split's name goes
     ("images/{split}"). `id_map` maps mask ids to class ids or 255 (ignore); without it, ids are classes.
     """
-    root = require_root("folder", root)
     for option, text in (("images", images), ("masks", masks)):
         if "{split}" not in text:
             raise DataError(f"folder {option}: got '{text}', must hold {{split}}, where the split's name goes")
@@ -76,10 +63,8 @@ def open_folder(
     return FolderDataset(pairs, class_names, classes.colour_map(len(class_names)), table)
 
 
-def open_camvid(split: str, *, root: Path | None = None) -> FolderDataset:
+def open_camvid(split: str, root: Path) -> FolderDataset:
     """Open CamVid with 11 classes (SegNet's split, 480x360); id 11 is void."""
-    require_split("camvid", split, ("train", "val", "test"))
-    root = require_root("camvid", root)
     layout = f"<root>/{split}/*.png and <root>/{split}annot/*.png"
     pairs = pair_files(
         find_files(root / split, MASK_SUFFIXES, layout=layout),
@@ -89,12 +74,10 @@ def open_camvid(split: str, *, root: Path | None = None) -> FolderDataset:
     return _with_colours(pairs, classes.CAMVID, id_table(len(classes.CAMVID), ignore_id=CAMVID_VOID))
 
 
-def open_cityscapes(split: str, *, root: Path | None = None, labels: str = "labelIds") -> FolderDataset:
+def open_cityscapes(split: str, root: Path, *, labels: str) -> FolderDataset:
     """Open Cityscapes (fine, 19 classes) from its raw `labelIds` masks or from converted `labelTrainIds`."""
-    require_split("cityscapes", split, ("train", "val"))
-    if labels not in ("labelIds", "labelTrainIds"):
-        raise DataError(f"cityscapes labels: got '{labels}', must be labelIds or labelTrainIds")
-    root = require_root("cityscapes", root)
+    if labels not in get_args(CityscapesLabels):
+        raise DataError(f"cityscapes labels: got '{labels}', must be {' or '.join(get_args(CityscapesLabels))}")
     image_layout = f"<root>/leftImg8bit/{split}/<city>/*_leftImg8bit.png"
     layout = f"{image_layout} and <root>/gtFine/{split}/<city>/*_gtFine_{labels}.png"
     pairs = pair_files(
@@ -107,10 +90,8 @@ def open_cityscapes(split: str, *, root: Path | None = None, labels: str = "labe
     return _with_colours(pairs, classes.CITYSCAPES, table)
 
 
-def open_ade20k(split: str, *, root: Path | None = None) -> FolderDataset:
+def open_ade20k(split: str, root: Path) -> FolderDataset:
     """Open ADE20K (scene parsing challenge, 150 classes); id 0 is ignored, id k is class k-1."""
-    require_split("ade20k", split, ("train", "val"))
-    root = require_root("ade20k", root)
     folder = {"train": "training", "val": "validation"}[split]
     layout = f"<root>/images/{folder}/*.jpg and <root>/annotations/{folder}/*.png"
     pairs = pair_files(
@@ -121,31 +102,28 @@ def open_ade20k(split: str, *, root: Path | None = None) -> FolderDataset:
     return _with_colour_map(pairs, classes.ADE20K, _shifted(classes.ADE20K))
 
 
-def open_voc(split: str, *, root: Path | None = None, augmented: bool = False) -> FolderDataset:
+def open_voc(split: str, root: Path, *, augmented: bool) -> FolderDataset:
     """Open PASCAL VOC 2012 (21 classes, 255 void).
 
     `augmented` takes the extra masks of SegmentationClassAug, and for train the list trainaug.txt.
     """
-    require_split("voc", split, ("train", "val"))
     listed = "trainaug" if augmented and split == "train" else split
     masks = "SegmentationClassAug" if augmented else "SegmentationClass"
-    pairs = _listed_pairs("voc", root, f"ImageSets/Segmentation/{listed}.txt", masks)
+    pairs = _listed_pairs(root, f"ImageSets/Segmentation/{listed}.txt", masks)
     return _with_colour_map(pairs, classes.VOC, id_table(len(classes.VOC)))
 
 
-def open_pascal_context(split: str, *, root: Path | None = None, background: bool = False) -> FolderDataset:
+def open_pascal_context(split: str, root: Path, *, background: bool) -> FolderDataset:
     """Open PASCAL Context: 59 classes (id 0 ignored, k is class k-1), or 60 with `background` as class 0."""
-    require_split("pascal_context", split, ("train", "val"))
     names = f"ImageSets/SegmentationContext/{split}.txt"
-    pairs = _listed_pairs("pascal_context", root, names, "SegmentationClassContext")
+    pairs = _listed_pairs(root, names, "SegmentationClassContext")
     class_names = ("background", *classes.PASCAL_CONTEXT) if background else classes.PASCAL_CONTEXT
     table = id_table(len(class_names)) if background else _shifted(class_names)
     return _with_colour_map(pairs, class_names, table)
 
 
-def _listed_pairs(kind: str, root: Path | None, names: str, masks: str) -> list[Pair]:
+def _listed_pairs(root: Path, names: str, masks: str) -> list[Pair]:
     """Pair the samples that a list file of the PASCAL layout names."""
-    root = require_root(kind, root)
     layout = f"<root>/JPEGImages/*.jpg, <root>/{masks}/*.png and <root>/{names}"
     return pair_files(
         find_files(root / "JPEGImages", IMAGE_SUFFIXES, layout=layout),

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from bpkd_search.data.base import IGNORE_INDEX, digest
+from bpkd_search.data.kinds import SyntheticData
 from bpkd_search.data.scenes import CLASSES, street_scene
 from bpkd_search.errors import DataError
 
+# Part of every scene's seed: the order is fixed.
 SPLITS = ("train", "val")
-MIN_SIDE = 32
 # Part of the identity: raise it whenever scenes.py paints other pixels from the same seed.
 SCENE_VERSION = 1
 
@@ -54,23 +56,17 @@ class SyntheticDataset:
         return digest(["synthetic", SCENE_VERSION, self.split, size, self.seed])
 
 
-def open_synthetic(
-    split: str,
-    *,
-    root: Path | None = None,
-    train_images: int = 96,
-    val_images: int = 32,
-    height: int = 96,
-    width: int = 128,
-    seed: int = 0,
-) -> SyntheticDataset:
-    """Open synthetic street scenes with 8 classes; `root` is not used, nothing is read or written."""
-    counts = dict(zip(SPLITS, (train_images, val_images), strict=True))
-    if split not in counts:
-        raise DataError(f"data kind 'synthetic': got split '{split}', must be one of {', '.join(SPLITS)}")
-    rules = {"train_images": (train_images, 1), "val_images": (val_images, 1), "seed": (seed, 0)}
-    rules |= {"height": (height, MIN_SIDE), "width": (width, MIN_SIDE)}
-    for name, (value, least) in rules.items():
-        if value < least:
-            raise DataError(f"synthetic {name}: got {value}, must be at least {least}")
-    return SyntheticDataset(split, count=counts[split], height=height, width=width, seed=seed)
+def open_synthetic(split: str, root: Path | None = None, **options: int) -> SyntheticDataset:
+    """Open synthetic street scenes with 8 classes; `root` is not used, nothing is read or written.
+
+    Options are those of `SyntheticData`. Raises `DataError` for a value out of range.
+    """
+    try:
+        scenes = SyntheticData(**options)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        least = fault.get("ctx", {}).get("ge")
+        rule = fault["msg"] if least is None else f"must be at least {least}"
+        raise DataError(f"synthetic {fault['loc'][0]}: got {fault['input']}, {rule}") from error
+    count = {"train": scenes.train_images, "val": scenes.val_images}[split]
+    return SyntheticDataset(split, count=count, height=scenes.height, width=scenes.width, seed=scenes.seed)

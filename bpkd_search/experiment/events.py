@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bpkd_search.errors import ExperimentError
+from bpkd_search.experiment.paths import EVENTS
 
 Event = dict[str, Any]
-FILE = "events.jsonl"
 _BLOCK = 2**16
 
 
@@ -23,7 +23,7 @@ class EventLog:
     """Appends events to a folder's log; whatever stands there already stays."""
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / FILE
+        self.path = directory / EVENTS
         self._drop_torn_tail()
         self._file: BinaryIO = self.path.open("ab", buffering=0)
 
@@ -65,7 +65,7 @@ class EventLog:
 
 def read_events(directory: Path) -> Iterator[Event]:
     """Every whole event of an experiment, in order. Errors: `ExperimentError` for a damaged line."""
-    path = directory / FILE
+    path = directory / EVENTS
     if not path.exists():
         return
     with path.open("rb") as file:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from bpkd_search.config import SearchConfig, dump, load_search
 from bpkd_search.errors import ExperimentError, ResourceError
+from bpkd_search.experiment.paths import CONFIG, FACTS, LOCK
+from bpkd_search.files import Held, lock, write_text
 
-CONFIG, FACTS = "config.yaml", "experiment.json"
 _ROOM = 64 * 2**20
 
 
@@ -39,16 +39,14 @@ def create(directory: Path, config: SearchConfig) -> None:
                 f"{directory}: the disk has {free / 2**20:.0f} MiB free, a search needs {_ROOM / 2**20:.0f} MiB"
                 " and more for its tables and checkpoints"
             )
-        (directory / CONFIG).write_text(dump(config), encoding="utf-8")
+        write_text(directory / CONFIG, dump(config))
     except OSError as e:
         raise ExperimentError(f"{directory}: cannot be made: {e.strerror}") from e
 
 
 def note(directory: Path, **facts: Any) -> None:
     """Write down what is known only once a search runs (`experiment.json`): class names, the teacher's scores."""
-    partial = directory / ".experiment.json.partial"
-    partial.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    partial.replace(directory / FACTS)
+    write_text(directory / FACTS, json.dumps(facts, indent=1))
 
 
 def noted(directory: Path) -> dict[str, Any]:
@@ -74,26 +72,16 @@ def hold(directory: Path) -> Iterator[None]:
 
     Errors: `ExperimentError` naming the holder.
     """
-    with (directory / "lock").open("a+", encoding="utf-8") as file:
+    path = directory / LOCK
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
+            file = stack.enter_context(lock(path, block=False, error=ExperimentError))
+        except Held as e:
+            holder = path.read_text(encoding="utf-8").strip() or "another process"
             raise ExperimentError(f"{directory}: is held by {holder}; wait for it or stop it") from e
-        except OSError as e:
-            raise ExperimentError(
-                f"{directory}: cannot be locked ({e.strerror}); choose a folder on a file system with locks"
-            ) from e
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         try:
             yield
         finally:
             file.truncate(0)
-
-
-def student_file(directory: Path, number: int) -> Path:
-    """Where a finished trial's weights lie."""
-    return directory / "students" / f"{number:05d}.safetensors"

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from bpkd_search.errors import ExperimentError
-
-CONFIG = "config.yaml"
+from bpkd_search.experiment.paths import CONFIG
 
 
 class DamagedFileWarning(UserWarning):

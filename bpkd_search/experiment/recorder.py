@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from bpkd_search.experiment.events import Event, EventLog, read_events
-from bpkd_search.experiment.schema import COST_COLUMNS, METRIC_COLUMNS, RUNNING, reports_schema, trials_schema
+from bpkd_search.experiment.paths import REPORTS, TRIALS
+from bpkd_search.experiment.schema import RUNNING, reports_schema, trials_schema
 from bpkd_search.experiment.tables import AppendedTable, ChunkedTable
+from bpkd_search.metrics.table import MEASURES
 
 # What a trial's row takes from its newest report.
-MEASURED = (*(name for name, _, _ in (*METRIC_COLUMNS, *COST_COLUMNS)), "node", "parameters")
+MEASURED = (*(measure.name for measure in MEASURES), "node")
 TRIALS_A_FILE, REPORTS_A_FILE = 500, 20_000
 
 
@@ -43,8 +45,8 @@ class Recorder:
     ) -> None:
         self.experiment, self.version, self.parameters, self.clock = experiment, version, parameters, clock
         self.trials: dict[int, dict[str, Any]] = {}
-        self._trial_table = ChunkedTable(directory / "trials", trials_schema(parameters), TRIALS_A_FILE)
-        self._report_table = AppendedTable(directory / "reports", reports_schema(), REPORTS_A_FILE)
+        self._trial_table = ChunkedTable(directory / TRIALS, trials_schema(parameters), TRIALS_A_FILE)
+        self._report_table = AppendedTable(directory / REPORTS, reports_schema(), REPORTS_A_FILE)
         self._written, self._write_seconds = 0.0, 0.0
         for event in read_events(directory):
             self._apply(event)

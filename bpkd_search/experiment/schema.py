@@ -11,31 +11,34 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-# 2: latency_ms.
-SCHEMA_VERSION = 2
+from bpkd_search.experiment.paths import CONFIRM, REPORTS, TRIALS
+from bpkd_search.metrics.table import MEASURES, REPORTED, SCORES, Measure, held_out
+
+SCHEMA_VERSION = max(measure.since for measure in MEASURES)
 
 # Trial states. Only COMPLETE ran its full budget and competes for "best".
 RUNNING, COMPLETE, PRUNED, FAILED = "RUNNING", "COMPLETE", "PRUNED", "FAILED"
-REASONS = ("nan", "oom", "error", "lost")
+# Where a trial's settings come from.
+BASELINE, ENQUEUED, SAMPLED = "baseline", "enqueued", "sampled"
 
 Column = tuple[str, pa.DataType, str]
 _NAME = pa.dictionary(pa.int32(), pa.string())
 
-METRIC_COLUMNS: tuple[Column, ...] = (
-    ("miou", pa.float64(), "mean IoU over the classes present, one confusion matrix for the whole split"),
-    ("edge_miou", pa.float64(), "mIoU inside the band around class changes"),
-    ("body_miou", pa.float64(), "mIoU outside that band"),
-    ("boundary_iou", pa.float64(), "Boundary IoU (Cheng et al. 2021)"),
-    ("boundary_f", pa.float64(), "boundary F-score"),
-    ("accuracy", pa.float64(), "share of valid pixels that are right"),
-)
-COST_COLUMNS: tuple[Column, ...] = (
-    ("gpu_seconds", pa.float64(), "seconds inside training so far, validation and start-up left out"),
-    ("wall_seconds", pa.float64(), "seconds since the trial started, all counted"),
-    ("images_per_second", pa.float64(), "training speed of the last epoch"),
-    ("peak_memory_mb", pa.float64(), "peak GPU memory in MiB; empty on CPU"),
-    ("latency_ms", pa.float64(), "milliseconds an image of the student at inference; empty where not measured"),
-)
+PARAMETER_TYPES: dict[str, pa.DataType] = {
+    "float": pa.float64(),
+    "int": pa.int64(),
+    "bool": pa.bool_(),
+    "string": _NAME,
+}
+
+
+def _column(measure: Measure) -> Column:
+    return measure.name, PARAMETER_TYPES[measure.kind], measure.meaning
+
+
+_SCORES = tuple(_column(measure) for measure in MEASURES if measure.role == "score")
+_COSTS = tuple(_column(measure) for measure in MEASURES if measure.role != "score")
+
 TRIAL_COLUMNS: tuple[Column, ...] = (
     ("experiment", _NAME, "name of the search"),
     ("number", pa.int64(), "the trial's number in its experiment, from 0"),
@@ -46,10 +49,9 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
     ("feasible", pa.bool_(), "whether the constraints hold; empty without any"),
     ("method", _NAME, "a baseline's name, or the loss method"),
     ("origin", _NAME, "baseline, enqueued or sampled"),
-    *METRIC_COLUMNS,
+    *_SCORES,
     ("epochs", pa.int64(), "epochs trained"),
-    *COST_COLUMNS,
-    ("parameters", pa.int64(), "numbers the student learns"),
+    *_COSTS,
     ("seed", pa.int64(), "training seed"),
     ("node", _NAME, "host the trial ran on"),
     ("started", pa.timestamp("ms", tz="UTC"), "start of the trial"),
@@ -61,8 +63,8 @@ REPORT_COLUMNS: tuple[Column, ...] = (
     ("experiment", _NAME, "name of the search"),
     ("number", pa.int64(), "the trial's number"),
     ("epoch", pa.int64(), "epochs trained so far"),
-    *METRIC_COLUMNS,
-    *COST_COLUMNS,
+    *_SCORES,
+    *(column for column in _COSTS if column[0] in REPORTED),
     ("loss", pa.float64(), "mean training loss of the epoch, all terms"),
     ("loss_terms", pa.string(), "mean of each weighted loss term, as JSON"),
     ("class_iou", pa.list_(pa.float64()), "IoU of each class in the order of the data set; empty where absent"),
@@ -78,41 +80,34 @@ CONFIRM_COLUMNS: tuple[Column, ...] = (
     ("message", pa.string(), "the failure in words"),
     ("method", _NAME, "a baseline's name, or the loss method"),
     ("origin", _NAME, "how the search came to the setting: baseline, enqueued or sampled"),
-    *METRIC_COLUMNS,
-    *((f"test_{name}", kind, f"{doc}; on the held-out split") for name, kind, doc in METRIC_COLUMNS),
+    *_SCORES,
+    *((held_out(name), kind, f"{doc}; on the held-out split") for name, kind, doc in _SCORES),
     ("epochs", pa.int64(), "epochs trained"),
     ("gpu_seconds", pa.float64(), "seconds inside training, validation and start-up left out"),
     ("ended", pa.timestamp("ms", tz="UTC"), "end of the run"),
     ("version", pa.string(), "version of bpkd-search"),
 )
 
-PARAMETER_TYPES: dict[str, pa.DataType] = {
-    "float": pa.float64(),
-    "int": pa.int64(),
-    "bool": pa.bool_(),
-    "string": _NAME,
-}
-
 
 def trials_schema(parameters: Mapping[str, str]) -> pa.Schema:
     """Schema of `trials`; `parameters` maps each searched path to float, int, bool or string."""
-    return _schema("trials", TRIAL_COLUMNS, parameters)
+    return _schema(TRIALS, TRIAL_COLUMNS, parameters)
 
 
 def reports_schema() -> pa.Schema:
     """Schema of `reports`."""
-    return _schema("reports", REPORT_COLUMNS, {})
+    return _schema(REPORTS, REPORT_COLUMNS, {})
 
 
 def confirm_schema(parameters: Mapping[str, str]) -> pa.Schema:
     """Schema of `confirm`; `parameters` as in `trials_schema`."""
-    return _schema("confirm", CONFIRM_COLUMNS, parameters)
+    return _schema(CONFIRM, CONFIRM_COLUMNS, parameters)
 
 
 def _schema(table: str, columns: Sequence[Column], parameters: Mapping[str, str]) -> pa.Schema:
     searched = [pa.field(path, PARAMETER_TYPES[kind]) for path, kind in parameters.items()]
     fixed = [pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in columns]
     # Parameters stand after the method they belong to and before the measures.
-    split = next(i for i, field in enumerate(fixed) if field.name == METRIC_COLUMNS[0][0])
+    split = next(i for i, field in enumerate(fixed) if field.name == SCORES[0])
     metadata = {"bpkd_search.table": table, "bpkd_search.schema": str(SCHEMA_VERSION)}
     return pa.schema([*fixed[:split], *searched, *fixed[split:]], metadata=metadata)

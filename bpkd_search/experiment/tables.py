@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bpkd_search.errors import ExperimentError
+from bpkd_search.files import remove_partial, replacing
 
 Row = dict[str, Any]
 
@@ -90,13 +90,11 @@ def part(directory: Path, number: int) -> Path:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file under a temporary name and rename it into place."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Write a Parquet file, whole or not at all."""
     try:
-        pq.write_table(table, partial, compression="zstd")
-        partial.replace(path)
+        with replacing(path) as partial:
+            pq.write_table(table, partial, compression="zstd")
     except OSError as e:
-        partial.unlink(missing_ok=True)
         raise ExperimentError(
             f"{path}: cannot be written ({e.strerror or e}); free some space and resume the search"
         ) from e
@@ -106,7 +104,6 @@ def _open(directory: Path) -> None:
     """Make a table's folder, and clear it of what a killed writer left half."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for partial in directory.glob(".part-*.partial"):
-            partial.unlink(missing_ok=True)
+        remove_partial(directory)
     except OSError as e:
         raise ExperimentError(f"{directory}: cannot be made: {e.strerror}") from e

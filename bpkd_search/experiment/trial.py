@@ -20,6 +20,7 @@ class Trial:
     stop: bool = False
     state: str | None = None
     reason: str | None = None
+    feasible: bool | None = None
 
     @property
     def epoch(self) -> int:

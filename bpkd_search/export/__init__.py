@@ -1,5 +1,8 @@
 """Handing results on: settings as text, students as weights, and the check that they score what they claim."""
 
 from bpkd_search.export.write import export
+from bpkd_search.imports import callable_module
 
 __all__ = ["export"]
+
+callable_module(__name__, "export")

@@ -15,8 +15,10 @@ from typing import Any
 
 from bpkd_search.blocks import Block
 from bpkd_search.errors import ConfigError
+from bpkd_search.experiment.paths import CONFIRM
+from bpkd_search.metrics.table import SCORES
 from bpkd_search.results.confirm import interval, prediction
-from bpkd_search.results.leaderboard import METRICS, Leaderboard
+from bpkd_search.results.leaderboard import Leaderboard
 
 # How far the same seed may end from its recorded score. With the same code, machine and thread count it ends there;
 # two threads in place of one moved four runs of the quickstart by 0.001 to 0.003 mIoU.
@@ -48,7 +50,7 @@ class Claim:
 
 def confirmations(board: Leaderboard) -> dict[int, Confirmed]:
     """What `confirm` found for each trial of an experiment that it ran to the end with two seeds or more."""
-    if not any(folder.has("confirm") for folder in board.folders):
+    if not any(folder.has(CONFIRM) for folder in board.folders):
         return {}
     found = {}
     for number, rows in board.confirm().groupby("number"):
@@ -78,7 +80,7 @@ def claim_of(provenance: Mapping[str, Any] | None, source: str) -> Claim:
     metric = str(about.get("metric"))
     try:
         score, seed = float(about[metric]), int(about["seed"])
-        if metric not in METRICS:
+        if metric not in SCORES:
             raise ValueError(metric)
     except (KeyError, TypeError, ValueError) as e:
         rule = "holds no score to verify: metric, a value under that name and seed, as `bpkd-search export` writes them"

@@ -11,11 +11,16 @@ from typing import Any
 
 import yaml
 
+from bpkd_search.config import RunConfig, terms_of
+from bpkd_search.config.load import parse
+from bpkd_search.config.points import to_tree
 from bpkd_search.errors import ExperimentError
+from bpkd_search.experiment.paths import CONFIG, METRICS, STUDENT, student_file
 from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.export.card import model_card
 from bpkd_search.export.claimed_score import confirmations, confirmed_words
-from bpkd_search.results.leaderboard import METRICS, Leaderboard
+from bpkd_search.metrics.table import SCORES
+from bpkd_search.results.leaderboard import Leaderboard
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,6 @@ class Setting:
 
 # What makes one file of a setting.
 Writer = Callable[[Setting, Path], None]
-
-
-def export_best(board: Leaderboard, top: int, out: Path) -> list[Path]:
-    """Write the `top` settings of an experiment as YAML that `train` takes; gives the files. See `export_settings`."""
-    return export_settings(best_settings(board, top), out, {"yaml": TEXTS["yaml"]})
 
 
 def export_settings(settings: Sequence[Setting], out: Path, writers: Mapping[str, tuple[str, Writer]]) -> list[Path]:
@@ -95,8 +95,8 @@ def best_settings(board: Leaderboard, top: int) -> list[Setting]:
             config["provenance"]["commit"] = board.commit
         if (found := confirmed.get(int(row["number"]))) is not None:
             config["provenance"]["confirmed"] = found.model_dump(mode="json")
-        metrics = {name: float(row[name]) for name in METRICS if row[name] == row[name]}
-        student = board.directory / "students" / f"{int(row['number']):05d}.safetensors"
+        metrics = {name: float(row[name]) for name in SCORES if row[name] == row[name]}
+        student = student_file(board.directory, int(row["number"]))
         classes = _by_class(board.class_names, last.get(row["number"]))
         name = f"{rank}-{row['method']}-trial{row['number']}"
         settings.append(Setting(name, config, metrics, student, baselines, classes))
@@ -113,12 +113,12 @@ def _by_class(names: Sequence[str] | None, values: Any) -> dict[str, float]:
 def trained_setting(folder: Path) -> Setting:
     """The one setting of a folder that `bpkd-search train` wrote. Errors: `ExperimentError`."""
     try:
-        config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as e:
         raise ExperimentError(f"{folder}: is no finished run of `bpkd-search train`: {e}") from e
-    scores = {name: float(metrics[name]) for name in METRICS if metrics.get(name) is not None}
-    return Setting("trained", config, scores, folder / "student.safetensors")
+    scores = {name: float(metrics[name]) for name in SCORES if metrics.get(name) is not None}
+    return Setting("trained", config, scores, folder / STUDENT)
 
 
 def to_yaml(setting: Setting) -> str:
@@ -136,8 +136,7 @@ def to_mmseg(setting: Setting) -> str:
 
     `type` and keys are those of `bpkd_search.losses.Criterion`.
     """
-    loss = setting.config["loss"]
-    terms = loss.get("terms", [loss])
+    terms = [to_tree(term) for term in terms_of(parse(RunConfig, setting.config, setting.name).loss)]
     return _scores(setting) + "\n".join(
         [
             "#",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import re
 import warnings
@@ -19,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from bpkd_search.errors import ExperimentError, UserError
 from bpkd_search.export.settings import Setting, Writer
+from bpkd_search.imports import require
 from bpkd_search.models import Segmentor
 from bpkd_search.predict import comparable, load_student
 
@@ -30,10 +30,10 @@ Run = Callable[[Tensor], Tensor]
 
 
 def require_packages(formats: Sequence[str]) -> None:
-    """Refuse `onnx` where its packages are not installed. Errors: `UserError` naming the extra to install."""
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if "onnx" in formats and missing:
-        raise UserError(f"--format onnx needs {', '.join(missing)}: pip install 'bpkd-search[export]'")
+    """Refuse `onnx` where its packages are not installed. Raises `MissingPackageError`."""
+    if "onnx" in formats:
+        for name in ONNX_PACKAGES:
+            require(name, "export", "--format onnx")
 
 
 def require_student(setting: Setting) -> None:

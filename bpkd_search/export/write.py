@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bpkd_search.errors import ConfigError
+from bpkd_search.experiment.paths import METRICS
 from bpkd_search.export.claimed_score import claim_of
 from bpkd_search.export.settings import TEXTS, best_settings, export_settings, trained_setting
 from bpkd_search.results.leaderboard import Leaderboard
@@ -15,7 +16,12 @@ FORMATS = (*TEXTS, *WEIGHTS)
 
 
 def export(
-    source: Path, out: Path, top: int = 1, formats: Sequence[str] = ("yaml",), *, claimed: bool = False
+    source: Path | str,
+    out: Path | str,
+    top: int = 1,
+    formats: Sequence[str] = ("yaml",),
+    *,
+    claimed: bool = False,
 ) -> list[Path]:
     """Write the `top` settings of an experiment, or that of a `train` folder, into `out`; gives the files.
 
@@ -25,10 +31,11 @@ def export(
     student that was not kept; `UserError` for a package that is missing or an export that differs from the
     model. No file is left behind after an error.
     """
+    source, out = Path(source), Path(out)
     if unknown := [name for name in formats if name not in (*FORMATS, "all")]:
         raise ConfigError([f"got {name!r}, valid: {', '.join(FORMATS)}, all" for name in unknown], "--format")
     chosen = [name for name in FORMATS if name in formats or "all" in formats]
-    trained = (source / "metrics.json").is_file()
+    trained = (source / METRICS).is_file()
     settings = [trained_setting(source)] if trained else best_settings(Leaderboard(source), top)
     if claimed:
         if "yaml" not in chosen:

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from bpkd_search.blocks import in_words
 from bpkd_search.errors import ConfigError
-from bpkd_search.losses.bpkd import BPKDTerms
-from bpkd_search.losses.features import FeatureMSE
-from bpkd_search.losses.registry import LossMethod, loss_method, parameters
-from bpkd_search.losses.schedule import scheduled
-
-
-@dataclass(frozen=True)
-class _Term:
-    name: str
-    method: LossMethod
-    settings: dict[str, Any]
-
-    def at(self, progress: float) -> dict[str, Any]:
-        """The settings with every schedule resolved."""
-        return {
-            key: scheduled(value, progress) if isinstance(value, Mapping) else value
-            for key, value in self.settings.items()
-        }
+from bpkd_search.losses.entry import LossMethod
+from bpkd_search.losses.methods import loss_method
 
 
 class Criterion(nn.Module):
     """The distillation terms of a training loss, without the cross-entropy.
 
-    Each of `terms` is `{"method": name, parameter: value, ...}` with a name of `METHODS` and its parameters;
-    a parameter with a float default may be a schedule (see `scheduled`). The channel numbers are needed by
-    "feature_mse" only; its projection is a parameter of this module, to be trained along. Raises
-    ConfigError with all faults of all terms at once.
+    Each of `terms` is `{"method": name, parameter: value, ...}`, read as the entry of that name in `METHODS`. The
+    channel numbers are those of the feature maps; only methods that learn something, as "feature_mse" its projection,
+    need them. What they learn are parameters of this module, to be trained along. Raises `ConfigError` with all faults
+    of all terms at once.
     """
 
     def __init__(
@@ -48,27 +34,20 @@ class Criterion(nn.Module):
     ) -> None:
         super().__init__()
         self.ignore_index = ignore_index
-        self._terms = _checked(terms)
+        channels = (student_channels, teacher_channels)
+        self._terms = _checked(terms, channels)
         self._modules_by_term = nn.ModuleDict()
-        for term in self._terms:
-            if term.method.needs != "teacher features" or term.method.function is None:
-                continue
-            channels: dict[str, int] = {}
-            if term.method.function is FeatureMSE:
-                if student_channels is None or teacher_channels is None:
-                    raise ConfigError([f"{term.name}: needs student_channels and teacher_channels"], source="loss")
-                channels = {"student_channels": student_channels, "teacher_channels": teacher_channels}
-            self._modules_by_term[term.name] = term.method.function(**channels)
+        self._functions: dict[str, Callable[..., Any]] = {}
+        for name, term in self._terms.items():
+            function = pkgutil.resolve_name(term.function)
+            if term.learned:
+                self._modules_by_term[name] = function = function(*channels)
+            self._functions[name] = function
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any term looks at the teacher."""
-        return any(term.method.needs != "nothing" for term in self._terms)
-
-    @property
-    def needs_features(self) -> bool:
-        """Whether any term looks at feature maps, which stored teacher logits cannot give."""
-        return any(term.method.needs == "teacher features" for term in self._terms)
+        return bool(self._terms)
 
     def forward(
         self,
@@ -82,73 +61,55 @@ class Criterion(nn.Module):
     ) -> dict[str, Tensor]:
         """The weighted terms by name, scalars whose sum is the distillation loss; none for "ce".
 
-        BPKD gives "bpkd.edge" and "bpkd.body"; the second term of a method is called "kd_2" and so on.
-        `progress` is the fraction of the run that is done. Raises ValueError where a needed map is None.
+        A method with parts gives one term for each, such as "bpkd.edge"; the second term of a method is called
+        "kd_2" and so on. `progress` is the fraction of the run that is done. Raises `ValueError` if a map that a term
+        needs is None.
         """
+        maps = {
+            "teacher logits": (student_logits, teacher_logits),
+            "teacher features": (student_features, teacher_features),
+        }
         results: dict[str, Tensor] = {}
-        for term in self._terms:
-            if term.method.function is None:
-                continue
+        for name, term in self._terms.items():
+            student, teacher = maps[term.needs]
+            if student is None or teacher is None:
+                whose, what = "student" if student is None else "teacher", term.needs.removeprefix("teacher ")
+                raise ValueError(f"{name}: needs the {whose}'s {what}, got None")
             settings = term.at(progress)
-            if term.method.needs == "teacher features":
-                student, teacher = _given(term.name, student_features, teacher_features, "features")
-                module = self._modules_by_term[term.name]
-                for key, value in settings.items():
-                    setattr(module, key, value)
-                results[term.name] = module(student, teacher, labels, self.ignore_index)
-                continue
-            student, teacher = _given(term.name, student_logits, teacher_logits, "logits")
-            loss = term.method.function(student, teacher, labels, ignore_index=self.ignore_index, **settings)
-            if isinstance(loss, BPKDTerms):
-                results[f"{term.name}.edge"] = settings["edge_weight"] * loss.edge
-                results[f"{term.name}.body"] = settings["body_weight"] * loss.body
+            loss = self._functions[name](student, teacher, labels, ignore_index=self.ignore_index, **settings)
+            if term.parts:
+                weighted = {part: settings[weight] * getattr(loss, part) for part, weight in term.parts.items()}
+                results |= {f"{name}.{part}": value for part, value in weighted.items()}
             else:
-                results[term.name] = loss
+                results[name] = loss
         return results
 
     def extra_repr(self) -> str:
         """The terms and their settings, for `repr`."""
-        return "\n".join(f"{term.name}: {term.settings}" for term in self._terms)
+        return "\n".join(f"{name}: {term}" for name, term in self._terms.items())
 
 
-def _given(name: str, student: Tensor | None, teacher: Tensor | None, what: str) -> tuple[Tensor, Tensor]:
-    if student is None or teacher is None:
-        missing = "student" if student is None else "teacher"
-        raise ValueError(f"{name}: needs the {missing}'s {what}, got None")
-    return student, teacher
-
-
-def _checked(terms: Sequence[Mapping[str, Any]]) -> list[_Term]:
-    checked: list[_Term] = []
+def _checked(terms: Sequence[Mapping[str, Any]], channels: tuple[int | None, int | None]) -> dict[str, LossMethod]:
+    """The terms that look at the teacher, by the names that reports give them."""
+    checked: dict[str, LossMethod] = {}
     faults: list[str] = []
     counts: dict[str, int] = {}
-    for position, term in enumerate(terms):
+    for position, given in enumerate(terms):
         try:
-            method = loss_method(term.get("method", ""))
-        except ConfigError as error:
-            faults += [f"terms.{position}.{fault}" for fault in error.faults]
+            entry = loss_method(given.get("method", ""))
+            term = entry.model_validate(dict(given))
+        except ConfigError as e:
+            faults += [f"terms.{position}.{fault}" for fault in e.faults]
             continue
-        counts[method.name] = counts.get(method.name, 0) + 1
-        name = method.name if counts[method.name] == 1 else f"{method.name}_{counts[method.name]}"
-        settings = {key: value for key, value in term.items() if key != "method"}
-        faults += [f"terms.{position}.{fault}" for fault in _faults(settings, parameters(method.name))]
-        checked.append(_Term(name, method, {**parameters(method.name), **settings}))
+        except ValidationError as e:
+            faults += [f"terms.{position}.{in_words(entry, error)}" for error in e.errors()]
+            continue
+        counts[entry.name] = counts.get(entry.name, 0) + 1
+        name = entry.name if counts[entry.name] == 1 else f"{entry.name}_{counts[entry.name]}"
+        if entry.learned and None in channels:
+            faults.append(f"{name}: needs student_channels and teacher_channels")
+        if entry.needs != "nothing":
+            checked[name] = term
     if faults:
         raise ConfigError(faults, source="loss")
     return checked
-
-
-def _faults(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    faults = []
-    for key, value in settings.items():
-        if key not in defaults:
-            faults.append(f"{key}: unknown, must be one of {', '.join(defaults) or '(none)'}")
-        elif isinstance(value, Mapping):
-            if not isinstance(defaults[key], float):
-                faults.append(f"{key}: cannot follow a schedule, must be a plain value")
-                continue
-            try:
-                scheduled(value, 0.0)
-            except ConfigError as error:
-                faults += [f"{key}.{fault}" for fault in error.faults]
-    return faults

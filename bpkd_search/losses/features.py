@@ -18,50 +18,54 @@ class FeatureMSE(nn.Module):
     Source: Romero et al. 2015 (arXiv 1412.6550).
     """
 
-    def __init__(self, student_channels: int, teacher_channels: int, weight: float = 10.0) -> None:
+    def __init__(self, student_channels: int, teacher_channels: int) -> None:
         super().__init__()
-        self.weight = weight
         self.projection = nn.Conv2d(student_channels, teacher_channels, kernel_size=1, bias=False)
 
     def forward(
-        self, student_features: Tensor, teacher_features: Tensor, labels: Tensor, ignore_index: int = 255
+        self,
+        student_features: Tensor,
+        teacher_features: Tensor,
+        labels: Tensor,
+        *,
+        weight: float = 10.0,
+        ignore_index: int = 255,
     ) -> Tensor:
         """A scalar from features [B, C_s, h, w] and [B, C_t, h', w'] and labels [B, H, W]."""
         student, teacher = on_one_grid(self.projection(student_features), teacher_features, labels)
         valid = valid_fraction(labels, (teacher.shape[2], teacher.shape[3]), ignore_index).to(teacher.dtype)
-        return self.weight * weighted_mean((student - teacher).square().mean(1), valid.squeeze(1))
+        return weight * weighted_mean((student - teacher).square().mean(1), valid.squeeze(1))
 
 
-class CIRKD(nn.Module):
+def cirkd_loss(
+    student_features: Tensor,
+    teacher_features: Tensor,
+    labels: Tensor,
+    *,
+    weight: float = 1.0,
+    temperature: float = 0.1,
+    ignore_index: int = 255,
+) -> Tensor:
     """Cross-image relations within a batch: KL of each pixel's similarities to the pixels of every image.
 
-    For each ordered pair of images, cosine similarities over `temperature` make a softmax over the second
-    image's labelled locations; mean over the first's, then over pairs, times `weight`, without tau^2. It has
-    no memory queues. Time grows with the square of the batch's locations, memory with that of one image's.
+    A scalar from features [B, C_s, h, w] and [B, C_t, h', w'] and labels [B, H, W]. For each ordered pair of
+    images, cosine similarities over `temperature` make a softmax over the second image's labelled locations;
+    mean over the first's, then over pairs, times `weight`, without tau^2. It has no memory queues. Time grows
+    with the square of the batch's locations, memory with that of one image's.
     Source: Yang et al. 2022 (arXiv 2204.06986), the mini-batch part.
     """
-
-    def __init__(self, weight: float = 1.0, temperature: float = 0.1) -> None:
-        super().__init__()
-        self.weight = weight
-        self.temperature = temperature
-
-    def forward(
-        self, student_features: Tensor, teacher_features: Tensor, labels: Tensor, ignore_index: int = 255
-    ) -> Tensor:
-        """A scalar from features [B, C_s, h, w] and [B, C_t, h', w'] and labels [B, H, W]."""
-        student, teacher = on_one_grid(student_features, teacher_features, labels)
-        valid = valid_fraction(labels, (teacher.shape[2], teacher.shape[3]), ignore_index).flatten(1) > 0
-        student, teacher = F.normalize(student.flatten(2), dim=1), F.normalize(teacher.flatten(2), dim=1)
-        # Unlabelled locations are masked, not cut out: to know how many there are, a GPU must be waited for.
-        nodes = list(zip(student, teacher, valid, strict=True))
-        total = student.new_zeros(())
-        with torch.autocast(student.device.type, enabled=False):
-            for anchor in nodes:
-                for other in nodes:
-                    pair = (*anchor, *other, self.temperature)
-                    total = total + checkpoint(_relation_kl, *pair, use_reentrant=False, preserve_rng_state=False)
-        return self.weight * total / valid.any(1).sum().square().clamp(min=1)
+    student, teacher = on_one_grid(student_features, teacher_features, labels)
+    valid = valid_fraction(labels, (teacher.shape[2], teacher.shape[3]), ignore_index).flatten(1) > 0
+    student, teacher = F.normalize(student.flatten(2), dim=1), F.normalize(teacher.flatten(2), dim=1)
+    # Unlabelled locations are masked, not cut out: to know how many there are, a GPU must be waited for.
+    nodes = list(zip(student, teacher, valid, strict=True))
+    total = student.new_zeros(())
+    with torch.autocast(student.device.type, enabled=False):
+        for anchor in nodes:
+            for other in nodes:
+                pair = (*anchor, *other, temperature)
+                total = total + checkpoint(_relation_kl, *pair, use_reentrant=False, preserve_rng_state=False)
+    return weight * total / valid.any(1).sum().square().clamp(min=1)
 
 
 def _relation_kl(

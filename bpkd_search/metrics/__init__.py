@@ -1,7 +1,15 @@
-"""Segmentation scores streamed over a split: mIoU, edge and body mIoU, Boundary IoU, boundary F-score."""
+"""Segmentation scores streamed over a split: mIoU, edge and body mIoU, Boundary IoU, boundary F-score.
 
-from bpkd_search.metrics.counts import class_iou, confusion_matrix, mean_iou, pixel_accuracy
-from bpkd_search.metrics.scores import Scores, SegmentationMetrics
+`table` lists every measure and needs no torch; what computes them loads on first use.
+"""
+
+from typing import TYPE_CHECKING
+
+from bpkd_search.imports import lazy_names
+
+if TYPE_CHECKING:
+    from bpkd_search.metrics.counts import class_iou, confusion_matrix, mean_iou, pixel_accuracy
+    from bpkd_search.metrics.scores import Scores, SegmentationMetrics
 
 __all__ = [
     "Scores",
@@ -11,3 +19,11 @@ __all__ = [
     "mean_iou",
     "pixel_accuracy",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        **dict.fromkeys(("class_iou", "confusion_matrix", "mean_iou", "pixel_accuracy"), "bpkd_search.metrics.counts"),
+        **dict.fromkeys(("Scores", "SegmentationMetrics"), "bpkd_search.metrics.scores"),
+    },
+)

@@ -11,8 +11,7 @@ from torch import Tensor
 from bpkd_search.errors import ConfigError, DataError
 from bpkd_search.metrics.counts import class_counts, class_iou, joint_counts, mean_iou, pixel_accuracy
 from bpkd_search.metrics.regions import boundary_distance, change_band, encode, mask_boundary, matched_contours
-
-SCALARS = ("miou", "accuracy", "edge_miou", "body_miou", "boundary_iou", "boundary_f")
+from bpkd_search.metrics.table import SCORES
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Scores:
     boundary_ratio: float
 
     def as_dict(self) -> dict[str, float]:
-        """The six scalar scores by name."""
-        return {name: getattr(self, name) for name in SCALARS}
+        """The scalar scores by name, those of `metrics.table`."""
+        return {name: getattr(self, name) for name in SCORES}
 
 
 class SegmentationMetrics:

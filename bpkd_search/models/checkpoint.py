@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,21 +14,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bpkd_search.errors import CheckpointError
+from bpkd_search.files import replacing
 
 Weights = dict[str, Tensor]
 
 
 def save_weights(path: Path, model: nn.Module, about: Mapping[str, Any] | None = None) -> None:
     """Write a model's weights to a safetensors file, whole or not at all; `about` goes into its header."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, partial, metadata={"bpkd_search": json.dumps(about or {})})
-    # safetensors makes files that only their owner can read; others on a cluster read these too.
-    umask = os.umask(0)
-    os.umask(umask)
-    partial.chmod(0o666 & ~umask)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(weights, partial, metadata={"bpkd_search": json.dumps(about or {})})
 
 
 def read_about(path: Path) -> dict[str, Any]:

@@ -19,17 +19,17 @@ from torch import Tensor
 
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import RunConfig
-from bpkd_search.data import Dataset, EvalTransform
+from bpkd_search.data import IGNORE_INDEX, Dataset, EvalTransform
 from bpkd_search.errors import CheckpointError, ExperimentError, UserError
+from bpkd_search.experiment.paths import STUDENTS, student_file
 from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.metrics.regions import change_band
 from bpkd_search.models import Segmentor
 from bpkd_search.models.build import pick_device
-from bpkd_search.models.heads import resize
+from bpkd_search.models.inference import predict_classes
 from bpkd_search.pictures.panels import Panels, Picture
 from bpkd_search.predict import load_student
 from bpkd_search.results.leaderboard import Leaderboard
-from bpkd_search.training.distill import IGNORE_INDEX
 from bpkd_search.training.inputs import open_data, view_recipe
 from bpkd_search.training.teacher import open_teacher, teacher_file
 
@@ -75,7 +75,7 @@ def _panels(board: Leaderboard, count: int) -> Panels:
     differences = []
     for index in indices:
         image, labels = size(*dataset[index])
-        differs = classes(mine.model, image, device) != classes(base.model, image, device)
+        differs = classes(mine.model, image) != classes(base.model, image)
         differences.append(int((differs & (labels != IGNORE_INDEX)).sum()))
     remarks = [
         f"Chosen from {len(indices)} of {len(dataset)} validation images for how much the two students differ, one of"
@@ -93,7 +93,7 @@ def _panels(board: Leaderboard, count: int) -> Panels:
     rows = []
     for index in most_different(indices, differences, count):
         image, labels = size(*dataset[index])
-        rows.append((f"Validation image {index}", _row(image, labels, mine, base, teacher, dataset, device)))
+        rows.append((f"Validation image {index}", _row(image, labels, mine, base, teacher, dataset)))
     names = dataset.class_names
     colours = [(name, "#{:02x}{:02x}{:02x}".format(*rgb)) for name, rgb in zip(names, dataset.palette, strict=True)]
     return Panels(
@@ -107,12 +107,9 @@ def most_different(indices: Sequence[int], differences: Sequence[int], count: in
     return [indices[max(part, key=lambda place: differences[place])] for part in parts]
 
 
-def classes(model: Segmentor, image: Tensor, device: torch.device) -> Tensor:
+def classes(model: Segmentor, image: Tensor) -> Tensor:
     """Class ids uint8 [H, W] that a network gives an image uint8 [3, H, W], as validation counts them."""
-    with torch.inference_mode():
-        logits = model(image[None].to(device))
-        assert isinstance(logits, Tensor)
-        return resize(logits.float(), image.shape[-2:]).argmax(1)[0].to(torch.uint8).cpu()
+    return predict_classes(model, image[None], image.shape[-2:])[0].to(torch.uint8).cpu()
 
 
 def edge_errors(image: Tensor, labels: Tensor, guess: Tensor) -> NDArray[np.uint8]:
@@ -128,16 +125,18 @@ def edge_errors(image: Tensor, labels: Tensor, guess: Tensor) -> NDArray[np.uint
 
 def _student(board: Leaderboard, searched: bool) -> Student:
     """The best full-budget student whose weights were kept: of the search, or of the baselines."""
-    trials, folder = board.trials(), board.directory / "students"
+    trials = board.trials()
     full = trials[(trials["state"] == COMPLETE) & ((trials["origin"] != "baseline") == searched)]
     for _, row in full.iterrows():
-        path = folder / f"{int(row['number']):05d}.safetensors"
+        path = student_file(board.directory, int(row["number"]))
         if path.is_file():
             title = f"{row['method']}, trial {row['number']} ({board.metric} {row[board.metric]:.4f})"
             run = parse(RunConfig, json.loads(row["config"]), f"trial {row['number']}")
             return Student(title, load_student(path)[0], run)
     which = "searched trial" if searched else "baseline"
-    raise ExperimentError(f"the weights of no {which} that ran its full budget are kept in {folder}")
+    raise ExperimentError(
+        f"the weights of no {which} that ran its full budget are kept in {board.directory / STUDENTS}"
+    )
 
 
 def _row(
@@ -147,18 +146,17 @@ def _row(
     base: Student,
     teacher: Segmentor | None,
     dataset: Dataset,
-    device: torch.device,
 ) -> list[Picture]:
     """The pictures of one image."""
     colours = np.full((256, 3), VOID, dtype=np.uint8)
     colours[: len(dataset.palette)] = np.array(dataset.palette, dtype=np.uint8)
-    guesses = {student.title: classes(student.model, image, device) for student in (base, mine)}
+    guesses = {student.title: classes(student.model, image) for student in (base, mine)}
     pictures = [
         Picture("image", _address(image.permute(1, 2, 0).numpy(), "JPEG")),
         Picture("ground truth", _address(colours[labels.numpy()])),
     ]
     if teacher is not None:
-        pictures.append(Picture("teacher", _address(colours[classes(teacher, image, device).numpy()])))
+        pictures.append(Picture("teacher", _address(colours[classes(teacher, image).numpy()])))
     pictures += [Picture(title, _address(colours[guess.numpy()])) for title, guess in guesses.items()]
     for title, guess in guesses.items():
         pictures.append(Picture(f"edge band: {title.partition(' (')[0]}", _address(edge_errors(image, labels, guess))))

@@ -11,8 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from bpkd_search.config import load_run
-from bpkd_search.data import LAYOUTS, Dataset, EvalTransform, open_split
+from bpkd_search.data import KINDS, Dataset, EvalTransform, open_split
 from bpkd_search.errors import ConfigError, DataError
+from bpkd_search.experiment.paths import CONFIG
+from bpkd_search.files import replacing
 from bpkd_search.losses.edges import edge_band
 from bpkd_search.training.inputs import open_data
 
@@ -46,8 +48,8 @@ def draw_edges(
     pixels = sum(labels.numel() for _, labels in samples)
     shares = [sum(int(band.sum()) for band in column) / pixels for column in zip(*bands, strict=True)]
     captions = [f"width {width}: {share:.0%} of pixels" for width, share in zip(widths, shares, strict=True)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _sheet(["image", *captions], rows).save(out, format="PNG")
+    with replacing(out) as partial:
+        _sheet(["image", *captions], rows).save(partial, format="PNG")
     return out
 
 
@@ -119,7 +121,7 @@ def samples_of(target: Path, count: int, overrides: Sequence[str] = ()) -> list[
     A space's or experiment's samples come at its training size, where `loss.edge_width` is measured; those
     of a data folder, whose layout is recognised, as they are. Raises DataError and ConfigError.
     """
-    file = target / "config.yaml" if target.is_dir() else target
+    file = target / CONFIG if target.is_dir() else target
     if file.is_file() or not target.exists():
         data = load_run(file, overrides).data
         dataset, resize = open_data(data, "val"), EvalTransform(data.height, data.width)
@@ -132,7 +134,7 @@ def samples_of(target: Path, count: int, overrides: Sequence[str] = ()) -> list[
 
 def recognise(root: Path) -> Dataset:
     """The validation split of a data folder in one of the known layouts. Raises DataError where none fits."""
-    kinds = [kind for kind in LAYOUTS if kind not in ("synthetic", "folder")]
+    kinds = [name for name, kind in KINDS.items() if kind.needs_root and not kind.required]
     for kind in kinds:
         with contextlib.suppress(DataError):
             return open_split(kind, "val", root=root)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bpkd_search.errors import ConfigError
+from bpkd_search.files import replacing
+from bpkd_search.imports import require
 from bpkd_search.search.simulate import Outcome
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 def draw(outcomes: Mapping[str, Sequence[Outcome]], metric: str, target: float, path: Path) -> Path:
-    """Write the picture as PNG or SVG, by the path's ending. Errors: `ConfigError` naming the extra to install."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError(["needs matplotlib, which `pip install 'bpkd-search[plots]'` brings"], "--picture")
-    from matplotlib.figure import Figure
+    """Write the picture as PNG or SVG, by the path's ending.
 
-    figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
+    Raises `MissingPackageError` without matplotlib.
+    """
+    figure = require("matplotlib.figure", "plots", "--picture").Figure(
+        figsize=(7.2, 4.2), dpi=150, layout="constrained"
+    )
     axes = figure.add_subplot()
     end = max(run.curve[-1][0] for runs in outcomes.values() for run in runs)
     grid = np.linspace(0, end, 400)
@@ -39,8 +40,8 @@ def draw(outcomes: Mapping[str, Sequence[Outcome]], metric: str, target: float, 
     axes.legend(frameon=False, loc="lower right")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:] or "png")
     return path
 
 

@@ -1,1 +1,34 @@
-"""The HTML page of an experiment."""
+"""The HTML report of an experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bpkd_search.errors import UserError
+from bpkd_search.imports import callable_module
+
+__all__ = ["report"]
+
+
+def report(directory: Path | str, out: Path | str, panels: int = 4) -> Path:
+    """Write the report of an experiment, one HTML file that works offline; gives the file.
+
+    `directory` may be a URL; `panels` is the number of validation images to show, with their predictions.
+    Raises `UserError` of every kind: an `out` that exists, no plotly, a folder that is no experiment.
+    """
+    from bpkd_search.report.page import plotly_script, write_report
+    from bpkd_search.results.leaderboard import Leaderboard
+
+    out = Path(out)
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another --out")
+    board = Leaderboard(directory)
+    board.trials(["state"])
+    plotly_script()  # before the panels, which take a while
+
+    from bpkd_search.pictures.comparison import make_panels
+
+    return write_report(board, out, make_panels(board, panels))
+
+
+callable_module(__name__, "report")

@@ -7,7 +7,6 @@ without `<`, in figures by `report_figures.words`. The page also forbids itself 
 from __future__ import annotations
 
 import html
-import importlib
 import json
 import re
 from collections.abc import Sequence
@@ -17,31 +16,32 @@ from typing import Any
 
 import pandas as pd
 
-from bpkd_search.errors import ExperimentError, UserError
+from bpkd_search.errors import ExperimentError
+from bpkd_search.files import write_text
+from bpkd_search.imports import require
+from bpkd_search.metrics.table import HEADLINE, HIGHER_IS_BETTER, LABELS
 from bpkd_search.pictures.panels import Panels
 from bpkd_search.report.parts import Section
 from bpkd_search.results.leaderboard import Leaderboard
-from bpkd_search.show.text_table import is_number
+from bpkd_search.show.text_table import decimals_of, is_number
 
 # Columns of the leaderboard in the page, scores before and parameters between; all empty ones are left out.
 BEFORE = ("number", "method")
-SCORES = ("miou", "edge_miou", "body_miou", "boundary_iou")
+SHOWN_SCORES = (*HEADLINE, "boundary_iou")
 AFTER = ("epochs", "gpu_seconds", "latency_ms", "state", "origin", "reason", "message")
-SECONDS = ("gpu_seconds", "wall_seconds")
 SHOWN_CHARACTERS = 200
 
 
 def write_report(board: Leaderboard, out: Path, panels: Panels) -> Path:
     """Write the page of an experiment to a new file; gives the file.
 
-    Errors: `ExperimentError` for a file that exists or cannot be written; `UserError` without plotly.
+    Errors: `ExperimentError` for a file that exists or cannot be written; `MissingPackageError` without plotly.
     """
     if out.exists():
         raise ExperimentError(f"{out}: exists already; choose another --out")
     page = report_page(board, panels)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
+        write_text(out, page)
     except OSError as e:
         raise ExperimentError(f"{out}: cannot be written: {e.strerror or e}") from e
     return out
@@ -83,12 +83,8 @@ def script_json(value: Any) -> str:
 
 
 def plotly_script() -> str:
-    """plotly.js, whole. Errors: `UserError` when plotly is not installed."""
-    try:
-        offline = importlib.import_module("plotly.offline")
-    except ImportError as e:
-        raise UserError("the report needs plotly: pip install 'bpkd-search[report]'") from e
-    return str(offline.get_plotlyjs())
+    """plotly.js, whole. Raises `MissingPackageError` without plotly."""
+    return str(require("plotly.offline", "report", "the report").get_plotlyjs())
 
 
 def _finite(value: Any) -> Any:
@@ -104,23 +100,27 @@ def _finite(value: Any) -> Any:
 
 def _table(board: Leaderboard, trials: pd.DataFrame) -> dict[str, Any]:
     """Columns and rows of the leaderboard, best first; the page draws and sorts them."""
-    names = dict.fromkeys([*BEFORE, board.metric, *SCORES, *board.parameters, *AFTER])
+    names = dict.fromkeys([*BEFORE, board.metric, *SHOWN_SCORES, *board.parameters, *AFTER])
     shown = [name for name in names if name in trials and (name == "state" or trials[name].notna().any())]
-    columns = [{"name": "rank", "label": "rank", "kind": "number"}]
+    columns = [_column("rank", "rank", number=True)]
     cells: list[list[Any]] = [list(range(1, len(trials) + 1))]
     for name in shown:
         column = trials[name]
         number = is_number(column)
-        score = "iou" in name or name in ("accuracy", "boundary_f")
-        kind = "score" if score else "seconds" if name in SECONDS else "number" if number else "text"
-        label = {"gpu_seconds": "seconds"}.get(name, name.removeprefix("loss.")).replace("_", " ")
-        columns.append({"name": name, "label": label, "kind": kind})
+        label = LABELS.get(name, name.removeprefix("loss.")).replace("_", " ")
+        columns.append(_column(name, label, number))
         values = [None if pd.isna(value) else value for value in column.astype(object)]
         if number:
             cells.append([None if value is None else float(value) for value in values])
         else:
             cells.append([None if value is None else str(value)[:SHOWN_CHARACTERS] for value in values])
     return {"columns": columns, "rows": [list(row) for row in zip(*cells, strict=True)]}
+
+
+def _column(name: str, label: str, number: bool) -> dict[str, Any]:
+    """How the page heads, writes and sorts a column."""
+    best_first = HIGHER_IS_BETTER.get(name, False)
+    return {"name": name, "label": label, "number": number, "decimals": decimals_of(name), "bestFirst": best_first}
 
 
 def _leaderboard_remarks(board: Leaderboard) -> list[str]:

@@ -11,9 +11,11 @@ import pandas as pd
 
 from bpkd_search.errors import ExperimentError
 from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED
+from bpkd_search.metrics.table import HEADLINE
 from bpkd_search.report import figures as draw
 from bpkd_search.report import space_figures as space
 from bpkd_search.report.parts import Section
+from bpkd_search.results.analysis import rank_agreement
 from bpkd_search.results.importance import importance, scope
 from bpkd_search.results.leaderboard import Leaderboard
 
@@ -23,7 +25,6 @@ CAMVID = (
     "CamVid's validation frames come from one sequence that is also in its training split, so scores on it are"
     " optimistic."
 )
-GAINED = ("miou", "edge_miou", "body_miou")
 SHOWN_CLASSES = 40
 
 
@@ -102,7 +103,7 @@ def _gains(board: Leaderboard, trials: pd.DataFrame) -> Section:
     full = trials[(trials["state"] == COMPLETE) & (trials["origin"] == "baseline")]
     if mine is None or full.empty:
         return Section(title, remarks=["Needs a searched trial and a baseline that ran their full budget."])
-    measures = [name for name in dict.fromkeys([board.metric, *GAINED]) if pd.notna(mine[name])]
+    measures = [name for name in dict.fromkeys([board.metric, *HEADLINE]) if pd.notna(mine[name])]
     groups = {
         str(row["method"]): {m: float(mine[m]) - float(row[m]) for m in measures if pd.notna(row[m])}
         for _, row in full.iterrows()
@@ -197,21 +198,6 @@ def _rungs(board: Leaderboard, trials: pd.DataFrame) -> Section:
         "Stopped trials have no end to compare with: the figure knows only the survivors.",
     ]
     return Section(title, [draw.rank_agreement(agreement, rungs)], remarks)
-
-
-def rank_agreement(trials: pd.DataFrame, reports: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Spearman's correlation of each epoch's metric with the final one, over full-budget trials.
-
-    Columns: epoch, rho, trials (how many had a report at that epoch). Epochs of fewer than three are left out.
-    """
-    final = trials[trials["state"] == COMPLETE].set_index("number")[metric].astype(float)
-    wide = reports[reports["number"].isin(final.index)].pivot(index="number", columns="epoch", values=metric)
-    rows = []
-    for epoch in wide.columns:
-        early = wide[epoch].astype(float).dropna()
-        rho = early.rank().corr(final[early.index].rank()) if len(early) >= 3 else float("nan")
-        rows.append({"epoch": int(epoch), "rho": float(rho), "trials": len(early)})
-    return pd.DataFrame(rows, columns=["epoch", "rho", "trials"]).dropna().reset_index(drop=True)
 
 
 def _front(board: Leaderboard, trials: pd.DataFrame) -> Section:

@@ -8,19 +8,10 @@ import numpy as np
 import pandas as pd
 
 from bpkd_search.errors import ConfigError, ExperimentError
-from bpkd_search.experiment.schema import COMPLETE, METRIC_COLUMNS
+from bpkd_search.experiment.schema import COMPLETE
+from bpkd_search.metrics.table import HIGHER_IS_BETTER
 
 KEY = ["experiment", "number"]
-# Measure -> whether more of it is better.
-HIGHER_IS_BETTER = {
-    **{name: True for name, _, _ in METRIC_COLUMNS},
-    "images_per_second": True,
-    "gpu_seconds": False,
-    "wall_seconds": False,
-    "peak_memory_mb": False,
-    "latency_ms": False,
-    "parameters": False,
-}
 
 
 def front(full: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
@@ -53,6 +44,26 @@ def best_so_far(trials: pd.DataFrame, reports: pd.DataFrame, metric: str) -> pd.
         rows.append(ended.assign(best=ended[metric].cummax()))
     columns = ["experiment", "gpu_seconds", "number", "method", metric, "best"]
     return pd.concat(rows)[columns].reset_index(drop=True) if rows else pd.DataFrame(columns=columns)
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's rank correlation, ties given their mean rank; NaN where one side does not vary."""
+    return float(pd.Series(a).rank().corr(pd.Series(b).rank()))
+
+
+def rank_agreement(trials: pd.DataFrame, reports: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Spearman's correlation of each epoch's metric with the final one, over full-budget trials.
+
+    Columns: epoch, rho, trials (how many had a report at that epoch). Epochs of fewer than three are left out.
+    """
+    final = trials[trials["state"] == COMPLETE].set_index("number")[metric].astype(float)
+    wide = reports[reports["number"].isin(final.index)].pivot(index="number", columns="epoch", values=metric)
+    rows = []
+    for epoch in wide.columns:
+        early = wide[epoch].astype(float).dropna()
+        rho = rank_correlation(early.tolist(), final[early.index].tolist()) if len(early) >= 3 else np.nan
+        rows.append({"epoch": int(epoch), "rho": rho, "trials": len(early)})
+    return pd.DataFrame(rows, columns=["epoch", "rho", "trials"]).dropna().reset_index(drop=True)
 
 
 def per_class(

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from bpkd_search.config.points import PAPER, PLAIN_BASELINES
 from bpkd_search.errors import ConfigError, ExperimentError
-from bpkd_search.experiment.schema import COMPLETE
+from bpkd_search.experiment.schema import BASELINE, COMPLETE
 from bpkd_search.results.analysis import KEY
 
-PAPER, PLAIN = "bpkd-paper", ("kd", "cwd")
 EPOCHS, SECONDS = "equal epochs", "equal GPU-seconds"
 
 
@@ -26,8 +26,9 @@ def compare(
 
     Columns: at, those of `by`, trials (how many), best, median, number and epochs and gpu_seconds (of the best),
     best and median less those of the baseline `bpkd-paper` (`best_vs_paper`, `median_vs_paper`) and of the
-    better plain baseline, kd or cwd (`best_vs_plain`, `median_vs_plain`), both of the same experiment, and
-    note. Errors: `ExperimentError` when no trial ran its full budget, `ConfigError` for a method not there.
+    best plain baseline (ce, kd, cwd: `best_vs_plain`, `median_vs_plain`), both of the same experiment, and note.
+
+    Raises `ExperimentError` if no trial ran its full budget, `ConfigError` if no such trial has one of `methods`.
     """
     full = trials[trials["state"] == COMPLETE]
     if full.empty:
@@ -80,8 +81,8 @@ def _rows(scores: pd.DataFrame, at: str, by: Sequence[str], methods: Sequence[st
 
 
 def _references(scores: pd.DataFrame) -> tuple[float, float]:
-    """The scores of the paper's setting and of the better plain baseline; NaN where there is none."""
-    baselines = scores[scores["origin"] == "baseline"]
+    """The scores of the paper's setting and of the best plain baseline; NaN where there is none."""
+    baselines = scores[scores["origin"] == BASELINE]
     paper = baselines.loc[baselines["method"] == PAPER, "score"].max()
-    plain = baselines.loc[baselines["method"].isin(PLAIN), "score"].max()
+    plain = baselines.loc[baselines["method"].isin(PLAIN_BASELINES), "score"].max()
     return float(paper), float(plain)

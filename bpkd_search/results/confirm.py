@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bpkd_search.experiment.schema import COMPLETE
-from bpkd_search.results.compare import PAPER
+from bpkd_search.config.points import PAPER, PLAIN_BASELINES
+from bpkd_search.experiment.schema import BASELINE, COMPLETE
 
-BASELINE = "baseline"
 LEVEL, RESAMPLES = 0.95, 10_000
 
 
@@ -66,10 +65,13 @@ def summarise(rows: pd.DataFrame, metric: str, chosen_by: str | None = None) -> 
     about = rows.drop_duplicates("number").set_index("number")[["method", "origin"]].astype(str)
     means = picked.mean().sort_values(ascending=False, na_position="last", kind="stable")
     baselines = means[about["origin"].loc[means.index] == BASELINE].dropna().index
-    paper = about["method"].loc[baselines] == PAPER
+    methods = about["method"].loc[baselines]
     references = {
         name: None if found.empty else int(found[0])
-        for name, found in (("paper", baselines[paper]), ("plain", baselines[~paper]))
+        for name, found in (
+            ("paper", baselines[methods == PAPER]),
+            ("plain", baselines[methods.isin(PLAIN_BASELINES)]),
+        )
     }
     best = probability_best(scores[settled])
     lines = []

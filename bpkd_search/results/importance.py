@@ -9,8 +9,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from pydantic import TypeAdapter
 
-from bpkd_search.errors import ExperimentError
+from bpkd_search.config.models import Distribution
+from bpkd_search.errors import ExperimentError, MissingPackageError
+from bpkd_search.experiment.schema import BASELINE
+from bpkd_search.imports import require
 
 if TYPE_CHECKING:
     import optuna
@@ -20,7 +24,6 @@ if TYPE_CHECKING:
 FEWEST, ENOUGH = 4, 50
 # fANOVA's time grows with the square of the trials and with the trees. Optuna's 64 trees give the same shares.
 FOREST, TREES = 500, 16
-NO_FOREST = "fANOVA is left out, it needs scikit-learn: pip install 'bpkd-search[importance]'"
 
 
 def importance(full: pd.DataFrame, metric: str, space: Mapping[str, Any], seed: int = 0) -> pd.DataFrame:
@@ -41,7 +44,7 @@ def importance(full: pd.DataFrame, metric: str, space: Mapping[str, Any], seed: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.simplefilter("ignore", UserWarning)
-        study = rebuild(full[full["origin"] != "baseline"].sort_values("number"), metric, space)
+        study = rebuild(full[full["origin"] != BASELINE].sort_values("number"), metric, space)
         trials = study.get_trials(deepcopy=False)
         if len(trials) < FEWEST:
             raise ExperimentError(
@@ -50,10 +53,12 @@ def importance(full: pd.DataFrame, metric: str, space: Mapping[str, Any], seed: 
             )
         columns = {"ped_anova": get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())}
         always = [path for path in space if all(path in trial.params for trial in trials)]
+        forest, remark = None, ""
         try:
+            require("sklearn", "importance", "fANOVA")
             forest = FanovaImportanceEvaluator(n_trees=TREES, seed=seed)
-        except ImportError:
-            forest = None
+        except MissingPackageError as e:
+            remark = str(e)
         some = study
         if len(trials) > FOREST:
             some = optuna.create_study(direction="maximize")
@@ -62,9 +67,9 @@ def importance(full: pd.DataFrame, metric: str, space: Mapping[str, Any], seed: 
             try:
                 columns["fanova"] = get_param_importances(some, evaluator=forest, params=always)
             except RuntimeError as e:  # all points or all scores are equal
-                warnings.warn(f"fANOVA has nothing to go by: {e}", stacklevel=2)
-    if forest is None:
-        warnings.warn(NO_FOREST, stacklevel=2)
+                remark = f"fANOVA has nothing to go by: {e}"
+    if remark:
+        warnings.warn(remark, stacklevel=2)
     table = pd.DataFrame(columns, index=pd.Index(list(space), name="parameter"), dtype=float)
     table = table.reindex(columns=["ped_anova", "fanova"])
     table["trials"] = [sum(path in trial.params for trial in trials) for path in space]
@@ -90,9 +95,12 @@ def rebuild(drawn: pd.DataFrame, metric: str, space: Mapping[str, Any]) -> optun
     """The trials as a study in memory that maximises the metric; those outside the space are left out."""
     import optuna
 
+    from bpkd_search.config.distributions import to_optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
-    distributions = {path: distribution(rule) for path, rule in space.items()}
+    parsed = TypeAdapter(dict[str, Distribution]).validate_python(dict(space))
+    distributions = {path: to_optuna(distribution) for path, distribution in parsed.items()}
     for _, row in drawn.iterrows():
         params = {path: _plain(row[path], distributions[path]) for path in space if not pd.isna(row[path])}
         here = {path: distributions[path] for path in params}
@@ -100,19 +108,6 @@ def rebuild(drawn: pd.DataFrame, metric: str, space: Mapping[str, Any]) -> optun
         with suppress(ValueError):
             study.add_trial(optuna.trial.create_trial(params=params, distributions=here, value=float(row[metric])))
     return study
-
-
-def distribution(rule: Mapping[str, Any]) -> BaseDistribution:
-    """A parameter of a `space:` block as Optuna's distribution."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if "choice" in rule:
-        return CategoricalDistribution(rule["choice"])
-    log = bool(rule.get("log", False))
-    low, high = rule["int"] if "int" in rule else rule["float"]
-    if "int" in rule:
-        return IntDistribution(low, high, log=log, step=rule.get("step") or 1)
-    return FloatDistribution(low, high, log=log, step=rule.get("step"))
 
 
 def _plain(value: Any, within: BaseDistribution) -> Any:

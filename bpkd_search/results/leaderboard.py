@@ -13,13 +13,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bpkd_search.config.models import DATA_OPTIONS
+from bpkd_search.config.paths import find
+from bpkd_search.config.search import Search
 from bpkd_search.errors import ConfigError, ExperimentError
+from bpkd_search.experiment.paths import CONFIRM, FACTS, REPORTS, TRIALS
 from bpkd_search.experiment.reading import Folder, to_pandas, unite
 from bpkd_search.experiment.schema import (
     COMPLETE,
     CONFIRM_COLUMNS,
     FAILED,
-    METRIC_COLUMNS,
     PRUNED,
     REPORT_COLUMNS,
     RUNNING,
@@ -28,11 +31,11 @@ from bpkd_search.experiment.schema import (
     reports_schema,
     trials_schema,
 )
+from bpkd_search.metrics.table import HEADLINE, SCORES, held_out
 
-METRICS = tuple(name for name, _, _ in METRIC_COLUMNS)
 _ORDER = {COMPLETE: 0, RUNNING: 1, PRUNED: 1, FAILED: 2}
 # Experiments that differ in one of these cannot be ranked against each other without a word of warning.
-_COMPARABLE = ("data.kind", "data.height", "data.width", "data.folder", "data.synthetic", "train.epochs", "student")
+_COMPARABLE = ("data.kind", "data.height", "data.width", *DATA_OPTIONS, "train.epochs", "student")
 
 
 class Leaderboard:
@@ -61,8 +64,8 @@ class Leaderboard:
         ]
         metrics = [_ranked_by(config["search"]) for config in self.configs]
         for name, metric in zip(self.names, metrics, strict=True):
-            if metric not in METRICS:
-                raise ExperimentError(f"{name}: maximised {metric!r}, valid: {', '.join(METRICS)}")
+            if metric not in SCORES:
+                raise ExperimentError(f"{name}: maximised {metric!r}, valid: {', '.join(SCORES)}")
             if metric != metrics[0]:
                 raise ExperimentError(
                     f"{self.names[0]} maximised {metrics[0]}, {name} maximised {metric};"
@@ -107,16 +110,16 @@ class Leaderboard:
         """What keeps the experiments' scores from being comparable, one line each; empty for one experiment."""
         lines = []
         for path in _COMPARABLE:
-            values = [_at(config, path) for config in self.configs]
+            values = [find(config, path) for config in self.configs]
             if any(value != values[0] for value in values) and path not in self.parameters:
                 shown = ["..." if isinstance(value, dict) else value for value in values]
                 each = "; ".join(f"{name}: {value}" for name, value in zip(self.experiments, shown, strict=True))
                 lines.append(f"{path} differs ({each}): scores are not comparable")
         return lines
 
-    def columns(self, table: str = "trials") -> pd.DataFrame:
+    def columns(self, table: str = TRIALS) -> pd.DataFrame:
         """Type and meaning of each column of a table; without one, of `trials`. Errors: `ConfigError` for another."""
-        known = {"trials": TRIAL_COLUMNS, "reports": REPORT_COLUMNS, "confirm": CONFIRM_COLUMNS}
+        known = {TRIALS: TRIAL_COLUMNS, REPORTS: REPORT_COLUMNS, CONFIRM: CONFIRM_COLUMNS}
         if table not in known:
             raise ConfigError([f"got {table!r}, valid: {', '.join(known)}"], "table")
         docs = {name: doc for name, _, doc in known[table]}
@@ -133,7 +136,7 @@ class Leaderboard:
         stopped follow by epochs and metric, failed ones last: a partial result never outranks a full one.
         """
         needed = ("experiment", "number", "state", "epochs", "feasible", self.metric)
-        frame = to_pandas(self._table("trials", None if columns is None else [*dict.fromkeys([*needed, *columns])]))
+        frame = to_pandas(self._table(TRIALS, None if columns is None else [*dict.fromkeys([*needed, *columns])]))
         states = frame["state"].astype(object)
         order = frame.assign(
             _group=states.map(_ORDER).fillna(max(_ORDER.values())) + (frame["feasible"].eq(False).fillna(False) * 0.5),
@@ -150,7 +153,7 @@ class Leaderboard:
     def reports(self, columns: Sequence[str] | None = None, numbers: Sequence[int] | None = None) -> pd.DataFrame:
         """One row a validated epoch, by experiment, trial and epoch; of all trials, or of those in `numbers`."""
         key = ["experiment", "number", "epoch"]
-        rows = self._table("reports", None if columns is None else [*dict.fromkeys([*key, *columns])])
+        rows = self._table(REPORTS, None if columns is None else [*dict.fromkeys([*key, *columns])])
         if numbers is not None:
             rows = rows.filter(pc.is_in(rows["number"], pa.array(numbers, pa.int64())))
         frame = to_pandas(rows)
@@ -214,7 +217,7 @@ class Leaderboard:
 
     def confirm(self) -> pd.DataFrame:
         """One row a confirmed setting and seed, by experiment, seed and trial: what `bpkd-search confirm` ran."""
-        return to_pandas(self._table("confirm")).sort_values(["experiment", "seed", "number"], ignore_index=True)
+        return to_pandas(self._table(CONFIRM)).sort_values(["experiment", "seed", "number"], ignore_index=True)
 
     def winner(self, metric: str | None = None) -> pd.DataFrame:
         """What the confirmation proves, a row a setting, with a verdict in `attrs`; see `confirm.summarise`.
@@ -228,12 +231,12 @@ class Leaderboard:
         if len(self.folders) > 1:
             raise ExperimentError(f"{', '.join(self.names)}: have different settings; ask for the winner one by one")
         metric = metric or self.metric
-        if metric not in (valid := [*METRICS, *(f"test_{name}" for name in METRICS)]):
+        if metric not in (valid := [*SCORES, *map(held_out, SCORES)]):
             raise ConfigError([f"got {metric!r}, valid: {', '.join(valid)}"], "metric")
         rows = self.confirm()
         if rows[metric].isna().all():
             raise ExperimentError(f"{self.names[0]}: has no confirmed {metric} yet")
-        return summarise(rows, metric, self.metric if metric.startswith("test_") else metric)
+        return summarise(rows, metric, self.metric if metric not in SCORES else metric)
 
     @cached_property
     def class_names(self) -> list[str] | None:
@@ -242,7 +245,7 @@ class Leaderboard:
         They come from `experiment.json`, or from `data.folder.class_names`.
         """
         found = [
-            facts.get("class_names") or _at(config, "data.folder.class_names")
+            facts.get("class_names") or find(config, "data.folder.class_names")
             for facts, config in zip(self._facts, self.configs, strict=True)
         ]
         if any(names != found[0] for names in found):
@@ -261,9 +264,9 @@ class Leaderboard:
         found = []
         for folder in self.folders:
             try:
-                found.append(dict(json.loads(folder.text("experiment.json") or "{}")))
+                found.append(dict(json.loads(folder.text(FACTS) or "{}")))
             except (ValueError, TypeError) as e:
-                raise ExperimentError(f"{folder.name}/experiment.json: is damaged: {e}") from e
+                raise ExperimentError(f"{folder.name}/{FACTS}: is damaged: {e}") from e
         return found
 
     def _full(self) -> pd.DataFrame:
@@ -283,11 +286,11 @@ class Leaderboard:
             parts.append(rows)
         if not parts and not any(folder.has(table) for folder in self.folders):
             missing = "is not confirmed yet; run `bpkd-search confirm`"
-            if table != "confirm":
+            if table != CONFIRM:
                 missing = f"has no {table} yet; has its search started?"
             raise ExperimentError(f"{', '.join(self.names)}: {missing}")
         searched = dict.fromkeys(self.parameters, "float")
-        schemas = {"trials": trials_schema(searched), "reports": reports_schema(), "confirm": confirm_schema(searched)}
+        schemas = {TRIALS: trials_schema(searched), REPORTS: reports_schema(), CONFIRM: confirm_schema(searched)}
         schema = schemas[table]
         rows = unite(parts) if parts else schema.empty_table()
         for field in schema:
@@ -301,7 +304,7 @@ class Leaderboard:
 
     def _repr_html_(self) -> str:
         shown = ["experiment"] * (len(self.folders) > 1) + ["number", "state", "method", *self.parameters]
-        shown += dict.fromkeys([self.metric, "miou", "edge_miou", "body_miou", "epochs", "gpu_seconds"])
+        shown += dict.fromkeys([self.metric, *HEADLINE, "epochs", "gpu_seconds"])
         table = self.trials(shown).head(10)[shown].to_html(na_rep="", float_format="{:.4g}".format)
         notes = [f"{self._counts()}; ranked by {self.metric} on the validation split.", *self.caveats]
         return table + "".join(f"<p>{escape(note)}</p>" for note in notes)
@@ -312,10 +315,5 @@ class Leaderboard:
 
 
 def _ranked_by(search: dict[str, Any]) -> str:
-    return str(next(iter(search.get("objectives") or {}), search.get("metric")))
-
-
-def _at(tree: Any, path: str) -> Any:
-    for key in path.split("."):
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
+    # Not validated: a folder of a newer version may hold keys that this one does not know.
+    return str(Search.model_construct(**search).ranked_by)

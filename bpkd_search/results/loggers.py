@@ -7,96 +7,44 @@ named in a warning and left out from then on: the search goes on without it.
 from __future__ import annotations
 
 import csv
-import importlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from bpkd_search.errors import ConfigError
-from bpkd_search.experiment.schema import COMPLETE, COST_COLUMNS, FAILED, METRIC_COLUMNS, PRUNED
+from bpkd_search.config.models import SearchConfig
+from bpkd_search.config.paths import find
+from bpkd_search.config.points import to_tree
+from bpkd_search.errors import ConfigError, UserError
+from bpkd_search.experiment.paths import LOGS
+from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED
+from bpkd_search.experiment.trial import Trial
+from bpkd_search.imports import require
+from bpkd_search.metrics.table import REPORTED
 
-FOLDER = "logs"
 # As MLflow's own integration of Optuna has it.
 MLFLOW_STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
 TENSORBOARD_FAILURE = 2  # STATUS_FAILURE of its HPARAMS plugin
-MEASURES = (*(name for name, _, _ in (*METRIC_COLUMNS, *COST_COLUMNS)), "loss")
-
-
-class Trial(Protocol):
-    """What a logger reads of the engine's trial."""
-
-    number: int
-    method: str
-    origin: str
-    state: str | None
-    reason: str | None
-
-    @property
-    def run(self) -> Any:
-        """The run's configuration, a pydantic model."""
-
-    @property
-    def epoch(self) -> int:
-        """Epochs reported so far."""
-
-    def last(self) -> dict[str, Any]:
-        """The newest report."""
-
-
-class Switches(Protocol):
-    """The `logging:` block."""
-
-    @property
-    def tensorboard(self) -> bool:
-        """Event files for TensorBoard."""
-
-    @property
-    def mlflow(self) -> bool | str:
-        """An MLflow store in the folder, or at this path or URI."""
-
-    @property
-    def wandb(self) -> bool:
-        """Runs for Weights & Biases."""
-
-    @property
-    def csv(self) -> bool:
-        """One CSV file of all reports."""
-
-
-class Search(Protocol):
-    """What loggers read of a search's configuration."""
-
-    @property
-    def name(self) -> str:
-        """Name of the experiment."""
-
-    @property
-    def space(self) -> Mapping[str, Any]:
-        """The searched paths."""
-
-    @property
-    def logging(self) -> Switches:
-        """Which loggers are on."""
+LOGGED = (*REPORTED, "loss")
 
 
 Logger = Callable[[str, Trial], None]
 
 
-def make_loggers(config: Search, directory: Path) -> list[Logger]:
+def make_loggers(config: SearchConfig, directory: Path) -> list[Logger]:
     """The loggers that `config.logging` asks for; they write below `directory`/logs unless told otherwise.
 
-    Each is called with (event, trial) after every `ask`, `report` and `end`. Errors: `ConfigError` naming the
-    extra of a package that is not installed, or a store that does not answer.
+    Each is called with (event, trial) after every `ask`, `report` and `end`. Raises `MissingPackageError`
+    without a logger's package, and `ConfigError` for a store that does not answer.
     """
     switches = config.logging
     asked: dict[str, Callable[[], Logger]] = {
-        "csv": lambda: CsvLogger(config, directory / FOLDER / "reports.csv"),
-        "tensorboard": lambda: TensorBoardLogger(config, directory / FOLDER / "tensorboard"),
+        "csv": lambda: CsvLogger(config, directory / LOGS / "reports.csv"),
+        "tensorboard": lambda: TensorBoardLogger(config, directory / LOGS / "tensorboard"),
         "mlflow": lambda: MlflowLogger(config, _store(switches.mlflow, directory)),
-        "wandb": lambda: WandbLogger(config, directory / FOLDER),
+        "wandb": lambda: WandbLogger(config, directory / LOGS),
     }
     return [_Guarded(name, _open(name, make)) for name, make in asked.items() if getattr(switches, name)]
 
@@ -104,18 +52,26 @@ def make_loggers(config: Search, directory: Path) -> list[Logger]:
 class CsvLogger:
     """A line a report: trial, searched parameters, measures. The file goes on where a resumed search does."""
 
-    def __init__(self, config: Search, path: Path) -> None:
+    def __init__(self, config: SearchConfig, path: Path) -> None:
         self.path, self.space = path, list(config.space)
+        self.columns = ["number", "method", "origin", "epoch", *self.space, *LOGGED]
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            self._write(["number", "method", "origin", "epoch", *self.space, *MEASURES])
+        if path.exists() and (begun := self._header()):
+            # A version that knew other measures may have begun the file.
+            self.columns = begun
+        else:
+            self._write(self.columns)
 
     def __call__(self, event: str, trial: Trial) -> None:
         """Write a report's line."""
         if event == "report":
-            last, point = trial.last(), parameters(trial, self.space)
-            values = [*(point.get(path) for path in self.space), *(last.get(name) for name in MEASURES)]
-            self._write([trial.number, trial.method, trial.origin, trial.epoch, *values])
+            row = {"number": trial.number, "method": trial.method, "origin": trial.origin, "epoch": trial.epoch}
+            row |= {**parameters(trial, self.space), **{name: trial.last().get(name) for name in LOGGED}}
+            self._write([row.get(name) for name in self.columns])
+
+    def _header(self) -> list[str]:
+        with self.path.open(encoding="utf-8", newline="") as file:
+            return next(csv.reader(file), [])
 
     def _write(self, row: list[Any]) -> None:
         with self.path.open("a", encoding="utf-8", newline="") as file:
@@ -125,11 +81,11 @@ class CsvLogger:
 class TensorBoardLogger:
     """A run a trial, `trial-00007`, with its scalars by epoch and its point for the HPARAMS page."""
 
-    def __init__(self, config: Search, folder: Path) -> None:
+    def __init__(self, config: SearchConfig, folder: Path) -> None:
         # Of tensorboardX, which comes with Ray Tune, the plain writer: the usual one writes from a thread, and what
         # waits in its queue is lost with the process.
         self._events, self._file, self._summary, self._hparams = (
-            _package(f"tensorboardX.{part}", "tensorboard")
+            require(f"tensorboardX.{part}", "tensorboard", "logging.tensorboard")
             for part in ("proto.event_pb2", "event_file_writer", "summary", "proto.plugin_hparams_pb2")
         )
         self.folder, self.space = folder, list(config.space)
@@ -171,12 +127,12 @@ class TensorBoardLogger:
 class MlflowLogger:
     """A run a trial in the experiment of the search's name; a resumed trial goes on in its run."""
 
-    def __init__(self, config: Search, store: str) -> None:
+    def __init__(self, config: SearchConfig, store: str) -> None:
         if "://" not in store:
             # MLflow wants to be told that its plain-file store is what is meant.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             store = Path(store).expanduser().resolve().as_uri()
-        mlflow = _package("mlflow", "mlflow")
+        mlflow = require("mlflow", "mlflow", "logging.mlflow")
         self.client, self.space = mlflow.MlflowClient(tracking_uri=store), list(config.space)
         found = self.client.get_experiment_by_name(config.name)
         self.experiment = found.experiment_id if found else self.client.create_experiment(config.name)
@@ -209,8 +165,8 @@ class MlflowLogger:
 class WandbLogger:
     """A run a trial in the project of the search's name; `WANDB_MODE=offline` keeps it all on this machine."""
 
-    def __init__(self, config: Search, folder: Path) -> None:
-        self.wandb, self.config, self.folder = _package("wandb", "wandb"), config, folder
+    def __init__(self, config: SearchConfig, folder: Path) -> None:
+        self.wandb, self.config, self.folder = require("wandb", "wandb", "logging.wandb"), config, folder
         folder.mkdir(parents=True, exist_ok=True)
         self._runs: dict[int, Any] = {}
 
@@ -260,7 +216,7 @@ class _Guarded:
 def scalars(trial: Trial) -> Iterator[tuple[str, float]]:
     """The numbers of a trial's newest report by name, each loss term among them."""
     for name, value in trial.last().items():
-        known = name in MEASURES or name.startswith("loss_")
+        known = name in LOGGED or name.startswith("loss_")
         if known and isinstance(value, int | float) and value == value:
             yield name, float(value)
 
@@ -273,38 +229,23 @@ def outcome(trial: Trial) -> dict[str, str]:
 
 def parameters(trial: Trial, space: list[str]) -> dict[str, Any]:
     """The trial's value of each searched path that its loss has."""
-    tree = trial.run.model_dump(mode="json")
-    found = {}
-    for path in space:
-        value: Any = tree
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        if isinstance(value, bool | int | float | str):
-            found[path] = value
-    return found
+    tree = to_tree(trial.run)
+    values = {path: find(tree, path) for path in space}
+    return {path: value for path, value in values.items() if isinstance(value, bool | int | float | str)}
 
 
 def _store(value: bool | str, directory: Path) -> str:
-    return value if isinstance(value, str) else str(directory / FOLDER / "mlruns")
+    return value if isinstance(value, str) else str(directory / LOGS / "mlruns")
 
 
 def _open(name: str, make: Callable[[], Logger]) -> Logger:
     """A logger, or what keeps it from starting: better said before a search than after it."""
     try:
         return make()
-    except ConfigError:
+    except UserError:
         raise
     except Exception as e:  # whatever a foreign package, a disk or a server may raise
         raise ConfigError([f"logging.{name}: cannot be used: {' '.join(str(e).split())}"]) from e
-
-
-def _package(name: str, switch: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as e:
-        raise ConfigError(
-            [f"logging.{switch}: needs {name}, which is not installed: pip install 'bpkd-search[{switch}]'"]
-        ) from e
 
 
 def _name(trial: Trial) -> str:

@@ -24,14 +24,13 @@ from bpkd_search.config.points import BASELINES, Point, baseline_run, column_kin
 from bpkd_search.errors import UserError
 from bpkd_search.experiment.events import Event, read_events
 from bpkd_search.experiment.recorder import Recorder
-from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, ENQUEUED, FAILED, PRUNED, SAMPLED
 from bpkd_search.experiment.trial import Trial
-from bpkd_search.search.stopping import Values, dominates, make_rungs, rank_correlation
+from bpkd_search.results.analysis import rank_correlation
+from bpkd_search.search.ranking import ranked, violations
+from bpkd_search.search.stopping import Values, dominates, make_rungs
 from bpkd_search.search.study import Study, journal
 from bpkd_search.search.warm_start import matching
-
-BASELINE, ENQUEUED, SAMPLED = "baseline", "enqueued", "sampled"
-PLAIN = ("ce", "kd", "cwd")
 
 
 class Engine:
@@ -151,15 +150,24 @@ class Engine:
             state = PRUNED
         else:
             return
-        violations = self._violations(trial.last()) if state == COMPLETE else {}
-        feasible = max(violations.values()) <= 0 if violations else None
+        broken = self._violations(trial.last()) if state == COMPLETE else {}
+        feasible = max(broken.values()) <= 0 if broken else None
         self.recorder.record("end", number, state=state, reason=reason, message=message, feasible=feasible)
-        self._finish(trial, state, reason)
+        self._finish(trial, state, reason, feasible)
         self.listen("end", trial)
 
     def stop_for(self, error: UserError) -> None:
-        """Stop the search for something that the user has to mend, such as a full disk."""
+        """Stop the search for something that the user has to fix, such as a full disk."""
         self.fatal, self.interrupted = error, True
+
+    def learn(self, found: list[dict[str, Any]]) -> None:
+        """Bring trials of other experiments into the study, as `warm_start.matching` gives them."""
+        self._warm = found
+        self.study.learn(found)
+
+    def ranked(self) -> list[Trial]:
+        """The trials that ran their full budget, best first."""
+        return ranked(self.trials.values(), self.metric)
 
     @property
     def done(self) -> bool:
@@ -224,10 +232,10 @@ class Engine:
         if trial.origin != BASELINE and not self._is_final(report):
             trial.stop = trial.stop or not self.rungs.report(trial.number, position, values)
 
-    def _finish(self, trial: Trial, state: str, reason: str | None) -> None:
+    def _finish(self, trial: Trial, state: str, reason: str | None, feasible: bool | None) -> None:
         """What follows from an end, when it happens and when it is restored."""
         self.states[trial.number] = trial.state = state
-        trial.reason = reason
+        trial.reason, trial.feasible = reason, feasible
         last = trial.last()
         told = [last[name] for name in self.goals] if state == COMPLETE else None
         self.study.tell(trial.number, state, told, reason, self._violations(last) if state == COMPLETE else None)
@@ -248,25 +256,7 @@ class Engine:
         return tuple(v if d == "max" else -v for v, d in zip(values, self.goals.values(), strict=True))
 
     def _violations(self, report: dict[str, Any]) -> dict[str, float]:
-        """By how much a report breaks each constraint that can be judged."""
-        found = {}
-        for text, (metric, relation, bound) in zip(
-            self.config.search.constraints, self.config.search.limits(), strict=True
-        ):
-            limit = self._plain_baseline(metric) if bound == "baseline" else float(bound)
-            value = report.get(metric)
-            if limit is not None and value is not None:
-                found[text] = value - limit if relation == "<=" else limit - value
-        return found
-
-    def _plain_baseline(self, metric: str) -> float | None:
-        """The best that a baseline other than BPKD's own reached at full budget."""
-        reached = [
-            trial.last()[metric]
-            for number, trial in self.trials.items()
-            if trial.method in PLAIN and trial.origin == BASELINE and self.states.get(number) == COMPLETE
-        ]
-        return max(reached, default=None)
+        return violations(self.config.search, report, self.trials.values())
 
     def _is_final(self, report: dict[str, Any]) -> bool:
         return bool(report.get("final", report.get("epoch", 0) >= self.max_epochs))
@@ -295,14 +285,7 @@ class Engine:
             self.notes += notes
         if found:
             self.recorder.record("warm_start", -1, trials=found)
-            self._learn(found)
-
-    def _learn(self, found: list[dict[str, Any]]) -> None:
-        self._warm = found
-        known = {t.user_attrs.get("warm_start") for t in self.study.study.get_trials(deepcopy=False)}
-        for trial in found:
-            if trial["source"] not in known:
-                self.study.add_finished(trial["point"], trial["values"], trial["source"])
+            self.learn(found)
 
     def _restore(self, event: Event) -> None:
         kind, number = event["event"], int(event["number"])
@@ -310,14 +293,14 @@ class Engine:
             self._seconds += event["time"] - self._seen_at
         self._seen_at = event["time"]
         if kind == "warm_start":
-            self._learn(event["trials"])
+            self.learn(event["trials"])
         elif kind == "ask":
             run = RunConfig.model_validate(event["config"])
             self.trials[number] = Trial(number, event["method"], event["origin"], run)
         elif kind == "report":
             self._take(self.trials[number], int(event["epoch"]), event)
         elif kind == "end":
-            self._finish(self.trials[number], event["state"], event.get("reason"))
+            self._finish(self.trials[number], event["state"], event.get("reason"), event.get("feasible"))
 
 
 def baseline_trials(base: RunConfig) -> list[Trial]:

@@ -36,7 +36,7 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
             now = event["time"]
             number = int(event["number"])
             if event["event"] == "warm_start":
-                engine._learn(event["trials"])
+                engine.learn(event["trials"])
             elif event["event"] == "ask":
                 count += 1
                 trial = engine.ask()

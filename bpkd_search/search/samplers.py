@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from typing import Any
 
 from optuna import samplers
-from optuna.trial import Trial
 
-from bpkd_search.config.models import Choice, Distribution, IntRange
 from bpkd_search.config.search import (
     CmaEsSampler,
     GpSampler,
@@ -19,24 +15,16 @@ from bpkd_search.config.search import (
     Sampler,
     TpeSampler,
 )
-from bpkd_search.errors import ConfigError
-
-# Packages that a sampler needs beyond Optuna's own; the extra `samplers` installs them.
-NEEDS = {"cmaes": "cmaes"}
+from bpkd_search.imports import require
 
 
 def make_sampler(settings: Sampler, conditional: bool, seed: int, fixed_seed: int) -> samplers.BaseSampler:
     """The sampler that a `sampler` block names, for one ask.
 
     `seed` differs from ask to ask; `fixed_seed` stays, for sequences that would start anew with another. A
-    conditional space is sampled by TPE in groups of parameters that occur together. Errors: `ConfigError`
-    naming the extra to install.
+    conditional space is sampled by TPE in groups of parameters that occur together. Raises `MissingPackageError`
+    if the package of a sampler is not installed.
     """
-    needed = NEEDS.get(settings.name)
-    if needed and importlib.util.find_spec(needed) is None:
-        raise ConfigError(
-            [f"search.sampler: {settings.name} needs {needed}, which `pip install 'bpkd-search[samplers]'` brings"]
-        )
     return _MAKERS[type(settings)](settings, conditional, seed, fixed_seed)
 
 
@@ -51,6 +39,11 @@ def _tpe(settings: TpeSampler, conditional: bool, seed: int, fixed_seed: int) ->
     )
 
 
+def _cma_es(settings: CmaEsSampler, conditional: bool, seed: int, fixed_seed: int) -> samplers.BaseSampler:
+    require("cmaes", "samplers", "search.sampler cmaes")
+    return samplers.CmaEsSampler(seed=seed, n_startup_trials=settings.startup, warn_independent_sampling=False)
+
+
 _MAKERS: dict[type, Callable[..., samplers.BaseSampler]] = {
     RandomSampler: lambda s, conditional, seed, fixed: samplers.RandomSampler(seed=seed),
     QmcSampler: lambda s, conditional, seed, fixed: samplers.QMCSampler(
@@ -60,20 +53,6 @@ _MAKERS: dict[type, Callable[..., samplers.BaseSampler]] = {
     GpSampler: lambda s, conditional, seed, fixed: samplers.GPSampler(
         seed=seed, n_startup_trials=s.startup, warn_independent_sampling=False
     ),
-    CmaEsSampler: lambda s, conditional, seed, fixed: samplers.CmaEsSampler(
-        seed=seed, n_startup_trials=s.startup, warn_independent_sampling=False
-    ),
+    CmaEsSampler: _cma_es,
     Nsga2Sampler: lambda s, conditional, seed, fixed: samplers.NSGAIISampler(seed=seed, population_size=s.population),
 }
-
-
-def suggest(trial: Trial, path: str, distribution: Distribution) -> Any:
-    """Ask an Optuna trial for one parameter."""
-    if isinstance(distribution, Choice):
-        return trial.suggest_categorical(path, list(distribution.options))
-    low, high = distribution.bounds
-    if isinstance(distribution, IntRange):
-        return trial.suggest_int(path, int(low), int(high), step=distribution.step, log=distribution.log)
-    value = trial.suggest_float(path, low, high, step=distribution.step, log=distribution.log)
-    # On a log scale rounding can carry Optuna's TPE past an end by the last bit.
-    return min(max(value, low), high)

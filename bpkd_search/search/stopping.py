@@ -159,19 +159,3 @@ def crowding(front: Sequence[Values]) -> list[float]:
             if span > 0:
                 room[here] += (front[right][axis] - front[left][axis]) / span
     return room
-
-
-def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's rank correlation, ties given their mean rank; NaN where one side does not vary."""
-    x, y = _ranks(a), _ranks(b)
-    if len(set(x)) < 2 or len(set(y)) < 2:
-        return float("nan")
-    return statistics.correlation(x, y)
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    ordered = sorted(values)
-    first: dict[float, int] = {}
-    for index, value in enumerate(ordered):
-        first.setdefault(value, index)
-    return [first[value] + (ordered.count(value) - 1) / 2 for value in values]

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial as OptunaTrial
+from optuna.trial import TrialState
 
-from bpkd_search.config.models import Choice, Distribution, IntRange, SearchConfig
+from bpkd_search.config.distributions import distance, suggest, to_optuna
+from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.points import Point, in_order, is_active, to_tree
+from bpkd_search.experiment.paths import STUDY
 from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED
-from bpkd_search.search.samplers import make_sampler, suggest
+from bpkd_search.search.samplers import make_sampler
 
-FILE = "study.journal"
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 # Nearer than this share of every range, a point tells nothing new about a trial that is still running.
 _SAME = 1e-3
@@ -28,7 +28,7 @@ _SAME = 1e-3
 
 def journal(directory: Path) -> BaseStorage:
     """The study's storage in an experiment folder, which `optuna-dashboard` and `optuna.load_study` open."""
-    return JournalStorage(JournalFileBackend(str(directory / FILE)))
+    return JournalStorage(JournalFileBackend(str(directory / STUDY)))
 
 
 class Study:
@@ -53,7 +53,8 @@ class Study:
             load_if_exists=True,
         )
         self.study.set_metric_names(list(self.goals))
-        self._trials: dict[int, Trial] = {}
+        self._storage = storage
+        self._trials: dict[int, OptunaTrial] = {}
         self._points: dict[int, Point] = {}
         self._reported: dict[int, set[int]] = {}
         for frozen in self.study.get_trials(deepcopy=False):
@@ -61,7 +62,7 @@ class Study:
             if frozen.state.is_finished():
                 continue
             if number is not None:
-                self._trials[number] = Trial(self.study, frozen._trial_id)
+                self._trials[number] = self._reopen(frozen.number)
                 self._points[number] = frozen.params
                 self._reported[number] = set(frozen.intermediate_values)
             elif frozen.state == TrialState.RUNNING:
@@ -81,7 +82,7 @@ class Study:
             trial = self.study.ask()
             if fixed is None and self._repeats(trial.relative_params):
                 self.study.sampler = optuna.samplers.RandomSampler(seed=second_seed)
-                trial = Trial(self.study, trial._trial_id)
+                trial = self._reopen(trial.number)
         point: Point = {}
         for path, distribution in in_order(self.config.space):
             if is_active(distribution, self._base, point):
@@ -122,14 +123,24 @@ class Study:
             trial.set_constraint(name, violation)
         self.study.tell(trial.number, list(values or ()) if state == COMPLETE else None, state=_STATES[state])
 
-    def add_finished(self, point: Point, values: Sequence[float], source: str) -> None:
-        """Add a finished trial of another search, so that the sampler learns from it."""
-        distributions = {path: to_optuna(self.config.space[path]) for path in point}
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                params=point, distributions=distributions, values=list(values), user_attrs={"warm_start": source}
-            )
-        )
+    def learn(self, found: Iterable[Mapping[str, Any]]) -> None:
+        """Add finished trials of other searches (`source`, `point`, `values`) for the sampler, each source once."""
+        known = {trial.user_attrs.get("warm_start") for trial in self.study.get_trials(deepcopy=False)}
+        for trial in found:
+            if trial["source"] not in known:
+                self.study.add_trial(
+                    optuna.trial.create_trial(
+                        params=trial["point"],
+                        distributions={path: to_optuna(self.config.space[path]) for path in trial["point"]},
+                        values=list(trial["values"]),
+                        user_attrs={"warm_start": trial["source"]},
+                    )
+                )
+
+    def _reopen(self, number: int) -> OptunaTrial:
+        """Optuna's trial of that number once more, to be asked anew by the study's present sampler."""
+        study_id = self._storage.get_study_id_from_name(self.study.study_name)
+        return OptunaTrial(self.study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
     def _repeats(self, proposal: Mapping[str, Any]) -> bool:
         """Whether a proposal all but equals a running trial's point."""
@@ -139,25 +150,3 @@ class Study:
             and all(distance(space[path], point[path], proposal[path]) < _SAME for path in point)
             for point in self._points.values()
         )
-
-
-def distance(distribution: Distribution, a: Any, b: Any) -> float:
-    """How far two values of a parameter lie apart, as a share of its range (of its log range, if it is log)."""
-    if isinstance(distribution, Choice):
-        return float(a != b)
-    low, high = distribution.bounds
-    if low == high:
-        return 0.0
-    if distribution.log:
-        return abs(math.log(a / b)) / math.log(high / low)
-    return float(abs(a - b) / (high - low))
-
-
-def to_optuna(distribution: Distribution) -> BaseDistribution:
-    """The same distribution as Optuna names it."""
-    if isinstance(distribution, Choice):
-        return CategoricalDistribution(list(distribution.options))
-    low, high = distribution.bounds
-    if isinstance(distribution, IntRange):
-        return IntDistribution(int(low), int(high), step=distribution.step, log=distribution.log)
-    return FloatDistribution(low, high, step=distribution.step, log=distribution.log)

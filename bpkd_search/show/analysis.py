@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bpkd_search.config.points import PLAIN_BASELINES
 from bpkd_search.results.compare import EPOCHS, SECONDS
 from bpkd_search.results.importance import scope
 from bpkd_search.results.leaderboard import Leaderboard
@@ -33,7 +34,7 @@ def show_comparison(
         lines += [bold(title, styled), *TextTable(rows.set_index(first)).lines(), ""]
     said = [
         f"{board.metric} on the validation split, full-budget trials only; vs paper: less bpkd-paper; vs plain: less"
-        " the better of kd and cwd.",
+        f" the best plain baseline ({', '.join(PLAIN_BASELINES)}).",
         "One run says nothing of its spread; the best of several is picked by its score, so it flatters.",
         "At equal GPU-seconds slower runs are read before their end, with a learning rate that has not decayed.",
         *board.caveats,

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 
+from bpkd_search.metrics.table import held_out
 from bpkd_search.results.confirm import format_interval, label
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.leaderboard import remarks
@@ -20,8 +21,8 @@ def show_confirmation(board: Leaderboard) -> None:
     _, styled = terminal()
     lines: list[str] = []
     searched = board.trials(["number"]).set_index("number")[board.metric]
-    tested = board.confirm()[f"test_{board.metric}"].notna().any()
-    for metric in (board.metric, f"test_{board.metric}")[: 1 + tested]:
+    tested = board.confirm()[held_out(board.metric)].notna().any()
+    for metric in (board.metric, held_out(board.metric))[: 1 + tested]:
         table = board.winner(metric)
         shown = pd.DataFrame({"setting": table.apply(label, axis=1), "seeds": table["seeds"]})
         if table["failed"].any():

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from bpkd_search.errors import ExperimentError, ResourceError, UserError
+from bpkd_search.errors import ExperimentError, ResourceError
+from bpkd_search.experiment.paths import STUDY
+from bpkd_search.imports import require
 
-STUDY = "study.journal"
 HOST = "127.0.0.1"
 
 
 def serve(directory: Path, port: int, say: Callable[[str], None]) -> None:
     """Serve `optuna-dashboard` until it is interrupted; it shows a running search as it goes.
 
-    Errors: `ExperimentError` for a folder without a study, `UserError` when optuna-dashboard is not installed,
+    Errors: `ExperimentError` for a folder without a study, `MissingPackageError` without optuna-dashboard,
     `ResourceError` for a port that cannot be had.
     """
     path = directory / STUDY
     if not path.is_file():
         raise ExperimentError(f"{directory}: has no study (it has no {STUDY})")
-    try:
-        dashboard = importlib.import_module("optuna_dashboard")
-    except ImportError as e:
-        raise UserError("the dashboard needs optuna-dashboard: pip install 'bpkd-search[dashboard]'") from e
+    dashboard = require("optuna_dashboard", "dashboard", "the dashboard")
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 

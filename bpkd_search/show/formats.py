@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from bpkd_search.errors import ConfigError, ExperimentError
+from bpkd_search.files import replacing, write_text
 from bpkd_search.show.text_table import cells, is_number
 
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -70,9 +71,10 @@ def write(frame: pd.DataFrame, format: str, out: Path | None) -> None:
     try:
         if format == "parquet":
             assert out is not None
-            frame.to_parquet(out)
+            with replacing(out) as partial:
+                frame.to_parquet(partial)
         elif out is not None:
-            out.write_text(TEXT[format](frame), encoding="utf-8")
+            write_text(out, TEXT[format](frame))
         else:
             sys.stdout.write(TEXT[format](frame))
     except BrokenPipeError:

@@ -13,13 +13,10 @@ import pandas as pd
 
 from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.experiment.schema import COMPLETE, RUNNING, TRIAL_COLUMNS
-from bpkd_search.results.analysis import HIGHER_IS_BETTER
+from bpkd_search.metrics.table import HEADLINE, HIGHER_IS_BETTER, LABELS
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.formats import check_format, write
 from bpkd_search.show.text_table import DIM, RESET, TextTable, terminal
-
-# What the shortest view calls a column.
-_SHORT = {"gpu_seconds": "seconds"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ def leaderboard_frame(board: Leaderboard, view: View = EVERYTHING) -> pd.DataFra
     Errors: `ConfigError` for a column that is not there and for a condition that is none.
     """
     several = ["experiment"] if len(board.folders) > 1 else []
-    usual = [*several, "number", "state", "method", *board.parameters, "miou", "edge_miou", "body_miou"]
+    usual = [*several, "number", "state", "method", *board.parameters, *HEADLINE]
     usual = [*dict.fromkeys([*usual, board.metric]), "epochs", "gpu_seconds", "reason"]
     valid = [*dict.fromkeys([*(name for name, _, _ in TRIAL_COLUMNS), *board.parameters])]
     shown = _names(view.columns, valid, "--columns") if view.columns else usual
@@ -57,7 +54,7 @@ def leaderboard_frame(board: Leaderboard, view: View = EVERYTHING) -> pd.DataFra
             HIGHER_IS_BETTER.get(name, False) == text.startswith("-") for name, text in zip(keys, given, strict=True)
         ]
         frame = frame.sort_values(keys, ascending=better_last, kind="stable", na_position="last")
-    frame = frame[shown] if view.columns else frame[shown].rename(columns=_SHORT)
+    frame = frame[shown] if view.columns else frame[shown].rename(columns=LABELS)
     return frame.head(view.top) if view.top else frame
 
 
@@ -117,7 +114,7 @@ def remarks(lines: Sequence[str], styled: bool) -> list[str]:
 
 def _names(text: str | None, valid: Sequence[str], option: str) -> list[str]:
     """Column names from `a,b`; what a short view calls a column is understood too."""
-    long = {short: name for name, short in _SHORT.items()}
+    long = {short: name for name, short in LABELS.items()}
     names = [part.strip().removeprefix("-" if option == "--sort" else "") for part in (text or "").split(",")]
     names = [long.get(name, name) for name in names]
     if unknown := [name for name in names if name not in valid]:

@@ -11,9 +11,16 @@ from typing import Any
 import pandas as pd
 from rich.cells import cell_len
 
-_SECONDS = ("seconds", "gpu_seconds", "wall_seconds")
-_SCORES = ("accuracy", "boundary_f", "best", "median", "ped_anova", "fanova")
+from bpkd_search.metrics.table import DECIMALS, SCORE_DECIMALS
+
+# Columns written as scores are that are no measures themselves.
+_DERIVED = dict.fromkeys(("best", "median", "class_iou", "ped_anova", "fanova"), SCORE_DECIMALS)
 BOLD, DIM, RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+
+
+def decimals_of(column: str) -> int | None:
+    """Digits after the point in a column of numbers; None for four significant digits."""
+    return DECIMALS.get(column, _DERIVED.get(column))
 
 
 def cell(name: object, value: object) -> str:
@@ -21,11 +28,10 @@ def cell(name: object, value: object) -> str:
     if isinstance(value, float):
         if value != value:
             return ""
-        if name in _SECONDS:
-            return f"{value:.0f}"
         if "_vs_" in str(name):
-            return f"{value:+.4f}"
-        return f"{value:.4f}" if name in _SCORES or "iou" in str(name) else f"{value:.4g}"
+            return f"{value:+.{SCORE_DECIMALS}f}"
+        decimals = decimals_of(str(name))
+        return f"{value:.4g}" if decimals is None else f"{value:.{decimals}f}"
     if value is None or value is pd.NA or value is pd.NaT:
         return ""
     if isinstance(value, pd.Timestamp):

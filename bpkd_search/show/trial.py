@@ -10,12 +10,12 @@ import pandas as pd
 import yaml
 
 from bpkd_search.errors import ConfigError, ExperimentError
-from bpkd_search.experiment.schema import COMPLETE, COST_COLUMNS, METRIC_COLUMNS
+from bpkd_search.experiment.schema import COMPLETE
+from bpkd_search.metrics.table import REPORTED, SCORES
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.text_table import TextTable, bold, cell, pairs, terminal
 
 _FACTS = ("state", "reason", "message", "method", "origin", "epochs", "seed", "node", "parameters", "started", "ended")
-_MEASURES = tuple(name for name, _, _ in (*METRIC_COLUMNS, *COST_COLUMNS))
 
 
 def find_trial(board: Leaderboard, which: str) -> pd.Series:
@@ -67,7 +67,7 @@ def show_trial(board: Leaderboard, which: str, format: str = "table") -> None:
             {name: row[name] for name in _FACTS} | {"commit": board.commit}
         ),
         "searched": pairs({path: row[path] for path in board.parameters}),
-        "measured": pairs({name: row[name] for name in _MEASURES}),
+        "measured": pairs({name: row[name] for name in REPORTED}),
     }
     if len(reports):
         sections["epochs"] = TextTable(_course(reports)).lines()
@@ -90,7 +90,7 @@ def _reports_of(board: Leaderboard, row: pd.Series) -> pd.DataFrame:
 def _course(reports: pd.DataFrame) -> pd.DataFrame:
     """What changed from epoch to epoch, with a column for each loss term."""
     terms = pd.DataFrame([json.loads(text or "{}") for text in reports["loss_terms"]], index=reports.index)
-    columns = ["epoch", *(name for name, _, _ in METRIC_COLUMNS), "gpu_seconds", "loss"]
+    columns = ["epoch", *SCORES, "gpu_seconds", "loss"]
     course = pd.concat([reports[columns], terms.add_prefix("loss.")], axis=1).set_index("epoch")
     return course.drop(columns=[name for name in course if course[name].isna().all()])
 
@@ -101,4 +101,4 @@ def _classes(board: Leaderboard, last: pd.Series) -> list[str]:
         return []
     names = board.class_names or [f"class {k}" for k in range(len(scores))]
     absent = {name: "absent" if v is None or v != v else float(v) for name, v in zip(names, scores, strict=False)}
-    return pairs(absent, as_name="iou")
+    return pairs(absent, as_name="class_iou")

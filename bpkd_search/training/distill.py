@@ -13,7 +13,6 @@ again: on the same machine and version.
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -23,19 +22,20 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from bpkd_search.config.loss import terms_of
+from bpkd_search.config.loss import Loss, terms_of
 from bpkd_search.config.models import Model, Optimisation
+from bpkd_search.data.base import IGNORE_INDEX
 from bpkd_search.data.views import ViewStore
 from bpkd_search.data.views.store import Batch
 from bpkd_search.errors import CheckpointError
+from bpkd_search.files import replacing
 from bpkd_search.losses import Criterion
 from bpkd_search.metrics import Scores, SegmentationMetrics
 from bpkd_search.models import Segmentor, count_parameters
 from bpkd_search.models.build import autocast, build_model, pick_device
-from bpkd_search.models.heads import resize
+from bpkd_search.models.inference import predict_classes
 from bpkd_search.training.forward import compiled_forward, forward
 
-IGNORE_INDEX = 255
 Report = dict[str, Any]
 
 
@@ -56,10 +56,8 @@ def evaluate(model: nn.Module, store: ViewStore, device: torch.device, batch_siz
     """Every measure of a model on the store's validation split; logits are resized to the labels' grid."""
     metrics = SegmentationMetrics(store.num_classes, device=device)
     model.eval()
-    with torch.inference_mode(), autocast(device):
-        for images, labels in store.val_batches(batch_size, device=device):
-            predictions = resize(model(images).float(), labels.shape[-2:]).argmax(dim=1)
-            metrics.update(predictions, labels)
+    for images, labels in store.val_batches(batch_size, device=device):
+        metrics.update(predict_classes(model, images, labels.shape[-2:]), labels)
     return metrics.compute()
 
 
@@ -69,7 +67,7 @@ class Distillation:
     def __init__(
         self,
         model: Model,
-        loss: Any,
+        loss: Loss,
         train: Optimisation,
         store: ViewStore,
         *,
@@ -250,21 +248,17 @@ class Distillation:
 
     def save(self, path: Path, report: Report | None = None) -> None:
         """Write a checkpoint, with the epoch's report if given, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        torch.save(
-            {
-                "epoch": self.epoch,
-                "spent": self.spent,
-                "student": self.student.state_dict(),
-                "criterion": self.criterion.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "report": report,
-            },
-            partial,
-        )
-        partial.replace(path)
+        state = {
+            "epoch": self.epoch,
+            "spent": self.spent,
+            "student": self.student.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "report": report,
+        }
+        with replacing(path) as partial:
+            torch.save(state, partial)
 
     def load(self, path: Path) -> Report | None:
         """Continue from a checkpoint of the same configuration; gives the report saved with it.

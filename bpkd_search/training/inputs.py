@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bpkd_search.config.models import Data
-from bpkd_search.data import Dataset, EvalTransform, TrainTransform, check, open_split
+from bpkd_search.data import KINDS, Dataset, EvalTransform, TrainTransform, check, open_split
 from bpkd_search.data.views import (
     Map,
     ViewRecipe,
@@ -66,11 +66,9 @@ def views_left(data: Data, recipe: ViewRecipe) -> int:
 
 
 def open_data(data: Data, split: str) -> Dataset:
-    """A split of a `data` block's data set. Errors: `DataError`."""
-    if data.kind == "synthetic":
-        return open_split("synthetic", split, **data.synthetic.model_dump())
+    """A split of a `data` block's data set. Raises `DataError` for one that is not found or is damaged."""
     root = data.root
-    if root is None:
+    if root is None and KINDS[data.kind].needs_root:
         variable = f"BPKD_{data.kind.upper()}"
         if variable not in os.environ:
             raise DataError(
@@ -78,8 +76,7 @@ def open_data(data: Data, split: str) -> Dataset:
                 f" or in the environment variable {variable}"
             )
         root = Path(os.environ[variable])
-    options = data.folder.model_dump() if data.kind == "folder" and data.folder else {}
-    return open_split(data.kind, split, root=root.expanduser(), **options)
+    return open_split(data.kind, split, root=root and root.expanduser(), **dict(data.options or ()))
 
 
 def every_tenth(say: Say, what: str) -> Callable[[int, int], None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bpkd_search.config.loss import terms_of
+from bpkd_search.config.loss import terms_by_path
 from bpkd_search.config.models import Data, RunConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.data.base import digest
@@ -85,12 +85,9 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     recipe = view_recipe(run.data)
     require_space(cache_dir(run.data.views_dir), needed_bytes(run, recipe))
     store = prepare_views(run.data, say, view_map, recipe)
-    for term in terms_of(run.loss):
-        alpha = getattr(term, "alpha", 0.0)
-        if isinstance(alpha, tuple) and len(alpha) != store.num_classes:
-            raise ConfigError(
-                [f"loss.alpha: got {len(alpha)} numbers, must be one, or one for each of {store.num_classes} classes"]
-            )
+    terms = terms_by_path(run.loss).items()
+    if faults := [f"{path}.{fault}" for path, term in terms for fault in term.class_faults(store.num_classes)]:
+        raise ConfigError(faults)
     teacher, scores = prepare_teacher(run, store, say)
     logits = None
     if run.teacher.mode == "stored":

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
-from bpkd_search.config.loss import Ce
 from bpkd_search.config.models import Model, RunConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.data.base import digest
 from bpkd_search.data.views import ViewStore, cache_dir
+from bpkd_search.data.views.chunks import cache_lock
 from bpkd_search.errors import CheckpointError
+from bpkd_search.files import write_text
+from bpkd_search.losses.methods import Ce
 from bpkd_search.models import Segmentor, load_segmentor, save_weights
 from bpkd_search.models.build import autocast, build_model, pick_device
 from bpkd_search.training.distill import Distillation, evaluate
@@ -24,23 +26,25 @@ from bpkd_search.training.inputs import Say
 def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, dict[str, float]]:
     """The teacher's weights file and its validation scores; trained here if there is neither file nor cache.
 
-    Trained teachers are kept under a hash of what made them. Errors: `CheckpointError` naming the keys
-    of a checkpoint that do not fit.
+    Trained teachers are kept under a hash of what made them. Of two processes that need the same one, the second
+    waits for the first. Raises `CheckpointError`, which names the keys, if a checkpoint does not fit.
     """
     spec = run.teacher
     path, key = teacher_file(run, store.path.name)
     where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.epochs} epochs of training"
-    if spec.checkpoint is None and not path.is_file():
-        _train_teacher(run, store, path, say)
-    folder = cache_dir(run.data.views_dir) / "teachers"
-    scores_file = folder / f"{key}.json"
-    if scores_file.is_file() and path.is_file():
-        scores: dict[str, float] = json.loads(scores_file.read_text())
-    else:
-        device = pick_device(run.train.device)
-        scores = evaluate(open_teacher(run, store.num_classes, path, device), store, device).as_dict()
-        folder.mkdir(parents=True, exist_ok=True)
-        scores_file.write_text(json.dumps(scores))
+    scores_file = cache_dir(run.data.views_dir) / "teachers" / f"{key}.json"
+    scores = _read_scores(scores_file) if path.is_file() else None
+    if scores is None:
+        doing = "evaluating" if path.is_file() else "training"
+        waiting = f"teacher: another process is {doing} it; waiting for it"
+        with cache_lock(scores_file.with_suffix(".lock"), notice=lambda: say(waiting)):
+            if spec.checkpoint is None and not path.is_file():
+                _train_teacher(run, store, path, say)
+            scores = _read_scores(scores_file)
+            if scores is None:
+                device = pick_device(run.train.device)
+                scores = evaluate(open_teacher(run, store.num_classes, path, device), store, device).as_dict()
+                write_text(scores_file, json.dumps(scores))
     say(f"teacher: {spec.encoder} + {spec.head}, from {where}: val mIoU {scores['miou']:.4f}")
     return path, scores
 
@@ -105,6 +109,15 @@ def file_hash(path: Path) -> str:
         raise CheckpointError(f"{path}: weights file cannot be read: {e.strerror}") from e
 
 
+def _read_scores(path: Path) -> dict[str, float] | None:
+    """The scores in a file, or None if it is missing or damaged."""
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return scores if isinstance(scores, dict) and "miou" in scores else None
+
+
 def _train_teacher(run: RunConfig, store: ViewStore, path: Path, say: Say) -> None:
     """Train the teacher on labels alone, on the same views as the students; continues after a crash."""
     settings = run.teacher.train
@@ -118,4 +131,4 @@ def _train_teacher(run: RunConfig, store: ViewStore, path: Path, say: Say) -> No
         training.save(checkpoint)
         say(f"teacher: epoch {training.epoch}/{settings.epochs}, loss {report['loss']:.3f}")
     save_weights(path, training.student, {"teacher": to_tree(run.teacher)})
-    checkpoint.unlink()
+    checkpoint.unlink(missing_ok=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
 
-from bpkd_search.config import RunConfig, dump
+from bpkd_search.config import RunConfig, dump, load_run
 from bpkd_search.config.points import to_tree
 from bpkd_search.errors import ExperimentError, UserError
+from bpkd_search.experiment.paths import CHECKPOINT, CONFIG, HISTORY, METRICS, STUDENT
+from bpkd_search.files import write_text
 from bpkd_search.models import save_weights
 from bpkd_search.models.build import pick_device
 from bpkd_search.training.distill import Distillation, Diverged
@@ -17,25 +20,23 @@ from bpkd_search.training.inputs import Say
 from bpkd_search.training.prepare import prepare
 from bpkd_search.training.teacher import open_teacher
 
-CHECKPOINT, METRICS = "checkpoint.pt", "metrics.json"
 
-
-def train(config: RunConfig, out: Path, say: Say) -> dict[str, Any]:
-    """Train one student into `out` and give its final metrics.
+def train(config: RunConfig, out: Path | str, say: Say = lambda line: None) -> dict[str, Any]:
+    """Train one student into `out` and give its final metrics; `say` gets a line of progress per epoch.
 
     Writes `config.yaml`, `history.csv` (a row an epoch), `metrics.json` and `student.safetensors`. A folder
     that holds an unfinished run of the same configuration is continued; any other content is an error.
     Errors: `UserError` of every kind.
     """
-    text = dump(config)
+    out = Path(out)
     if (out / METRICS).exists():
         raise ExperimentError(f"{out}: holds a finished run; choose another --out")
-    if (out / CHECKPOINT).exists() and (out / "config.yaml").read_text(encoding="utf-8") != text:
+    if (out / CHECKPOINT).exists() and load_run(out / CONFIG) != config:
         raise ExperimentError(f"{out}: holds a run of another configuration; choose another --out")
-    if out.exists() and not (out / "config.yaml").exists() and any(out.iterdir()):
+    if out.exists() and not (out / CONFIG).exists() and any(out.iterdir()):
         raise ExperimentError(f"{out}: is not empty; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(text, encoding="utf-8")
+    write_text(out / CONFIG, dump(config))
     prepared = prepare(config, say)
     store, device = prepared.open(), pick_device(config.train.device)
     teacher = None
@@ -56,7 +57,7 @@ def train(config: RunConfig, out: Path, say: Say) -> dict[str, Any]:
         report |= run.evaluate().as_dict()
         history.append(report)
         run.save(out / CHECKPOINT, {"history": json.dumps(history)})
-        _write_history(out / "history.csv", history)
+        _write_history(out / HISTORY, history)
         say(
             f"train: epoch {run.epoch}/{config.train.epochs}, loss {report['loss']:.3f}, miou {report['miou']:.4f},"
             f" edge_miou {report['edge_miou']:.4f}, body_miou {report['body_miou']:.4f}"
@@ -64,14 +65,15 @@ def train(config: RunConfig, out: Path, say: Say) -> dict[str, Any]:
     metrics = {**report, "teacher_miou": (prepared.teacher_scores or {}).get("miou"), "parameters": run.parameters}
     about = {"config": to_tree(config), "miou": report["miou"]}
     about |= {"class_names": store.class_names, "palette": store.palette}
-    save_weights(out / "student.safetensors", run.student, about)
-    (out / METRICS).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    save_weights(out / STUDENT, run.student, about)
+    write_text(out / METRICS, json.dumps(metrics, indent=1))
     (out / CHECKPOINT).unlink(missing_ok=True)
     return metrics
 
 
 def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(path, table.getvalue())

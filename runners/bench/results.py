@@ -23,6 +23,7 @@ from pathlib import Path
 import yaml
 
 from bpkd_search import Leaderboard
+from bpkd_search.experiment.paths import CONFIG, EVENTS, REPORTS, TRIALS
 from bpkd_search.experiment.recorder import Recorder
 
 CLASSES, ROUNDS = 19, 5
@@ -41,7 +42,7 @@ def write(folder: Path, trials: int, reports: int) -> dict[str, float]:
     """Record the experiment; milliseconds a report (mean, worst), and the peak memory."""
     folder.mkdir()
     config = {"name": "bench", "search": {"metric": "miou"}, "space": SPACE, "train": {"epochs": reports}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / CONFIG).write_text(yaml.safe_dump(config))
     run = {"padding": "x" * 2000}
     random.seed(0)
     recorder = Recorder(folder, "bench", KINDS, "0")
@@ -69,9 +70,9 @@ def write(folder: Path, trials: int, reports: int) -> dict[str, float]:
         "record_ms": 1000 * spent / (trials * reports),
         "record_worst_ms": 1000 * worst,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "files": sum(1 for table in ("trials", "reports") for _ in (folder / table).iterdir()),
-        "log_mb": (folder / "events.jsonl").stat().st_size / 2**20,
-        "tables_mb": sum(f.stat().st_size for t in ("trials", "reports") for f in (folder / t).iterdir()) / 2**20,
+        "files": sum(1 for table in (TRIALS, REPORTS) for _ in (folder / table).iterdir()),
+        "log_mb": (folder / EVENTS).stat().st_size / 2**20,
+        "tables_mb": sum(f.stat().st_size for t in (TRIALS, REPORTS) for f in (folder / t).iterdir()) / 2**20,
     }
 
 

@@ -35,8 +35,9 @@ from bpkd_search.config import SearchConfig, load_search
 from bpkd_search.config.load import parse
 from bpkd_search.config.points import run_at
 from bpkd_search.experiment.trial import Trial
+from bpkd_search.search.backends import CurveBackend, TableBackend, read_table
 from bpkd_search.search.engine import Engine
-from bpkd_search.search.simulate import CurveBackend, TableBackend, compare, read_table, simulate, target
+from bpkd_search.search.simulate import simulate, simulate_search, target
 
 SPACE = {
     "loss.edge_width": {"int": [3, 11], "step": 2},
@@ -94,7 +95,7 @@ def through_ray(trials: int, sampler: str) -> dict[str, Any]:
 def in_simulated_time(trials: int, sampler: str, slots: int, charge: bool) -> dict[str, Any]:
     config = config_of(trials, sampler)
     start, cpu = time.perf_counter(), time.process_time()
-    outcome = simulate(config, CurveBackend(config), slots=slots, charge=charge)
+    outcome = simulate_search(config, CurveBackend(config), slots=slots, charge=charge)
     return {
         "trials": len(outcome.engine.states),
         "slots": slots,
@@ -177,7 +178,7 @@ def on_table(table: Path, space: Path, seeds: int, slots: int, trials: int) -> d
     backend = TableBackend(recorded, config)
     strategies = [("random", "none"), ("tpe", "none"), ("random", "asha"), ("tpe", "asha"), ("tpe", "hyperband"),
                   ("gp", "asha")]  # fmt: skip
-    rows, _ = compare(config, recorded, strategies, seeds=seeds, slots=slots)
+    rows, _ = simulate(config, recorded, strategies, seeds=seeds, slots=slots)
     result = {row["strategy"]: {k: v for k, v in row.items() if k != "strategy"} for row in rows.to_dict("records")}
     theirs = np.array([rays_own(config, backend, slots, seed) for seed in range(seeds)])
     low, middle, high = np.quantile(theirs[:, 0], [0.25, 0.5, 0.75], method="nearest")

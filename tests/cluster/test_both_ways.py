@@ -16,8 +16,9 @@ from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.config.points import to_tree
 from bpkd_search.experiment.trial import Trial
+from bpkd_search.search.backends import CurveBackend
 from bpkd_search.search.engine import Engine
-from bpkd_search.search.simulate import CurveBackend, simulate
+from bpkd_search.search.simulate import simulate_search
 
 
 class Replayed(tune.Trainable):
@@ -42,7 +43,7 @@ def test_the_same_results_lead_to_the_same_trials_stops_and_states(tiny: dict[st
     tiny["train"]["epochs"] = 9
     tiny["search"] = {"trials": 20, "sampler": {"name": "tpe", "startup": 5}, "scheduler": {"grace": 1, "reduction": 3}}
     config = parse(SearchConfig, deepcopy(tiny), "test")
-    simulated = simulate(config, CurveBackend(config), slots=1).engine
+    simulated = simulate_search(config, CurveBackend(config), slots=1).engine
     with connect_ray(None, False):
         engine = Engine(config, tmp_path, "test", fixed=())
 

@@ -19,7 +19,7 @@ import yaml
 from PIL import Image
 
 from bpkd_search import Leaderboard
-from bpkd_search.cluster.confirm import Confirmation, open_held_out, run_confirmation
+from bpkd_search.cluster.confirm import Confirmation, confirm, open_held_out
 from bpkd_search.config import BASELINES, SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.data import open_split
@@ -57,7 +57,7 @@ def noisy(trial: Trial, epoch: int) -> float:
     return curve(trial, epoch) + 0.01 * trial.run.train.seed
 
 
-def confirm(folder: Path, top: int, seeds: int) -> pd.DataFrame:
+def confirmed(folder: Path, top: int, seeds: int) -> pd.DataFrame:
     confirmation = Confirmation(folder, top, seeds)
     drive(confirmation.engine, curve=noisy)
     assert confirmation.engine.done
@@ -71,7 +71,7 @@ def test_the_best_settings_and_all_baselines_run_in_full_over_the_same_fresh_see
     halving = {"scheduler": {"name": "asha", "grace": 2, "reduction": 2}}
     folder = search(tmp_path / "e", tiny, train={**tiny["train"], "seed": 1}, search=halving, curve=falling)
     before = {name: (folder / name).read_bytes() for name in ("events.jsonl", "config.yaml", "study.journal")}
-    rows = confirm(folder, 2, 3)
+    rows = confirmed(folder, 2, 3)
     trials = Leaderboard(folder).trials()
     full = trials[(trials["state"] == "COMPLETE") & (trials["origin"] != "baseline")]
     best = full.head(2)["number"].tolist()
@@ -106,12 +106,11 @@ def test_killed_at_any_moment_and_resumed_is_the_undisturbed_confirmation(
 ) -> None:
     folder = search(tmp_path / "whole", tiny)
     shutil.copytree(folder, tmp_path / "cut")
-    whole = confirm(folder, 2, 2)
+    whole = confirmed(folder, 2, 2)
     first = Confirmation(tmp_path / "cut", 2, 2)
-    assert drive(first.engine, stop_after=moment, curve=noisy) == moment
-    first.engine.recorder._log.close()  # killed: nothing is flushed, no end is told
+    assert drive(first.engine, stop_after=moment, curve=noisy) == moment  # killed: nothing is flushed or closed
     kept = Leaderboard(tmp_path / "cut").confirm()
-    cut = confirm(tmp_path / "cut", 2, 2)
+    cut = confirmed(tmp_path / "cut", 2, 2)
     pd.testing.assert_frame_equal(whole.drop(columns="ended"), cut.drop(columns="ended"))
     merged = kept.merge(cut, on="run", suffixes=("", "_after"))
     assert len(merged) == len(kept) and (merged["ended"] == merged["ended_after"]).all()
@@ -121,14 +120,14 @@ def test_killed_at_any_moment_and_resumed_is_the_undisturbed_confirmation(
 
 def test_more_seeds_and_settings_are_added_and_nothing_runs_twice(tiny: dict[str, Any], tmp_path: Path) -> None:
     folder = search(tmp_path / "e", tiny)
-    first = confirm(folder, 1, 2)
+    first = confirmed(folder, 1, 2)
     assert len(first) == 10
-    pd.testing.assert_frame_equal(confirm(folder, 1, 2), first)
-    wide = confirm(folder, 2, 3)
+    pd.testing.assert_frame_equal(confirmed(folder, 1, 2), first)
+    wide = confirmed(folder, 2, 3)
     assert len(wide) == 18 and not wide.duplicated(["number", "seed"]).any()
     kept = wide[wide["run"] < 10].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, first)
-    pd.testing.assert_frame_equal(confirm(folder, 1, 2), wide)  # less is there already
+    pd.testing.assert_frame_equal(confirmed(folder, 1, 2), wide)  # less is there already
 
 
 def test_a_spent_budget_of_the_search_ends_no_confirmation(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -184,25 +183,25 @@ def test_settings_that_break_a_constraint_or_repeat_a_baseline_are_passed_over(
 
 def test_what_cannot_be_confirmed(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match=r"is no experiment folder \(it has no config.yaml\)"):
-        run_confirmation(tmp_path)
+        confirm(tmp_path)
     config = parse(SearchConfig, tiny, "test")
     experiment.create(tmp_path / "new", config)
     with pytest.raises(ExperimentError, match="has no trials yet"):
-        run_confirmation(tmp_path / "new")
+        confirm(tmp_path / "new")
     engine = Engine(config, tmp_path / "new", "test")
     drive(engine, slots=1, stop_after=17)  # the baselines, and one report of the first trial
     engine.recorder.close()
     with pytest.raises(ExperimentError, match="no searched trial has run its full budget yet"):
-        run_confirmation(tmp_path / "new")
+        confirm(tmp_path / "new")
     folder = search(tmp_path / "e", tiny)
     with pytest.raises(ConfigError) as e:
-        run_confirmation(folder, top=0, seeds=0)
+        confirm(folder, top=0, seeds=0)
     assert e.value.faults == [
         "--top: got 0, must be at least 1",
         "--seeds: got 0, must be at least 2: one seed shows no spread",
     ]
     with experiment.hold(folder), pytest.raises(ExperimentError, match="is held by process"):
-        run_confirmation(folder)
+        confirm(folder)
     assert not (folder / "confirm").exists() and not (folder / "confirmation").exists()
 
 
@@ -305,6 +304,6 @@ def test_a_confirmation_through_ray_stopped_continued_and_tested_on_the_held_out
     ]  # fmt: skip
 
     before = log.read_bytes()
-    board = run_confirmation(out, top=1, seeds=2, test=True)
+    board = confirm(out, top=1, seeds=2, test=True)
     pd.testing.assert_frame_equal(board.confirm(), rows)
     assert log.read_bytes() == before  # nothing ran, and no student met the held-out split a second time

@@ -22,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from bpkd_search import Leaderboard, load_run
 from bpkd_search.config import BASELINES
 from bpkd_search.experiment.commit import code_commit
-from bpkd_search.export.settings import export_best
+from bpkd_search.export import export
 from bpkd_search.training.train import train
 
 PATIENCE = 240
@@ -133,7 +133,7 @@ def test_exported_settings_train_again_to_the_same_score(
 ) -> None:
     out, _ = finished
     best = Leaderboard(out).best(2)
-    files = export_best(Leaderboard(out), 2, tmp_path / "best")
+    files = export(out, tmp_path / "best", 2)
     metrics = train(load_run(files[0]), tmp_path / "again", lambda line: None)
     assert metrics["miou"] == pytest.approx(best["miou"].iloc[0], abs=1e-9)
     assert load_run(files[0]).provenance["trial"] == best["number"].iloc[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bpkd_search.data import LAYOUTS, find_faults, open_split
+from bpkd_search.data import KINDS, find_faults, open_split
 from bpkd_search.data.classes import ADE20K, PASCAL_CONTEXT, VOC, colour_map
 from bpkd_search.errors import DataError
 
@@ -88,7 +88,7 @@ def test_list_that_is_missing_or_names_absent_samples(pascal: Path) -> None:
         open_split("voc", "val", root=pascal)
 
 
-@pytest.mark.parametrize("kind", sorted(set(LAYOUTS) - {"folder"}))
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"folder"}))
 def test_unknown_split_lists_the_valid_ones(kind: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"got split 'trian', must be one of train, val"):
         open_split(kind, "trian", root=tmp_path)

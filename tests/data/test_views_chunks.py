@@ -16,7 +16,6 @@ import pytest
 from bpkd_search.data.views import chunks
 from bpkd_search.data.views.catalog import find, list_stores, remove, verify_store
 from bpkd_search.data.views.layout import Layout
-from bpkd_search.data.views.locks import Held, acquire, hold
 from bpkd_search.data.views.store import ViewStore
 from bpkd_search.errors import DataError, ResourceError
 
@@ -208,15 +207,6 @@ def test_a_disk_that_fills_up_is_an_error_with_the_folder(tmp_path: Path, monkey
     monkeypatch.setattr(chunks, "write_rows", full)
     with pytest.raises(ResourceError, match=r"cannot be written: No space left on device"):
         chunks.build(tmp_path, LAYOUT, Worker(), about={})
-
-
-def test_locks_exclude_share_and_survive_the_removal_of_their_file(tmp_path: Path) -> None:
-    with hold(tmp_path / "x", shared=True), hold(tmp_path / "x", shared=True, block=False), pytest.raises(Held):
-        acquire(tmp_path / "x", block=False)
-    with hold(tmp_path / "x"):
-        (tmp_path / "x").unlink()
-        with hold(tmp_path / "x", block=False):
-            pass
 
 
 def test_stores_are_listed_verified_and_removed_only_when_nobody_reads_them(tmp_path: Path) -> None:

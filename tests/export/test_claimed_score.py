@@ -19,7 +19,8 @@ from bpkd_search.export.claimed_score import TOLERANCE, claim_of, confirmations
 from bpkd_search.export.write import export
 from bpkd_search.report.sections import headline
 from bpkd_search.results.confirm import prediction
-from tests.cluster.test_confirm import confirm, search
+from tests.cluster.test_confirm import confirmed as confirm_settings
+from tests.cluster.test_confirm import search
 from tests.driving import drive
 
 
@@ -27,7 +28,7 @@ from tests.driving import drive
 def confirmed(tiny: dict[str, Any], tmp_path: Path) -> Path:
     """A search whose two best settings and baselines ran again with seeds 1, 2 and 3."""
     folder = search(tmp_path / "exp", tiny)
-    confirm(folder, 2, 3)
+    confirm_settings(folder, 2, 3)
     (folder / "experiment.json").write_text(json.dumps({"commit": "abc123+changes"}))
     return folder
 

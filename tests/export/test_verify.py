@@ -11,10 +11,9 @@ import yaml
 
 from bpkd_search import Leaderboard
 from bpkd_search.export.claimed_score import claim_of
-from tests.cluster.test_confirm import Confirmation, Trial, confirm, search
-from tests.driving import curve, drive
-
 from tests.cli.test_cli import write
+from tests.cluster.test_confirm import Confirmation, Trial, confirmed, search
+from tests.driving import curve, drive
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def test_a_confirmed_setting_is_trained_with_a_fresh_seed_as_train_does(
 ) -> None:
     tiny["train"]["epochs"] = 1
     folder = search(tmp_path / "exp", tiny)
-    confirm(folder, 1, 2)  # made-up scores, far above what this student learns
+    confirmed(folder, 1, 2)  # made-up scores, far above what this student learns
     code, out, err = call(
         "export", folder, "--out", tmp_path / "best", "--format", "json", "--format", "yaml", "--verify"
     )
@@ -88,10 +87,10 @@ def test_what_cannot_be_verified_is_said_before_anything_is_written_or_trained(
     (trained / "metrics.json").write_text('{"miou": 0.4}')
     for arguments, said in (
         ([plain, "--verify"], f"{plain}: 1 error(s)\n  provenance: holds no score to verify"),
-        ([claims], f"{claims}: is a file, which is only verified"),
-        ([claims, "--verify", "--out", out], "--verify without --out"),
+        ([claims], f"{claims}: is a file, which can only be verified"),
+        ([claims, "--verify", "--out", out], "give --verify and no --out"),
         ([folder, "--verify"], f"{folder}: needs --out, a folder for the files"),
-        ([tmp_path / "none.yaml", "--verify"], "none.yaml: is not there"),
+        ([tmp_path / "none.yaml", "--verify"], "none.yaml: no such file or folder"),
         ([folder, "--verify", "--out", out, "--format", "json"], "--format: 1 error(s)\n  got json, must have yaml"),
         ([trained, "--verify", "--out", out], f"{trained}: 1 error(s)\n  provenance: holds no score"),
     ):

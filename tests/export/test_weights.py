@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import to_tree
-from bpkd_search.errors import ExperimentError, UserError
+from bpkd_search.errors import ExperimentError, MissingPackageError, UserError
 from bpkd_search.export import weights as weights_module
 from bpkd_search.export.write import export
 from bpkd_search.models import Segmentor, save_weights
@@ -144,11 +144,10 @@ def test_a_missing_package_names_the_extra(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(tiny, tmp_path / "run", "mobilenetv3_small_050")
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        weights_module.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name)
-    )
-    with pytest.raises(UserError, match=r"needs onnxscript: pip install 'bpkd-search\[export\]'"):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(
+        MissingPackageError, match=r"--format onnx: needs onnxscript, .* pip install 'bpkd-search\[export\]'"
+    ):
         export(tmp_path / "run", tmp_path / "out", 1, ["all"])
     assert not (tmp_path / "out").exists()
 

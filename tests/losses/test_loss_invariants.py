@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bpkd_search.losses import CIRKD, FeatureMSE, bpkd_loss, cwd_loss, dist_loss, dkd_loss, kd_loss
+from bpkd_search.losses import FeatureMSE, bpkd_loss, cirkd_loss, cwd_loss, dist_loss, dkd_loss, kd_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -35,7 +35,7 @@ LOGIT_LOSSES: dict[str, Loss] = {
     "dist": dist_loss,
     "dkd": dkd_loss,
 }
-LOSSES: dict[str, Loss] = {**LOGIT_LOSSES, "feature_mse": _feature_mse, "cirkd": CIRKD()}
+LOSSES: dict[str, Loss] = {**LOGIT_LOSSES, "feature_mse": _feature_mse, "cirkd": cirkd_loss}
 SHIFTABLE = ("kd", "dist", "dkd", "bpkd without either")
 
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())

@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from bpkd_search.errors import ExperimentError, ResourceError, UserError
 from bpkd_search.pictures.panels import Panels, Picture
 from bpkd_search.report.page import report_page, script_json, write_report
-from bpkd_search.report.sections import headline, rank_agreement, sections
+from bpkd_search.report.sections import headline, sections
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show import dashboard as report_dashboard
 from tests.experiments import make
@@ -131,17 +131,16 @@ def test_gains_are_differences_in_points(board: Leaderboard) -> None:
     assert "Found by neither: class 2." in part.remarks
 
 
-def test_rank_agreement_is_spearmans(board: Leaderboard) -> None:
+def test_rungs_are_drawn_beside_spearmans_correlation_with_the_end(board: Leaderboard) -> None:
     trials, reports = board.trials(), board.reports()
     full = trials[trials["state"] == "COMPLETE"]["number"].tolist()
-    table = rank_agreement(trials, reports, "miou").set_index("epoch")
     curve = {n: reports[reports["number"] == n]["miou"].tolist() for n in full}
-    for epoch in (1, 2, 3):
-        expected = spearmanr([curve[n][epoch - 1] for n in full], [curve[n][3] for n in full]).statistic
-        assert table.loc[epoch, "rho"] == pytest.approx(expected)
-    assert table.loc[4, "rho"] == pytest.approx(1.0)
-    shapes = drawn(board)["Does the first rung know?"].figures[0]["layout"]["shapes"]
-    assert [shape["x0"] for shape in shapes] == [1, 2]
+    chart = drawn(board)["Does the first rung know?"].figures[0]
+    (line,) = chart["data"]
+    assert line["x"] == [1, 2, 3, 4]
+    expected = [spearmanr([curve[n][e] for n in full], [curve[n][3] for n in full]).statistic for e in range(4)]
+    assert line["y"] == pytest.approx(expected)
+    assert [shape["x0"] for shape in chart["layout"]["shapes"]] == [1, 2]
 
 
 def test_parallel_coordinates_place_log_values_and_missing_ones(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 from bpkd_search import Leaderboard
 from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.results.importance import TREES, scope
+from bpkd_search.show.analysis import show_comparison
 from tests.experiments import SPACE, make
 
 BASELINES = [
@@ -74,6 +75,20 @@ def test_comparison_at_equal_epochs_and_at_equal_seconds(board: Leaderboard) -> 
     assert cheap["best"].to_dict() == {"bpkd": 0.3, "ce": 0.3, "cwd": 0.3, "kd": 0.2, "bpkd-paper": 0.1}
     assert cheap["epochs"].to_dict() == {"bpkd": 2, "ce": 4, "cwd": 2, "kd": 2, "bpkd-paper": 1}
     assert cheap.loc["bpkd", ["median", "best_vs_paper", "best_vs_plain"]].tolist() == pytest.approx([0.25, 0.2, 0.0])
+
+
+def test_where_ce_leads_it_is_the_plain_baseline_to_beat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ahead = {"method": "ce", "origin": "baseline", "curve": [0.1, 0.2, 0.3, 0.45], "seconds": 5.0}
+    # A sampled trial of a plain method is no baseline.
+    sampled = {"method": "ce", "curve": [0.1, 0.2, 0.3, 0.48], "seconds": 5.0}
+    board = Leaderboard(make(tmp_path / "exp", [ahead, *BASELINES[1:], *SEARCHED, sampled]))
+    table = board.compare()
+    full = table[table["at"] == "equal epochs"].set_index("method")
+    assert full["best_vs_plain"].to_dict() == pytest.approx(
+        {"bpkd": 0.05, "ce": 0.03, "kd": -0.05, "cwd": -0.07, "bpkd-paper": -0.1}
+    )
+    show_comparison(board, None)
+    assert "vs plain: less the best plain baseline (ce, kd, cwd)." in " ".join(capsys.readouterr().out.split())
 
 
 def test_comparison_of_chosen_methods_and_of_unknown_ones(board: Leaderboard) -> None:

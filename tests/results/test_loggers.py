@@ -9,23 +9,21 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
-from bpkd_search.errors import ConfigError
+from bpkd_search.config.models import Logging
+from bpkd_search.errors import ConfigError, MissingPackageError
 from bpkd_search.results.loggers import make_loggers
 from bpkd_search.search.engine import Engine
 from tests.driving import drive
 
-OFF: dict[str, Any] = {"tensorboard": False, "mlflow": False, "wandb": False, "csv": False}
 
-
-def settings(config: SearchConfig, **switches: Any) -> Any:
-    return SimpleNamespace(name=config.name, space=config.space, logging=SimpleNamespace(**{**OFF, **switches}))
+def settings(config: SearchConfig, **switches: Any) -> SearchConfig:
+    return config.model_copy(update={"logging": Logging(**switches)})
 
 
 def searched(tiny: dict[str, Any], folder: Path, **switches: Any) -> Engine:
@@ -71,6 +69,18 @@ def test_csv_has_every_report_once_also_after_a_resume(tiny: dict[str, Any], tmp
     assert {r["loss"] for r in rows} == {""} and {r["gpu_seconds"] for r in rows if r["epoch"] == "2"} == {"4.0"}
 
 
+def test_a_csv_begun_with_other_measures_keeps_its_columns(tiny: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "e/logs/reports.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text("epoch,number,gpu_seconds,retired,miou\r\n")
+    engine = searched(tiny, tmp_path / "e", csv=True)
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert {(int(r["number"]), int(r["epoch"])): float(r["miou"]) for r in rows} == all_reports(engine)
+    assert {float(r["gpu_seconds"]) == 2.0 * int(r["epoch"]) for r in rows} == {True}
+    assert {r["retired"] for r in rows} == {""} and {len(r) for r in rows} == {5}
+
+
 def test_tensorboard_reads_scalars_and_points(tiny: dict[str, Any], tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -88,6 +98,39 @@ def test_tensorboard_reads_scalars_and_points(tiny: dict[str, Any], tmp_path: Pa
         end = HParamsPluginData.FromString(reader.SummaryMetadata("_hparams_/session_end_info").plugin_data.content)
         assert end.session_end_info.status == (2 if engine.states[number] == "FAILED" else 1)
     assert found == pytest.approx(all_reports(engine))
+
+
+def mixture(tiny: dict[str, Any]) -> dict[str, Any]:
+    """A search over one term of a mixture, whose path has the term's index."""
+    return tiny | {
+        "loss": {"terms": [{"method": "kd"}, {"method": "bpkd", "edge_width": 3}]},
+        "space": {"loss.terms.1.edge_weight": {"float": [0.05, 50], "log": True}},
+    }
+
+
+def test_a_parameter_inside_a_list_reaches_the_csv_file(tiny: dict[str, Any], tmp_path: Path) -> None:
+    engine = searched(mixture(tiny), tmp_path / "e", csv=True)
+    with (tmp_path / "e/logs/reports.csv").open(newline="") as file:
+        written = {int(r["number"]): r["loss.terms.1.edge_weight"] for r in csv.DictReader(file)}
+    assert {n: float(value) for n, value in written.items() if n >= 4} == {
+        n: trial.run.loss.terms[1].edge_weight for n, trial in engine.trials.items() if n >= 4
+    }
+    assert [written[n] for n in range(4)] == [""] * 4  # the baselines are no mixtures
+
+
+def test_a_parameter_inside_a_list_reaches_the_hparams_of_tensorboard(tiny: dict[str, Any], tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    engine = searched(mixture(tiny), tmp_path / "e", tensorboard=True)
+    for number, trial in engine.trials.items():
+        reader = accumulator.EventAccumulator(str(tmp_path / f"e/logs/tensorboard/trial-{number:05d}"))
+        reader.Reload()
+        start = HParamsPluginData.FromString(reader.SummaryMetadata("_hparams_/session_start_info").plugin_data.content)
+        point = start.session_start_info.hparams
+        assert ("loss.terms.1.edge_weight" in point) == (number >= 4)
+        if number >= 4:
+            assert point["loss.terms.1.edge_weight"].number_value == trial.run.loss.terms[1].edge_weight
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -151,15 +194,13 @@ def test_wandb_offline_keeps_every_report(
 def test_a_package_that_is_missing_is_named_with_its_extra(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import importlib
-
-    def missing(name: str) -> Any:
-        raise ImportError(name)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
     config = parse(SearchConfig, tiny, "test")
-    for switch in ("tensorboard", "mlflow", "wandb"):
-        with pytest.raises(ConfigError, match=rf"logging\.{switch}: needs .*bpkd-search\[{switch}\]"):
+    for switch, package in (("tensorboard", "tensorboardX"), ("mlflow", "mlflow"), ("wandb", "wandb")):
+        for module in [name for name in sys.modules if name.partition(".")[0] == package]:
+            monkeypatch.delitem(sys.modules, module)
+        monkeypatch.setitem(sys.modules, package, None)
+        message = rf"logging\.{switch}: needs {package}, .* pip install 'bpkd-search\[{switch}\]'"
+        with pytest.raises(MissingPackageError, match=message):
             make_loggers(settings(config, **{switch: True}), tmp_path)
 
 

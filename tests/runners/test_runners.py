@@ -197,8 +197,14 @@ def test_slurm_gives_up_when_nodes_do_not_join_or_the_head_ends(place: Place) ->
     assert place.calls("bpkd-search") == []
 
 
-def test_slurm_refuses_a_missing_space_before_it_starts_ray(place: Place) -> None:
-    code, said = place.run("slurm.sbatch", "absent.yaml")
+def test_slurm_takes_the_name_of_an_installed_search_space(place: Place) -> None:
+    assert place.run("slurm.sbatch", "quickstart")[0] == 0
+    assert place.calls("bpkd-search") == [["run", "quickstart", "--address", "auto", "--resume"]]
+
+
+@pytest.mark.parametrize("arguments", [["absent.yaml"], ["folder/absent.yaml"], ["--trials", "3"], []], ids=str)
+def test_slurm_refuses_a_missing_space_before_it_starts_ray(place: Place, arguments: list[str]) -> None:
+    code, said = place.run("slurm.sbatch", *arguments)
     assert code == 1
-    assert "absent.yaml': no such file" in said
+    assert f"'{arguments[0] if arguments else ''}': no such file" in said
     assert not (place.folder / "log").exists()

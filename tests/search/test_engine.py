@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
-from optuna.storages import JournalStorage
+from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
@@ -138,8 +138,7 @@ def test_killed_at_any_moment_and_resumed_is_the_undisturbed_search(
     config = config_of(tiny)
     undisturbed = run_whole(tmp_path / "whole", config)
     first = start(tmp_path / "cut", config)
-    assert drive(first, slots=1, stop_after=moment) == moment
-    first.recorder._log.close()  # killed: nothing is flushed, no end is told
+    assert drive(first, slots=1, stop_after=moment) == moment  # killed: nothing is flushed or closed
     second = start(tmp_path / "cut", config)
     drive(second, slots=1)
     second.recorder.close()
@@ -152,7 +151,6 @@ def test_a_torn_last_line_is_dropped_and_the_search_goes_on(tiny: dict[str, Any]
     config = config_of(tiny)
     first = start(tmp_path / "e", config)
     drive(first, slots=1, stop_after=20)
-    first.recorder._log.close()
     with (tmp_path / "e" / "events.jsonl").open("ab") as file:
         file.write(b'{"event":"report","number":2,"epo')
     second = start(tmp_path / "e", config)
@@ -170,7 +168,6 @@ def test_asks_that_died_before_they_were_logged_leave_no_running_trial(tiny: dic
     lost = first.study.ask(3, {"loss.edge_weight": 50.0, "loss.edge_width": 7})
     first.study.study.enqueue_trial({"loss.edge_weight": 1.0, "loss.edge_width": 3})
     first.study.study.ask()
-    first.recorder._log.close()
     second = start(tmp_path / "cut", config)
     drive(second, slots=1)
     assert lost == {"loss.edge_weight": 50.0, "loss.edge_width": 7}
@@ -181,6 +178,22 @@ def test_asks_that_died_before_they_were_logged_leave_no_running_trial(tiny: dic
     assert TrialState.RUNNING not in states
     assert TrialState.WAITING not in states
     assert states.count(TrialState.FAIL) == 1
+
+
+def test_a_study_in_a_database_beside_others_resumes_as_one_in_a_folder(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """There Optuna's ids of trials are not their numbers."""
+    config = config_of(tiny)
+    undisturbed = run_whole(tmp_path / "whole", config)
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    other = optuna.create_study(storage=url, study_name="other")
+    for _ in range(5):
+        other.ask()
+    experiment.create(tmp_path / "cut", config)
+    for moment in (20, 45, None):
+        engine = Engine(config, tmp_path / "cut", "test", storage=RDBStorage(url))
+        drive(engine, slots=1, stop_after=moment)
+    assert story(engine) == undisturbed
+    assert [trial.state for trial in other.trials] == [TrialState.RUNNING] * 5
 
 
 def test_interrupted_trials_stay_running_and_go_on_first(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ import statistics
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from bpkd_search.config.search import Scheduler
-from bpkd_search.search.stopping import Asha, Hyperband, Median, Never, crowding, make_rungs, place, rank_correlation
+from bpkd_search.search.stopping import Asha, Hyperband, Median, Never, crowding, make_rungs, place
 
 
 @pytest.mark.parametrize(
@@ -129,13 +128,3 @@ def test_ends_of_a_front_are_roomier_than_its_crowded_middle() -> None:
     assert room[0] == room[3] == math.inf
     assert room[1] == pytest.approx(0.55 + 0.55)
     assert room[2] == pytest.approx(0.5 + 0.5)
-
-
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=20))
-def test_rank_correlation_is_scipys(pairs: list[tuple[int, int]]) -> None:
-    a, b = [float(x) for x, _ in pairs], [float(y) for _, y in pairs]
-    mine = rank_correlation(a, b)
-    if len(set(a)) < 2 or len(set(b)) < 2:
-        assert math.isnan(mine)
-    else:
-        assert mine == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)

@@ -10,11 +10,10 @@ import torch
 
 from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.load import parse
-from bpkd_search.config.loss import LOSSES, terms_of
 from bpkd_search.config.points import run_at
 from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import CheckpointError, ResourceError
-from bpkd_search.losses import Criterion, bpkd_loss, parameters
+from bpkd_search.losses import bpkd_loss
 from bpkd_search.models.build import pick_device
 from bpkd_search.models.heads import resize
 from bpkd_search.training.distill import Distillation, Diverged, evaluate
@@ -170,10 +169,3 @@ def test_evaluation_resizes_logits_to_the_labels(tiny: dict[str, Any], store: Vi
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(ResourceError, match="cuda:77"):
         pick_device("cuda:77")
-
-
-@pytest.mark.parametrize("method", [m for m in LOSSES if m not in ("ce", "mix")])
-def test_config_and_functions_have_the_same_parameters_and_defaults(method: str) -> None:
-    block = LOSSES[method]()
-    assert {k: v for k, v in block.model_dump().items() if k != "method"} == parameters(method)
-    assert Criterion([term.model_dump() for term in terms_of(block)], student_channels=4, teacher_channels=8)

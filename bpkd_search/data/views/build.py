@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from bpkd_search.data.views import chunks
-from bpkd_search.data.views.chunks import Map, Progress, Table, thread_map
+from bpkd_search.data.views.chunks import Map, Progress, Table, cache_lock, thread_map
 from bpkd_search.data.views.codecs import Codec, open_codec
 from bpkd_search.data.views.layout import Array, Layout
-from bpkd_search.data.views.locks import hold
 from bpkd_search.data.views.recipe import ViewRecipe
 from bpkd_search.data.views.store import MANIFEST, USE, ViewStore
 from bpkd_search.errors import DataError, ResourceError
+from bpkd_search.files import write_text
 
 Teacher = Callable[[Tensor], Tensor]
 # Views a chunk of logits; on a CPU that is seconds of work for a large teacher.
@@ -61,7 +61,7 @@ def build_views(
         return ViewStore(path, recipe=opened)
     require_space(root, {"the views": sum(bytes_left(path / name, layout) for name, layout in layouts.items())})
     work = {"train": recipe.train_rows, "val": recipe.val_rows}
-    with hold(path / USE, shared=True):
+    with cache_lock(path / USE, shared=True):
         if not (path / MANIFEST).is_file():
             manifest = {
                 "class_names": recipe.train.class_names,
@@ -72,7 +72,7 @@ def build_views(
                 "width": recipe.train_transform.width,
                 **recipe.about,
             }
-            chunks.write_whole(path / MANIFEST, json.dumps(manifest, indent=1))
+            write_text(path / MANIFEST, json.dumps(manifest, indent=1))
         for name, layout in layouts.items():
             shown = progress if name == "train" else None
             chunks.build(path / name, layout, work[name], about={}, map=map, progress=shown, waiting=waiting)

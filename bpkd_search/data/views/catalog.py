@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from bpkd_search.data.views import chunks
-from bpkd_search.data.views.chunks import Table
-from bpkd_search.data.views.locks import Held, hold
+from bpkd_search.data.views.chunks import Table, cache_lock
 from bpkd_search.data.views.store import MANIFEST, USE
 from bpkd_search.errors import DataError
+from bpkd_search.files import Held
 
 DAY = 86_400.0
 
@@ -75,7 +75,7 @@ def verify_store(path: Path, say: Callable[[str], None]) -> int:
     damaged = 0
     if not path.is_dir():
         return 0
-    with hold(path / USE, shared=True):
+    with cache_lock(path / USE, shared=True):
         for folder in _parts(path):
             where = folder.relative_to(path.parent)
             if Table.read(folder) is None:
@@ -90,7 +90,7 @@ def verify_store(path: Path, say: Callable[[str], None]) -> int:
 def remove(entry: Entry) -> None:
     """Free a store. Errors: `DataError` while a process reads or builds it."""
     try:
-        with hold(entry.path / USE, block=False):
+        with cache_lock(entry.path / USE, block=False):
             shutil.rmtree(entry.path)
     except Held:
         raise DataError(f"{entry.path}: is in use by another process; nothing of it was removed") from None

@@ -15,16 +15,20 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bpkd_search.data.views.layout import Array, Layout, has_size, open_arrays, shape_file, write_rows
-from bpkd_search.data.views.locks import hold
 from bpkd_search.errors import DataError, ResourceError
+from bpkd_search.files import lock, write_text
 
 TABLE = "chunks.json"
+
+# Locks of the cache of views and teachers.
+cache_lock = partial(lock, error=DataError, remedy="set data.views_dir to a file system with locks")
 
 Progress = Callable[[int, int], None]
 Work = Callable[[int, int], dict[str, Array]]
@@ -55,7 +59,7 @@ class Table:
 
     def write(self, folder: Path) -> None:
         """Write the table, whole or not at all."""
-        write_whole(folder / TABLE, json.dumps(asdict(self)))
+        write_text(folder / TABLE, json.dumps(asdict(self)))
 
     @property
     def missing(self) -> list[int]:
@@ -109,7 +113,7 @@ def build(
     """
     if finished(folder, layout):
         return
-    with hold(folder / "lock", notice=waiting):
+    with cache_lock(folder / "lock", notice=waiting):
         table = _begin(folder, layout, about)
         task = ChunkTask(folder, table.token, layout, work)
         for chunk, crc in map(task, table.missing):
@@ -146,7 +150,7 @@ def _begin(folder: Path, layout: Layout, about: dict[str, Any]) -> Table:
 
 def verify(folder: Path) -> list[int]:
     """Check every finished chunk, forget those that changed so that the next build makes them, and list them."""
-    with hold(folder / "lock"):
+    with cache_lock(folder / "lock"):
         table = Table.read(folder)
         return [] if table is None else _mend(folder, table)
 
@@ -206,13 +210,3 @@ def thread_map(
         finally:
             for future in futures:
                 future.cancel()
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from bpkd_search.data.views import chunks
 from bpkd_search.data.views.build import bytes_left, require_space
-from bpkd_search.data.views.chunks import Table, thread_map
+from bpkd_search.data.views.chunks import Table, cache_lock, thread_map
 from bpkd_search.data.views.layout import REMEDY, Array
-from bpkd_search.data.views.locks import hold
 from bpkd_search.data.views.store import MANIFEST, USE
 from bpkd_search.errors import DataError, ResourceError
+from bpkd_search.files import write_text
 
 OPTION = "data.local_dir"
 # One chunk is fetched while another is written.
@@ -72,9 +72,9 @@ def copy_store(contents: Contents, root: Path, rows: Rows) -> int:
         return got
 
     require_space(root, {"a copy of the views": contents.missing(root)}, OPTION)
-    with hold(path / USE, shared=True):
+    with cache_lock(path / USE, shared=True):
         if not (path / MANIFEST).is_file():
-            chunks.write_whole(path / MANIFEST, contents.manifest)
+            write_text(path / MANIFEST, contents.manifest)
         for part, table in contents.tables.items():
             work = partial(fetch, part, table)
             two = partial(thread_map, threads=AT_ONCE)

@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,10 +17,9 @@ import torch
 from torch import Tensor
 
 from bpkd_search.data.views import chunks
-from bpkd_search.data.views.chunks import Table
+from bpkd_search.data.views.chunks import Table, cache_lock
 from bpkd_search.data.views.codecs import open_codec
 from bpkd_search.data.views.layout import Array
-from bpkd_search.data.views.locks import acquire
 from bpkd_search.data.views.recipe import ViewRecipe
 from bpkd_search.errors import DataError
 
@@ -126,12 +126,11 @@ class ViewStore:
 
 def _use(store: ViewStore, path: Path) -> None:
     """Mark the store as used, now and as long as it is open; a folder that cannot be written needs no mark."""
-    try:
-        descriptor = acquire(path / USE, shared=True)
+    used = ExitStack()
+    weakref.finalize(store, used.close)
+    with suppress(DataError, OSError):
+        used.enter_context(cache_lock(path / USE, shared=True))
         os.utime(path / USE)
-    except (DataError, OSError):
-        return
-    weakref.finalize(store, os.close, descriptor)
 
 
 def _gather(array: Array, rows: Array) -> Tensor:

@@ -1,0 +1,125 @@
+"""The kinds of data sets: one entry each, with its splits, its options and the function that opens a split.
+
+To add a kind, write its opener and its entry here. An opener is called as `opener(split, root, **options)`, with every
+option of its block by name. Free of torch, so that a configuration is read in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import Field, create_model
+
+from bpkd_search.blocks import Block
+
+B = TypeVar("B", bound=Block)
+CityscapesLabels = Literal["labelIds", "labelTrainIds"]
+
+
+class CityscapesData(Block):
+    """Which masks of Cityscapes are read."""
+
+    labels: CityscapesLabels = Field(
+        default="labelIds", description="Raw ids as downloaded, or masks converted to the 19 train ids."
+    )
+
+
+class FolderData(Block):
+    """Where a data set of one's own keeps images and masks, and what the ids mean."""
+
+    images: str = Field(default="images/{split}", description="Images below `data.root`; `{split}` is the split.")
+    masks: str = Field(default="masks/{split}", description="Masks below `data.root`, likewise.")
+    class_names: tuple[str, ...] = Field(
+        min_length=1, max_length=200, description="One name per class, in the order of class ids."
+    )
+    ignore_id: int = Field(default=255, description="Mask id of pixels that are ignored.")
+    id_map: dict[int, int] | None = Field(
+        default=None, description="Mask id to class id, or to 255 (ignored); without it, mask ids are class ids."
+    )
+
+
+class PascalContextData(Block):
+    """Which classes of PASCAL Context are learned."""
+
+    background: bool = Field(default=False, description="60 classes with background as class 0, instead of 59.")
+
+
+class SyntheticData(Block):
+    """How many scenes the package draws, at which size, and from which seed."""
+
+    train_images: int = Field(default=96, ge=1, description="Scenes of the training split.")
+    val_images: int = Field(default=32, ge=1, description="Scenes of the validation split.")
+    height: int = Field(default=96, ge=32, description="Height of a scene in pixels.")
+    width: int = Field(default=128, ge=32, description="Width of a scene in pixels.")
+    seed: int = Field(default=0, ge=0, description="Another seed draws other scenes.")
+
+
+class VocData(Block):
+    """Which masks of PASCAL VOC 2012 are read."""
+
+    augmented: bool = Field(
+        default=False, description="Masks of SegmentationClassAug, and trainaug.txt as the training list."
+    )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of data set.
+
+    `opener` is "module:function". `splits` is None where the user's folders decide. `required` names the options
+    that a caller of `open_split` must give; `default` is the block of a configuration that has none.
+    """
+
+    opener: str
+    splits: tuple[str, ...] | None = ("train", "val")
+    needs_root: bool = True
+    options: type[Block] | None = None
+    default: Block | None = None
+    required: tuple[str, ...] = ()
+
+    def load_opener(self) -> Callable[..., Any]:
+        """Import the opener."""
+        module, _, function = self.opener.partition(":")
+        opener: Callable[..., Any] = getattr(import_module(module), function)
+        return opener
+
+
+KINDS: dict[str, Kind] = {
+    "ade20k": Kind("bpkd_search.data.layouts:open_ade20k"),
+    "camvid": Kind("bpkd_search.data.layouts:open_camvid", splits=("train", "val", "test")),
+    "cityscapes": Kind("bpkd_search.data.layouts:open_cityscapes", options=CityscapesData),
+    "folder": Kind(
+        "bpkd_search.data.layouts:open_folder",
+        splits=None,
+        options=FolderData,
+        required=("images", "masks", "class_names"),
+    ),
+    "pascal_context": Kind("bpkd_search.data.layouts:open_pascal_context", options=PascalContextData),
+    "synthetic": Kind(
+        "bpkd_search.data.synthetic:open_synthetic", needs_root=False, options=SyntheticData, default=SyntheticData()
+    ),
+    "voc": Kind("bpkd_search.data.layouts:open_voc", options=VocData),
+}
+
+OPTION_BLOCKS = tuple(name for name, kind in KINDS.items() if kind.options is not None)
+
+if TYPE_CHECKING:
+    KindName = str
+else:
+    KindName = Literal[tuple(KINDS)]
+
+
+def with_option_blocks(model: type[B]) -> type[B]:
+    """Class decorator: the model with one more field for each kind that has options, named as the kind.
+
+    The field is optional, unless the kind has a default block.
+    """
+    fields: dict[str, Any] = {
+        name: (kind.options | None if kind.default is None else kind.options, kind.default)
+        for name, kind in KINDS.items()
+        if kind.options is not None
+    }
+    return create_model(model.__name__, __base__=model, __module__=model.__module__, __doc__=model.__doc__, **fields)

@@ -1,0 +1,40 @@
+"""Opening a split of a data set by the name of its kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpkd_search.data.kinds import KINDS
+from bpkd_search.errors import DataError
+
+if TYPE_CHECKING:
+    from bpkd_search.data.base import Dataset
+
+
+def open_split(kind: str, split: str, *, root: Path | None = None, **options: Any) -> Dataset:
+    """Open the "train" or "val" split (where the kind has one, "test") of a data set of a kind in `KINDS`.
+
+    Options are the fields of the kind's block. Files are found and paired now and read on demand.
+    Raises `DataError` for an unknown kind, split or option, and for missing or unpaired files.
+    """
+    if kind not in KINDS:
+        raise DataError(f"data kind: got '{kind}', must be one of {', '.join(KINDS)}")
+    entry = KINDS[kind]
+    known = list(entry.options.model_fields) if entry.options else []
+    unknown = sorted(set(options) - set(known))
+    missing = [name for name in entry.required if name not in options]
+    faults = [f"{what} {', '.join(names)}" for what, names in (("unknown", unknown), ("missing", missing)) if names]
+    if faults:
+        raise DataError(f"data kind '{kind}': options {'; '.join(faults)}; it takes: {', '.join(known) or 'none'}")
+    if entry.splits is not None and split not in entry.splits:
+        raise DataError(f"data kind '{kind}': got split '{split}', must be one of {', '.join(entry.splits)}")
+    if entry.needs_root:
+        if root is None:
+            raise DataError(f"data kind '{kind}' needs root, the folder that holds the data set")
+        if not root.is_dir():
+            raise DataError(f"data kind '{kind}': no such folder: {root}")
+    # Values are the opener's to check; the block gives the defaults.
+    complete = dict(entry.options.model_construct(**options)) if entry.options else {}
+    dataset: Dataset = entry.load_opener()(split, root, **complete)
+    return dataset

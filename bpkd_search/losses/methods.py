@@ -1,0 +1,183 @@
+"""The distillation methods: one entry each, without torch. An entry is the method's block of the configuration.
+
+To add a method, write its function in a module of this room and its entry here; nothing else lists methods. Weights
+of the same method differ by orders of magnitude between codebases because they reduce differently, so an entry
+gives every published weight with the factor that turns it into ours (per labelled pixel or per class).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from bpkd_search.blocks import PerClass, Temperature, Weight
+from bpkd_search.errors import ConfigError
+from bpkd_search.losses.entry import LossMethod, PublishedWeight
+
+_WEIGHT = "Weight of the loss."
+_TEMPERATURE = "Divides the logits before the softmax."
+
+_SAME_FORM = "batch mean of the same formulas; the authors published no training code"
+_PER_CLASS = "KL summed over space, divided by images and classes, times tau^2: as ours"
+_PER_SAMPLE = "mean per sample there, per pixel here"
+
+
+class Ce(LossMethod):
+    """No distillation: the cross-entropy alone."""
+
+    method: Literal["ce"] = "ce"
+    needs = "nothing"
+
+
+class Bpkd(LossMethod):
+    """Edges per pixel over classes, bodies per class over space.
+
+    The defaults are the paper's setting.
+    """
+
+    method: Literal["bpkd"] = "bpkd"
+    edge_width: int = Field(default=7, description="Side of the edge window in label pixels, odd, from 3 to 63.")
+    edge_weight: Weight = Field(default=50.0, description="Weight of the edge term.")
+    body_weight: Weight = Field(default=20.0, description="Weight of the body term.")
+    alpha: PerClass = Field(default=2.0, description="Scales the edge term: one number, or one for each class.")
+    edge_temperature: Temperature = Field(default=1.0, description="Temperature of the edge term.")
+    body_temperature: Temperature = Field(default=1.0, description="Temperature of the body term.")
+    pre_mask: bool = Field(default=True, description="Multiply logits by the edge mask before the edge term's softmax.")
+    post_mask: bool = Field(default=True, description="Multiply the edge term's divergences by the edge mask.")
+
+    function = "bpkd_search.losses.bpkd:bpkd_loss"
+    parts = {"edge": "edge_weight", "body": "body_weight"}
+    source = "arXiv 2306.08075"
+    published = (
+        PublishedWeight("independent reimplementations", "edge_weight", 50.0, "1", _SAME_FORM),
+        PublishedWeight("independent reimplementations", "body_weight", 20.0, "1", _SAME_FORM),
+    )
+
+    @field_validator("edge_width")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if not (3 <= value <= 63 and value % 2):
+            raise ValueError("must be an odd integer from 3 to 63")
+        return value
+
+
+class Kd(LossMethod):
+    """Pixel-wise KL over classes."""
+
+    method: Literal["kd"] = "kd"
+    weight: Weight = Field(default=1.0, description=_WEIGHT)
+    temperature: Temperature = Field(default=1.0, description=_TEMPERATURE)
+
+    function = "bpkd_search.losses.logits:kd_loss"
+    source = "arXiv 1503.02531"
+    published = (
+        PublishedWeight("winycg/CIRKD", "weight", 1.0, "1", "KL per pixel, times tau^2: as ours"),
+        PublishedWeight(
+            "irfanICMLL/structure_knowledge_distillation",
+            "weight",
+            10.0,
+            "B",
+            "cross-entropy (same gradient) per pixel, but summed over the images of a GPU",
+        ),
+        PublishedWeight(
+            "irfanICMLL/TorchDistiller",
+            "weight",
+            10.0,
+            "1 / C",
+            "KL averaged over classes too, without tau^2 (tau is 1)",
+        ),
+    )
+
+
+class Cwd(LossMethod):
+    """Channel-wise KL over space."""
+
+    method: Literal["cwd"] = "cwd"
+    weight: Weight = Field(default=3.0, description=_WEIGHT)
+    temperature: Temperature = Field(default=4.0, description=_TEMPERATURE)
+
+    function = "bpkd_search.losses.logits:cwd_loss"
+    source = "arXiv 2011.13256"
+    published = (
+        PublishedWeight("CWD paper (tau 4)", "weight", 3.0, "1", _PER_CLASS),
+        PublishedWeight("winycg/CIRKD (tau 4)", "weight", 3.0, "1", _PER_CLASS),
+        PublishedWeight("open-mmlab/mmrazor (tau 1)", "weight", 5.0, "1", _PER_CLASS),
+    )
+
+
+class Dist(LossMethod):
+    """1 - Pearson correlation over classes and over pixels."""
+
+    method: Literal["dist"] = "dist"
+    weight: Weight = Field(default=1.0, description=_WEIGHT)
+    inter_weight: Weight = Field(default=1.0, description="Weight of the correlation over classes.")
+    intra_weight: Weight = Field(default=1.0, description="Weight of the correlation over pixels.")
+    temperature: Temperature = Field(default=1.0, description=_TEMPERATURE)
+
+    function = "bpkd_search.losses.logits:dist_loss"
+    source = "arXiv 2205.10536"
+    published = (
+        PublishedWeight("hunto/DIST_KD", "inter_weight", 1.0, "1", "mean over pixels: as ours"),
+        PublishedWeight("hunto/DIST_KD", "intra_weight", 1.0, "1", "mean over classes: as ours"),
+    )
+
+
+class Dkd(LossMethod):
+    """Target class and the rest, decoupled."""
+
+    method: Literal["dkd"] = "dkd"
+    weight: Weight = Field(default=1.0, description=_WEIGHT)
+    alpha: Weight = Field(default=1.0, description="Weight of the target class against the rest.")
+    beta: Weight = Field(default=8.0, description="Weight of the other classes among themselves.")
+    temperature: Temperature = Field(default=4.0, description=_TEMPERATURE)
+
+    function = "bpkd_search.losses.logits:dkd_loss"
+    source = "arXiv 2203.08679"
+    published = (
+        PublishedWeight("megvii-research/mdistiller", "alpha", 1.0, "1", _PER_SAMPLE),
+        PublishedWeight("megvii-research/mdistiller", "beta", 8.0, "1", _PER_SAMPLE),
+    )
+
+
+class FeatureMse(LossMethod):
+    """Squared error of projected features."""
+
+    method: Literal["feature_mse"] = "feature_mse"
+    weight: Weight = Field(default=10.0, description=_WEIGHT)
+
+    needs = "teacher features"
+    function = "bpkd_search.losses.features:FeatureMSE"
+    learned = True
+    source = "arXiv 1412.6550"
+    published = (PublishedWeight("winycg/CIRKD", "weight", 10.0, "1", "mean over channels and pixels: as ours"),)
+
+
+class Cirkd(LossMethod):
+    """Pixel similarities across the images of a batch."""
+
+    method: Literal["cirkd"] = "cirkd"
+    weight: Weight = Field(default=1.0, description=_WEIGHT)
+    temperature: Temperature = Field(default=0.1, description="Divides the similarities before the softmax.")
+
+    needs = "teacher features"
+    function = "bpkd_search.losses.features:cirkd_loss"
+    source = "arXiv 2204.06986"
+    published = (
+        PublishedWeight("winycg/CIRKD", "weight", 1.0, "1", "KL per pixel and pair of images, no tau^2: as ours"),
+    )
+
+
+METHODS: dict[str, type[LossMethod]] = {entry.name: entry for entry in LossMethod.__subclasses__()}
+
+
+def loss_method(name: str) -> type[LossMethod]:
+    """The entry called `name`. Raises `ConfigError` listing the valid names for another."""
+    if name not in METHODS:
+        raise ConfigError([f"method: got {name!r}, must be one of {', '.join(METHODS)}"], source="loss")
+    return METHODS[name]
+
+
+def parameters(name: str) -> dict[str, Any]:
+    """The method's parameters and their defaults as plain values. Raises `ConfigError` for an unknown name."""
+    return loss_method(name)(method=name).model_dump(exclude={"method"})

@@ -1,0 +1,130 @@
+"""The cache of trained teachers: two processes, killed ones, and damaged files."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bpkd_search.config import SearchConfig
+from bpkd_search.config.load import parse
+from bpkd_search.config.models import RunConfig
+from bpkd_search.data.views import ViewStore
+from bpkd_search.training.inputs import prepare_views
+from bpkd_search.training.teacher import prepare_teacher
+from tests.test_files import ROOT, wait_for
+
+# Prints what it is told; stops after the first epoch until the file `go` exists.
+PROCESS = """
+import json, sys, time
+from pathlib import Path
+import torch
+from bpkd_search.config.load import parse
+from bpkd_search.config.models import RunConfig
+from bpkd_search.training.inputs import prepare_views
+from bpkd_search.training.teacher import prepare_teacher
+
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+run = parse(RunConfig, json.loads((folder / "run.json").read_text()), "test")
+
+def say(line):
+    print(line, flush=True)
+    if "epoch 1/" in line:
+        (folder / "trains").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.02)
+    if "another process" in line:
+        (folder / "waits").touch()
+
+path, scores = prepare_teacher(run, prepare_views(run.data, lambda line: None), say)
+print(json.dumps([str(path), scores]))
+"""
+
+
+@pytest.fixture
+def run(tiny: dict[str, Any], tmp_path: Path) -> RunConfig:
+    """A run with a cache of its own, and its configuration in `run.json`."""
+    tiny["data"]["views_dir"] = str(tmp_path / "cache")
+    tiny["train"]["device"] = tiny["teacher"]["train"]["device"] = "cpu"
+    config = parse(SearchConfig, tiny, "test").run()
+    (tmp_path / "run.json").write_text(config.model_dump_json())
+    return config
+
+
+@pytest.fixture
+def store(run: RunConfig) -> ViewStore:
+    return prepare_views(run.data, lambda line: None)
+
+
+def process(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROCESS, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def test_two_processes_train_a_teacher_once_and_agree(run: RunConfig, store: ViewStore, tmp_path: Path) -> None:
+    first = process(tmp_path)
+    wait_for((tmp_path / "trains").exists)
+    second = process(tmp_path)
+    try:
+        wait_for((tmp_path / "waits").exists)
+    finally:
+        (tmp_path / "go").touch()
+    lines = [p.communicate(timeout=120)[0].splitlines() for p in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert [line for line in lines[1] if "epoch 1" in line] == []
+    assert lines[1][0] == "teacher: another process is training it; waiting for it"
+    assert sum("another process" in line for line in lines[1]) == 1
+    assert lines[0][-1] == lines[1][-1]
+    path = Path(json.loads(lines[0][-1])[0])
+    assert sorted(p.suffix for p in path.parent.iterdir()) == [".json", ".lock", ".safetensors"]
+
+
+def test_a_killed_process_blocks_nobody_and_its_teacher_is_continued(
+    run: RunConfig, store: ViewStore, tmp_path: Path
+) -> None:
+    first = process(tmp_path)
+    wait_for((tmp_path / "trains").exists)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    lines: list[str] = []
+    prepare_teacher(run, store, lines.append)
+    assert lines[0] == "teacher: continues after epoch 1"
+    assert [line.partition(",")[0] for line in lines[1:2]] == ["teacher: epoch 2/2"]
+
+
+def test_damaged_scores_are_computed_again_and_weights_are_kept(
+    run: RunConfig, store: ViewStore, tmp_path: Path
+) -> None:
+    path, scores = prepare_teacher(run, store, lambda line: None)
+    file, before = path.with_suffix(".json"), path.stat().st_mtime_ns
+    whole = file.read_text()
+    for damaged in (whole[: len(whole) // 2], "", "7", "{}", "\x00" * 40):
+        file.write_text(damaged)
+        again = prepare_teacher(run, store, lambda line: None)[1]
+        assert again.keys() == scores.keys()
+        for name, value in scores.items():
+            assert again[name] == value or (math.isnan(again[name]) and math.isnan(value))
+        assert file.read_text() == whole
+    file.write_bytes(b"\xff\xfe")
+    prepare_teacher(run, store, lambda line: None)
+    assert file.read_text() == whole
+    assert path.stat().st_mtime_ns == before
+
+
+def test_a_finished_teacher_is_found_in_a_cache_that_cannot_be_locked(
+    run: RunConfig, store: ViewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = prepare_teacher(run, store, lambda line: None)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("locked")
+
+    monkeypatch.setattr("bpkd_search.training.teacher.cache_lock", refuse)
+    assert prepare_teacher(run, store, lambda line: None)[0] == path
