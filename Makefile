@@ -3,22 +3,55 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Processes of `make test`. Those of one file stay together: they share fixtures, some of which start Ray.
+WORKERS ?= 2
+SUPPORTED := 3.10 3.11 3.12 3.13
+# Neither Ray nor real data nor minutes.
+FAST := tests/config tests/experiment tests/losses tests/metrics tests/search tests/test_public_api.py
 
-.PHONY: demo test test-long lint bench clean-venv
+.PHONY: demo test test-long test-versions dist lint docs docs-reference bench clean-venv
 
 demo: $(STAMP)  ## A whole search on scenes the package draws; ends with a leaderboard.
-	runners/local.sh search_spaces/quickstart.yaml
+	runners/local.sh quickstart
 
-test: $(STAMP)  ## The ordinary tests, under 10 minutes on two cores.
-	$(BIN)/pytest -m "not long"
+test: $(STAMP)  ## The ordinary tests, under 8 minutes on two cores.
+	$(BIN)/pytest -m "not long" -n $(WORKERS) --dist loadfile
 
 test-long: $(STAMP)  ## Searches that are killed and resumed, and other tests of several minutes.
 	$(BIN)/pytest -m long
+
+test-versions:  ## The fast tests on the oldest and the newest supported Python of this machine, each in .venv-VERSION.
+	@set -e; \
+	found=""; for v in $(SUPPORTED); do if python$$v -c "import venv" 2>/dev/null; then found="$$found $$v"; fi; done; \
+	set -- $$found; oldest=$$1; for newest; do :; done; \
+	if [ "$$oldest" = "$$newest" ]; then \
+		echo "skipped: needs two Pythons of $(SUPPORTED) on PATH, found:$${found:- none}"; exit 0; \
+	fi; \
+	for v in $$oldest $$newest; do \
+		echo "Python $$v"; \
+		test -x .venv-$$v/bin/python || python$$v -m venv .venv-$$v; \
+		.venv-$$v/bin/python -m pip install --quiet --constraint constraints.txt --editable . hypothesis pytest torchmetrics; \
+		.venv-$$v/bin/python -m pytest -m "not long" $(FAST); \
+	done
+
+dist: $(STAMP)  ## A wheel and an sdist in dist/, and the wheel tried in an empty environment (PyTorch and all: 6 GB).
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd build && empty/bin/bpkd-search validate quickstart
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(STAMP)  ## The documentation as a site in site/; a broken link or a stale page is an error.
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/mkdocs build --quiet
+
+docs-reference: $(STAMP)  ## Writes the generated pages of docs/ and the notebook again.
+	$(BIN)/python docs/generate.py
 
 bench: $(STAMP)  ## Speed as ratios within one run, in quick form; figures go to runs/bench/.
 	mkdir -p runs/bench
@@ -33,7 +66,7 @@ bench: $(STAMP)  ## Speed as ratios within one run, in quick form; figures go to
 	$(BIN)/python runners/bench/strategies.py simulated --trials 300 --json runs/bench/simulated.json
 	$(BIN)/python runners/bench/strategies.py table --trials 64 --seeds 2 --json runs/bench/strategies.json
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Starts a search on this machine, or continues it where its folder exists: the same line does both.
+# Starts a search on this machine, or resumes it if its folder exists: the same line does both.
 #
-#   runners/local.sh search_spaces/quickstart.yaml --trials 30 --set search.resources.gpus=0.5
+#   runners/local.sh quickstart --trials 30 --set search.resources.gpus=0.5
 #
-# Takes what `bpkd-search run` takes. A search that continues keeps the settings it was started with.
+# Takes what `bpkd-search run` takes. SPACE is a file or a name of `bpkd-search spaces`.
+# A search that is resumed keeps the settings it was started with.
 set -euo pipefail
 
 if (($# == 0)) || [[ $1 == -* ]]; then
-    echo "usage: $0 SPACE.yaml [options of bpkd-search run]" >&2
+    echo "usage: $0 SPACE [options of bpkd-search run]" >&2
     exit 2
 fi
 
