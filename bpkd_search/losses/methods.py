@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from bpkd_search.blocks import PerClass, Temperature, Weight
+from bpkd_search.blocks import PerClass, Schedule, Temperature, Weight
 from bpkd_search.errors import ConfigError
 from bpkd_search.losses.entry import LossMethod, PublishedWeight
 
@@ -138,6 +138,23 @@ class Dkd(LossMethod):
         PublishedWeight("megvii-research/mdistiller", "alpha", 1.0, "1", _PER_SAMPLE),
         PublishedWeight("megvii-research/mdistiller", "beta", 8.0, "1", _PER_SAMPLE),
     )
+
+
+class Aicsd(LossMethod):
+    """Similarities between the classes' spatial distributions, beside pixel-wise KL; both fade.
+
+    The paper raises the weight of the cross-entropy as both terms fade; here it stays 1. No published weight is
+    converted: the formulas are the paper's, and its public code computes other losses.
+    """
+
+    method: Literal["aicsd"] = "aicsd"
+    ics_weight: Weight = Field(default=Schedule(start=1.0, end=0.0), description="Weight of the similarity term.")
+    pixel_weight: Weight = Field(default=Schedule(start=1.0, end=0.0), description="Weight of the pixel-wise term.")
+    temperature: Temperature = Field(default=1.0, description=_TEMPERATURE)
+
+    function = "bpkd_search.losses.aicsd:aicsd_loss"
+    parts = {"ics": "ics_weight", "pixel": "pixel_weight"}
+    source = "arXiv 2308.04243"
 
 
 class FeatureMse(LossMethod):

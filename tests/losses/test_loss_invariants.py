@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bpkd_search.losses import FeatureMSE, bpkd_loss, cirkd_loss, cwd_loss, dist_loss, dkd_loss, kd_loss
+from bpkd_search.losses.aicsd import aicsd_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -34,6 +35,7 @@ LOGIT_LOSSES: dict[str, Loss] = {
     "cwd": cwd_loss,
     "dist": dist_loss,
     "dkd": dkd_loss,
+    "aicsd": lambda s, t, y: aicsd_loss(s, t, y).total,
 }
 LOSSES: dict[str, Loss] = {**LOGIT_LOSSES, "feature_mse": _feature_mse, "cirkd": cirkd_loss}
 SHIFTABLE = ("kd", "dist", "dkd", "bpkd without either")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bpkd_search.losses import FeatureMSE, bpkd_loss, cirkd_loss, cwd_loss, dist_loss, dkd_loss, edge_masks, kd_loss
+from bpkd_search.losses.aicsd import aicsd_loss, inter_class_similarity
 
 B, C, H, W = 2, 4, 6, 7
 
@@ -179,3 +180,25 @@ def test_cirkd_over_all_pairs_of_images(case: tuple[Tensor, Tensor, Tensor]) -> 
             rows.append(_kl(similar_s, similar_t, 1.0))
         pairs.append(np.mean(rows))
     assert float(cirkd_loss(student, teacher, labels)) == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.parametrize("tau", (1.0, 3.0))
+def test_aicsd_compares_the_classes_spatial_distributions_pair_by_pair(case, tau: float) -> None:
+    student, teacher, labels = case
+
+    def similarities(logits: Tensor, b: int) -> list[list[float]]:
+        logs = [_log_softmax([float(logits[b, c, y, x]) / tau for y, x in _valid_places(labels, b)]) for c in range(C)]
+        return [[sum(math.exp(p) * (p - q) for p, q in zip(one, two, strict=True)) for two in logs] for one in logs]
+
+    squares = []
+    for b in range(B):
+        s, t = similarities(student, b), similarities(teacher, b)
+        squares.append(sum((s[c][d] - t[c][d]) ** 2 for c, d in product(range(C), repeat=2)) / C**2)
+    terms = aicsd_loss(*case, ics_weight=2.0, pixel_weight=3.0, temperature=tau)
+    assert float(terms.ics) == pytest.approx(sum(squares) / B, rel=1e-9)
+    assert float(terms.pixel) == pytest.approx(float(kd_loss(*case, temperature=tau)), rel=1e-12)
+    assert float(terms.total) == pytest.approx(2 * float(terms.ics) + 3 * float(terms.pixel))
+    support = (labels != 255)[:, None]
+    torch.testing.assert_close(
+        inter_class_similarity(teacher, support, tau)[1], torch.tensor(similarities(teacher, 1), dtype=torch.float64)
+    )

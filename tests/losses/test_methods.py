@@ -37,6 +37,8 @@ def test_the_parameters() -> None:
     assert parameters("cwd") == {"weight": 3.0, "temperature": 4.0}
     assert parameters("dist") == {"weight": 1.0, "inter_weight": 1.0, "intra_weight": 1.0, "temperature": 1.0}
     assert parameters("dkd") == {"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0}
+    fading = {"shape": "linear", "start": 1.0, "end": 0.0, "until": 1.0}
+    assert parameters("aicsd") == {"ics_weight": fading, "pixel_weight": fading, "temperature": 1.0}
     assert parameters("feature_mse") == {"weight": 10.0}
     assert parameters("cirkd") == {"weight": 1.0, "temperature": 0.1}
 
