@@ -30,13 +30,18 @@ def kd_loss(
     *,
     weight: float = 1.0,
     temperature: float = 1.0,
+    standardise: bool = False,
     ignore_index: int = 255,
 ) -> Tensor:
     """Pixel-wise KD: tau^2 KL(teacher || student) over classes, mean per labelled pixel, times `weight`.
 
-    Source: Hinton et al. 2015 (arXiv 1503.02531); per pixel: Liu et al. 2019 (arXiv 1903.04197).
+    With `standardise`, each pixel's logits are z-scored over classes (population deviation) before the division by
+    the temperature, so that the student need not match the teacher's range. Source: Hinton et al. 2015
+    (arXiv 1503.02531); per pixel: Liu et al. 2019 (arXiv 1903.04197); standardised: Sun et al. 2024 (arXiv 2403.01427).
     """
     student, teacher = logits_on_one_grid(student_logits, teacher_logits, labels)
+    if standardise:
+        student, teacher = _z_scores(student), _z_scores(teacher)
     valid = _valid_fraction(labels, student, ignore_index)
     return weight * weighted_mean(kl_over_classes(student, teacher, temperature), valid.squeeze(1))
 
@@ -117,6 +122,13 @@ def dkd_loss(
 
 def _valid_fraction(labels: Tensor, logits: Tensor, ignore_index: int) -> Tensor:
     return valid_fraction(labels, (logits.shape[2], logits.shape[3]), ignore_index).to(logits.dtype)
+
+
+def _z_scores(logits: Tensor) -> Tensor:
+    """Logits less their mean over classes, in units of their deviation; zeros where all classes are equal."""
+    centred = logits - logits.mean(1, keepdim=True)
+    # The floor keeps the gradient finite where all classes are equal.
+    return centred / centred.square().mean(1, keepdim=True).clamp(min=1e-12).sqrt()
 
 
 def _one_minus_pearson(x: Tensor, y: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:

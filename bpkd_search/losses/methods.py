@@ -68,6 +68,7 @@ class Kd(LossMethod):
     method: Literal["kd"] = "kd"
     weight: Weight = Field(default=1.0, description=_WEIGHT)
     temperature: Temperature = Field(default=1.0, description=_TEMPERATURE)
+    standardise: bool = Field(default=False, description="Z-score each pixel's logits first (arXiv 2403.01427).")
 
     function = "bpkd_search.losses.logits:kd_loss"
     source = "arXiv 1503.02531"

@@ -24,7 +24,7 @@ def config() -> SearchConfig:
 
 def test_another_method_starts_the_loss_anew(config: SearchConfig) -> None:
     run = run_at(config.run(), {"loss.method": "kd", "loss.weight": 3.0})
-    assert run.loss.model_dump() == {"method": "kd", "weight": 3.0, "temperature": 1.0}
+    assert run.loss.model_dump() == {"method": "kd", "weight": 3.0, "temperature": 1.0, "standardise": False}
 
 
 def test_the_papers_setting_and_kd_lie_in_this_space_and_ce_and_cwd_do_not(config: SearchConfig) -> None:

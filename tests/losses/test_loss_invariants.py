@@ -32,6 +32,7 @@ LOGIT_LOSSES: dict[str, Loss] = {
     "bpkd without post-mask": _bpkd(True, False),
     "bpkd without either": _bpkd(False, False),
     "kd": kd_loss,
+    "kd, standardised": lambda s, t, y: kd_loss(s, t, y, standardise=True),
     "cwd": cwd_loss,
     "dist": dist_loss,
     "dkd": dkd_loss,

@@ -202,3 +202,14 @@ def test_aicsd_compares_the_classes_spatial_distributions_pair_by_pair(case, tau
     torch.testing.assert_close(
         inter_class_similarity(teacher, support, tau)[1], torch.tensor(similarities(teacher, 1), dtype=torch.float64)
     )
+
+
+def test_kd_on_standardised_logits_is_that_of_z_scores_over_classes(case) -> None:
+    student, teacher, labels = case
+    scored = [(x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True) for x in (student, teacher)]
+    expected = kd_loss(*scored, labels, temperature=2.0)
+    torch.testing.assert_close(kd_loss(*case, temperature=2.0, standardise=True), expected)
+    # A student that gives the teacher's logits in another range, which plain KD punishes, has nothing to learn.
+    rescaled = 3 * teacher - 1
+    assert float(kd_loss(rescaled, teacher, labels, standardise=True)) == pytest.approx(0, abs=1e-12)
+    assert float(kd_loss(rescaled, teacher, labels)) > 0.01

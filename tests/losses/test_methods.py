@@ -33,7 +33,7 @@ def test_the_parameters() -> None:
         "post_mask": True,
     }
     assert parameters("ce") == {}
-    assert parameters("kd") == {"weight": 1.0, "temperature": 1.0}
+    assert parameters("kd") == {"weight": 1.0, "temperature": 1.0, "standardise": False}
     assert parameters("cwd") == {"weight": 3.0, "temperature": 4.0}
     assert parameters("dist") == {"weight": 1.0, "inter_weight": 1.0, "intra_weight": 1.0, "temperature": 1.0}
     assert parameters("dkd") == {"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0}
