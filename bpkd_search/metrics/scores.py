@@ -24,6 +24,7 @@ class Scores:
     body_miou: float
     boundary_iou: float
     boundary_f: float
+    macc: float
     iou: tuple[float, ...]
     edge_iou: tuple[float, ...]
     band: int
@@ -112,6 +113,7 @@ class SegmentationMetrics:
         recall, precision = matched / contour.clamp(min=1)
         f_score = (2 * precision * recall / (precision + recall)).nan_to_num(0)
         f_score[contour.sum(0) == 0] = math.nan
+        hits, labelled = (body + edge).diagonal().double(), (body + edge).sum(1)
         return Scores(
             miou=mean_iou(body + edge),
             accuracy=pixel_accuracy(body + edge),
@@ -119,6 +121,7 @@ class SegmentationMetrics:
             body_miou=mean_iou(body),
             boundary_iou=(shared[0] / (boundary.sum(0) - shared[0])).nanmean().item(),
             boundary_f=f_score.nanmean().item(),
+            macc=(hits / labelled).nanmean().item(),
             iou=tuple(class_iou(body + edge).tolist()),
             edge_iou=tuple(class_iou(edge).tolist()),
             band=self.band,

@@ -50,6 +50,9 @@ MEASURES: tuple[Measure, ...] = (
     _score("boundary_iou", meaning="Boundary IoU (Cheng et al. 2021)"),
     _score("boundary_f", meaning="boundary F-score"),
     _score("accuracy", meaning="share of valid pixels that are right"),
+    _score(
+        "macc", meaning="mean accuracy: the share of each class's pixels that are right, mean over classes", since=3
+    ),
     _cost(
         "gpu_seconds",
         meaning="seconds inside training so far, validation and start-up left out",

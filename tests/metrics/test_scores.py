@@ -111,6 +111,7 @@ def oracle(predictions: torch.Tensor, labels: torch.Tensor, classes: int, band: 
         body_miou=mean(ious(matrices[0])),
         boundary_iou=mean([i / u for i, u in zip(totals["inter"], totals["union"], strict=True) if u]),
         boundary_f=mean(scores),
+        macc=mean([whole[c, c] / whole[c].sum() if whole[c].sum() else math.nan for c in range(classes)]),
         iou=tuple(ious(whole)),
         edge_iou=tuple(ious(matrices[1])),
         band=band,
@@ -185,9 +186,16 @@ def test_a_perfect_prediction_scores_one_everywhere() -> None:
     _, labels = blobs(2, 32, 40, 4, seed=1)
     scores = measured(labels.masked_fill(labels == 255, 0), labels, 4)
     assert scores.as_dict() == dict.fromkeys(
-        ("miou", "accuracy", "edge_miou", "body_miou", "boundary_iou", "boundary_f"), 1.0
+        ("miou", "accuracy", "edge_miou", "body_miou", "boundary_iou", "boundary_f", "macc"), 1.0
     )
     assert scores.band == 3 and scores.boundary_ratio == 0.02
+
+
+def test_mean_accuracy_is_torchmetrics_over_the_classes_that_are_labelled() -> None:
+    predictions, labels = blobs(3, 40, 56, 5, seed=4)
+    labels[labels == 3] = 255  # class 3 is predicted and never labelled: it has no accuracy
+    each = multiclass_accuracy(predictions, labels, 5, average="none", ignore_index=255)
+    assert measured(predictions, labels, 5).macc == pytest.approx(each[[0, 1, 2, 4]].mean().item(), abs=1e-6)
 
 
 def test_a_shifted_step_by_hand() -> None:
