@@ -1,11 +1,11 @@
-"""What goes wrong on the user's side, said so that the user can mend it.
+"""What goes wrong on the user's side, in words that let the user fix it.
 
 The command line prints these without a traceback and exits with code 2.
 """
 
 
 class UserError(Exception):
-    """Base of every error a user can mend: what was got, where, and what is valid."""
+    """Base of every error a user can fix: what was got, where, and what is valid."""
 
 
 class ConfigError(UserError):

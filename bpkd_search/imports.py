@@ -14,7 +14,7 @@ from bpkd_search.errors import MissingPackageError
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` (PEP 562) for a package whose names load on first use.
 
-    `homes` maps each public name to the module that defines it. A name that is a submodule too stands for that
+    `homes` maps each public name to the module that defines it. A name that is a submodule too means that
     submodule, so that it means the same before and after an import of it: see `callable_module`.
     """
 

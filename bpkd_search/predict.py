@@ -31,7 +31,7 @@ def load_student(path: Path | str) -> tuple[Segmentor, dict[str, Any]]:
     """A student in evaluation mode on the CPU, and what its file says of it.
 
     `path` is a safetensors file of `bpkd-search train` or `export`; nothing else is needed. What comes beside
-    the model holds `config`, `class_names`, `palette` and `size` (height, width). Errors: `CheckpointError`.
+    the model holds `config`, `class_names`, `palette` and `size` (height, width). Raises `CheckpointError`.
     """
     path = Path(path)
     if not path.is_file():

@@ -57,7 +57,7 @@ def confirm(
 
     What is done already is not done again: the same call continues, more `top` or `seeds` add to it. With `test`,
     each student is evaluated once on the held-out split `data.test_split`. `address` and `verbose` are those of
-    `run_search`. Errors: `UserError` of every kind; `Interrupted` after Ctrl-C.
+    `run_search`. Raises `UserError` of every kind; `Interrupted` after Ctrl-C.
     """
     directory = Path(directory)
     config = experiment.read_config(directory)
@@ -75,9 +75,9 @@ def confirm(
 
 
 class Confirmation:
-    """An experiment's confirmation where it stands: the engine of its runs, and the table `confirm/` of their ends.
+    """An experiment's confirmation: the engine of its runs, and the table `confirm/` of their ends.
 
-    The table is a function of the log in `confirmation/`, and is made anew when that is opened. Errors:
+    The table is a function of the log in `confirmation/`, and is rebuilt when that is opened. Raises
     `ConfigError` for too few settings or seeds, `ExperimentError` where no searched setting can be confirmed.
     """
 
@@ -121,7 +121,7 @@ class Confirmation:
     def test(self, held_out: Dataset, say: Say) -> None:
         """Evaluate each student that has not been yet, as in validation, and log its scores for good.
 
-        Errors: `ExperimentError` for a student that is not there.
+        Raises `ExperimentError` if a student is missing.
         """
         complete = [number for number, state in sorted(self.engine.states.items()) if state == COMPLETE]
         folder = self.directory / CONFIRMATION
@@ -129,7 +129,7 @@ class Confirmation:
         if not students:
             return
         if missing := [path for path in students.values() if not path.is_file()]:
-            raise ExperimentError(f"{missing[0]}: is not there, so this student cannot be tested")
+            raise ExperimentError(f"{missing[0]}: is missing, so this student cannot be tested")
         say(f"held-out split: {len(held_out)} images, {len(students)} student(s), once each")
         data, train = self.engine.config.data, self.engine.config.train
         views, device = folder / "held-out", pick_device(train.device)
@@ -164,7 +164,7 @@ def choose_settings(board: Leaderboard, top: int) -> tuple[list[Trial], dict[int
     """What is to be confirmed: the baselines, then the `top` searched settings, none twice.
 
     Also the origin of every trial, and every seed that the search used. Searched settings must have run in full
-    and keep the constraints. Errors: `ExperimentError` where there is none.
+    and keep the constraints. Raises `ExperimentError` where there is none.
     """
     trials = board.trials(["method", "origin", "config", "seed", "feasible"])
     baselines = trials[trials["origin"] == BASELINE].sort_values("number")
@@ -214,7 +214,7 @@ def source_of(trial: Trial) -> int:
 
 
 def open_held_out(config: SearchConfig, directory: Path) -> Dataset:
-    """The held-out split, every sample read once. Errors: `ConfigError` where none is named, `DataError`."""
+    """The held-out split, every sample read once. Raises `ConfigError` where none is named, `DataError`."""
     split = config.data.test_split
     if split is None:
         rule = "names no split; name the held-out one there, as in `test_split: test` under `data`"

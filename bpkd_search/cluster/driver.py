@@ -50,7 +50,7 @@ def run_search(
     `address` joins a Ray cluster that is up (`auto`, `ray://host:port`); without it a local one is started.
     On several nodes, `directory` must be a path that all of them see, and so must `data.views_dir` unless
     `data.local_dir` names a folder of each node's own.
-    Errors: `UserError` of every kind; `Interrupted` after Ctrl-C.
+    Raises `UserError` of every kind; `Interrupted` after Ctrl-C.
     """
     directory = Path(directory)
     experiment.create(directory, config)
@@ -66,7 +66,7 @@ def run_search(
 def resume_search(directory: Path | str, *, address: str | None = None, verbose: bool = False) -> Leaderboard:
     """Continue a search where it stopped: finished trials stay, unfinished ones go on from their checkpoints.
 
-    Errors: as `run_search`; `ExperimentError` when the folder is no experiment or is held.
+    Raises what `run_search` raises; `ExperimentError` when the folder is no experiment or is held.
     """
     directory = Path(directory)
     return _drive(experiment.read_config(directory), directory, address, verbose)
@@ -94,7 +94,7 @@ def run_engine(
 ) -> None:
     """Run an engine to its end: prepare what its trials share, start Ray, and follow it on the screen.
 
-    `directory` keeps its checkpoints and students, `again` is the command that continues it. Errors: `UserError`
+    `directory` keeps its checkpoints and students, `again` is the command that continues it. Raises `UserError`
     of every kind; `Interrupted` after Ctrl-C.
     """
     progress.begin(engine)
@@ -120,7 +120,7 @@ def run_engine(
 def _get_ready(
     config: SearchConfig, directory: Path, available: Mapping[str, float], progress: Progress
 ) -> tuple[Slots, TrialTask]:
-    """What trials run on and what they share, made where it is not there, and noted down in the experiment folder."""
+    """What trials run on and what they share, built if missing, and noted in the experiment folder."""
     from bpkd_search.cluster.trial import TrialTask
 
     search, known = config.search, experiment.noted(directory)
@@ -184,7 +184,7 @@ def run_on_ray(
 def interruptible(again: str) -> Iterator[None]:
     """Ctrl-C becomes an `Interrupted` that names the command to continue with, and so does SIGTERM.
 
-    Batch systems send SIGTERM before a job's time is over.
+    Batch systems send SIGTERM before a job's time limit.
     """
 
     def stop(sig: int, frame: Any) -> None:

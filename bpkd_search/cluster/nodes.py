@@ -49,10 +49,10 @@ def pinned(node: str | None) -> dict[str, Any]:
 def on_each(
     nodes: Sequence[Node], function: Callable[[], T], tick: Callable[[int], None] | None = None
 ) -> dict[Node, T]:
-    """What a function gives on each node, all at once; nodes that are lost meanwhile are left out.
+    """What a function gives on each node, all at once; nodes that are lost in between are left out.
 
     Long work has a `tick`: it is called every `SAY_SECONDS` with how many nodes are done, and the first refusal ends
-    the waiting. Errors: `ResourceError` with the nodes and what each says, where it is a user's error.
+    the waiting. Raises `ResourceError` with the nodes and what each says, where it is a user's error.
     """
     import ray
     from ray.exceptions import RayError, RayTaskError
@@ -82,7 +82,7 @@ def on_each(
 
 
 def exist(paths: Sequence[str]) -> list[bool]:
-    """Whether this process sees each path; here, because on a fresh node this module is imported in no time."""
+    """Whether this process sees each path; defined here, because this module imports quickly on a fresh node."""
     return [Path(path).exists() for path in paths]
 
 

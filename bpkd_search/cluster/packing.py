@@ -70,7 +70,7 @@ def wanted(search: Search, gpus: float) -> bool:
 
 
 def candidates(machine: Machine, at_once: int | None = None) -> list[Packing]:
-    """The packings to try, in order: ever more trials a GPU, or ever more threads a trial where there is no GPU.
+    """The packings to try, in order: more and more trials per GPU, or more and more threads per trial without a GPU.
 
     `at_once` bounds how many trials the user wants on the machine.
     """
@@ -126,7 +126,7 @@ def pack(search: Search, machine: Machine, measure: Callable[[Packing], Measured
 def pack_on_ray(search: Search, task: TrialTask, known: Record | None, say: Say) -> Record:
     """The same on the Ray cluster that is connected, by running the task's own first steps.
 
-    A `known` record of the same machine is taken as it is: a resumed search goes on as it began.
+    A `known` record of the same machine is taken as it is: a resumed search continues as it began.
     """
     machine = _largest_node()
     if known is not None and known["machine"] == asdict(machine):
@@ -210,7 +210,7 @@ class Copy:
         return self._train(lambda steps, _: steps < WARM_UP_STEPS)
 
     def rate(self, seconds: float) -> float | None:
-        """Images a second, over so many seconds; None when the memory is full."""
+        """Images per second, over `seconds` seconds; None when the memory is full."""
         return self._train(lambda _, spent: spent < seconds)
 
     def _train(self, on: Callable[[int, float], bool]) -> float | None:
@@ -239,7 +239,7 @@ class Copy:
         return ProcessCache().start(RunConfig.model_validate(self._task.run), self._task.prepared)
 
     def memory_left(self) -> float | None:
-        """The share of the device's memory, or of the machine's, that nobody uses; None where it cannot be told."""
+        """The share of the device's memory, or of the machine's, that is unused; None if unknown."""
         import torch
 
         if torch.cuda.is_available():

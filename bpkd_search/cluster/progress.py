@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bpkd_search.search.engine import Engine
 
 RECENT = 6
-# A first rung whose ranks agree less than this with the final ones, over so many trials, stops trials on noise.
+# A first rung whose ranks agree less than this with the final ones, over `ENOUGH` trials, stops trials on noise.
 WEAK, ENOUGH = 0.3, 8
 
 
@@ -53,7 +53,7 @@ class Progress:
     def event(self, event: str, trial: Trial) -> None:
         """Show an `ask`, `report` or `end`."""
         if event == "ask" and not self._asked:
-            # The pace is that of trials; preparing them is over.
+            # The pace is that of trials; preparation has ended.
             self._asked, self._started = True, time.monotonic()
         if event == "end":
             self.ended(trial)
@@ -132,7 +132,7 @@ class LiveProgress(Progress):
         """Nothing to print: the table is drawn from the engine's state."""
 
     def render(self) -> RenderableType:
-        """The table as it stands."""
+        """The table in its present state."""
         engine = self.engine
         if engine is None or not engine.trials:
             return Text("preparing ...", style="dim")

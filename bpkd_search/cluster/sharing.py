@@ -34,8 +34,8 @@ KEPT = 4
 def prepare_nodes(run: RunConfig, directory: Path, available: Mapping[str, float], on_gpus: bool, say: Say) -> Prepared:
     """`prepare` by a cluster that offers `available`, such that every node that can run a trial reads the result.
 
-    `directory` is the experiment folder. With `on_gpus`, nodes without a GPU run no trials. Errors: as `prepare`;
-    `ResourceError` that names the nodes which do not see a folder they must share, or cannot hold a copy.
+    `directory` is the experiment folder. With `on_gpus`, nodes without a GPU run no trials. Raises what `prepare`
+    raises, and `ResourceError` naming the nodes that do not see a folder they must share or cannot hold a copy.
     """
     import ray
 
@@ -73,7 +73,7 @@ def find_unseen(nodes: Sequence[Node], folders: Sequence[Path]) -> dict[Path, li
 def require_shared(
     nodes: Sequence[Node], unseen: Mapping[Path, Sequence[Node]], directory: Path, views: Path, *, copies: bool
 ) -> None:
-    """Refuse nodes on which no trial could run. Errors: `ResourceError` with every folder, its nodes, the way out."""
+    """Refuse nodes on which no trial could run. Raises `ResourceError` with every folder, its nodes, the way out."""
     faults = []
     for folder, what, remedy in (
         (directory, "the experiment folder", "give --out a path that all nodes share"),
@@ -93,7 +93,7 @@ def require_shared(
 def copy_to_nodes(prepared: Prepared, run: RunConfig, nodes: Sequence[Node], here: str, say: Say) -> Prepared:
     """Bring what trials read to every node's own folder, and say so in what they get.
 
-    Errors: `ResourceError` that names every node whose disk is too small, or one that could not make its copy.
+    Raises `ResourceError` that names every node whose disk is too small, or one that could not make its copy.
     """
     import ray
 
@@ -127,7 +127,7 @@ class Weights:
     bytes: int
 
     def path(self, root: Path) -> Path:
-        """Where the copy lies."""
+        """Where the copy is."""
         return root / "teachers" / self.name
 
     def missing(self, root: Path) -> int:
@@ -144,7 +144,7 @@ class Job:
     weights: Weights | None = None
 
     def missing(self) -> int:
-        """Bytes that this node has to fetch. Errors: `ResourceError` where its disk cannot hold them."""
+        """Bytes that this node has to fetch. Raises `ResourceError` where its disk cannot hold them."""
         root = local_root(self.local)
         weights = self.weights.missing(root) if self.weights else 0
         needed = {"a copy of the views": self.contents.missing(root), "the teacher": weights}
@@ -152,7 +152,7 @@ class Job:
         return sum(needed.values())
 
     def fetch(self, source: Any) -> None:
-        """Bring what is missing from a `_Source` to this node. Errors: as `copy_store`."""
+        """Bring what is missing from a `_Source` to this node. Raises what `copy_store` raises."""
         import ray
 
         def rows(part: str, chunk: int) -> dict[str, Array]:
@@ -169,7 +169,7 @@ class Job:
 
 
 class _Source:
-    """Hands out what copies are made of; an actor where the store lies."""
+    """Hands out what copies are made of; an actor on the node that has the store."""
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared, self._sent = prepared, 0

@@ -28,7 +28,7 @@ def divide(search: Search, available: Mapping[str, float], measured: Resources |
 
     By default a trial has a GPU to itself where there is one, and one CPU where there is none: on CPU, two
     trials of two threads each were several times slower than two of one. A set figure is obeyed.
-    Errors: `ResourceError` for more than there is.
+    Raises `ResourceError` for more than there is.
     """
     all_cpus, all_gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
     wanted = measured or (search.resources if isinstance(search.resources, Resources) else Resources())

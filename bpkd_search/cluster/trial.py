@@ -76,7 +76,7 @@ class TrialTask:
 class DistillationTrial(tune.Trainable):  # type: ignore[misc]
     """Ray Tune's view of a distillation run; actors are reused, so only the first trial of a slot is slow.
 
-    A failure is reported, not raised: the search goes on, and the process stays warm.
+    A failure is reported, not raised: the search continues, and the process stays warm.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
         """Begin the next trial in this process, with the memory of the last one free again.
 
         Never False, also where memory did not come back: Ray Tune 2.60 aborts a trial whose reset fails, without
-        telling the searcher, and then waits for it for ever.
+        telling the searcher, and then waits for it forever.
         """
         self._begin(new_config)
         return True

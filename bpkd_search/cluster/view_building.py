@@ -46,10 +46,10 @@ def build_inputs(run: RunConfig, say: Say, *, address: str | None = None, verbos
 
 
 def ray_map(actors: int, cpus: int, gpus: int, local: Map, node: str | None = None) -> Map:
-    """A `map` over actors of so many CPUs (and torch threads) and GPUs, on any node or one; results as they come.
+    """A `map` over actors with the given CPUs (and torch threads) and GPUs, on any node or on one.
 
     The first chunk is made here; where the rest would be done before actors have started, `local` does it.
-    Errors: those of the user that a chunk raises, as they were raised.
+    Raises those of the user that a chunk raises, as they were raised.
     """
 
     def spread(function: Chunk, chunks: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -68,7 +68,7 @@ def ray_map(actors: int, cpus: int, gpus: int, local: Map, node: str | None = No
 
 
 class _Builder:
-    """Makes chunks in a process of its own; what the function opens stays open from chunk to chunk."""
+    """Makes chunks in its own process; what the function opens stays open from chunk to chunk."""
 
     def __init__(self, function: Chunk, threads: int) -> None:
         torch.set_num_threads(threads)

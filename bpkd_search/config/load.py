@@ -25,7 +25,7 @@ SEARCHABLE = ("loss.", "train.", "student.")
 
 
 def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
-    """One run from a YAML file. Of a search file, the run that it varies. Errors: `ConfigError`."""
+    """One run from a YAML file. Of a search file, the run that it varies. Raises `ConfigError`."""
     tree = read_yaml(path)
     if "space" in tree:
         return parse(SearchConfig, tree, str(path), overrides).run()
@@ -33,7 +33,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def load_search(path: Path | str, overrides: Sequence[str] = ()) -> SearchConfig:
-    """A search from a YAML file. Errors: `ConfigError` with every fault found."""
+    """A search from a YAML file. Raises `ConfigError` with every fault found."""
     return parse(SearchConfig, read_yaml(path), str(path), overrides)
 
 
@@ -44,7 +44,7 @@ def dump(config: BaseModel) -> str:
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """A YAML file's mapping, read with the safe loader. Errors: `ConfigError`."""
+    """A YAML file's mapping, read with the safe loader. Raises `ConfigError`."""
     file = find_space(path)
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -74,7 +74,7 @@ def parse(model: type[C], tree: dict[str, Any], source: str, overrides: Sequence
     except ValidationError as e:
         faults += [in_words(model, error) for error in e.errors()]
         broken = {str(error["loc"][0]) if error["loc"] else "" for error in e.errors()}
-        try:  # what is left may be wrong as well, and one round of mending should do
+        try:  # the rest may be wrong as well, and one round of fixes should be enough
             config = model.model_validate({k: v for k, v in tree.items() if k not in broken})
         except ValidationError:
             config = None
@@ -159,7 +159,7 @@ def space_faults(config: SearchConfig) -> list[str]:
 def _own_fault(path: str, distribution: Distribution, config: SearchConfig) -> str | None:
     """What is wrong with one parameter, whatever the others are."""
     if not path.startswith(SEARCHABLE) or path in ("train.epochs", "train.device"):
-        return ": cannot be searched; a parameter lies under loss, train or student"
+        return ": cannot be searched; a parameter must be below loss, train or student"
     for other in distribution.when:
         if other not in config.space and not other.startswith(SEARCHABLE):
             return f".when: {other} is no parameter"

@@ -30,7 +30,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 class Data(Block):
     """Images and masks, the training crop in pixels, and the augmentation that makes the views.
 
-    `images: computed` keeps no views on the disk: each is made anew, bit for bit the same, when it is read.
+    `images: computed` keeps no views on the disk: each is computed when it is read, bit for bit the same.
     `local_dir` is a folder of each node's own, `~` and `$VARIABLES` as that node has them, into which a search
     copies the views before its trials; without it every node reads `views_dir`. `logits` is how a stored teacher's
     outputs are kept: float16, int8 or topk:K. `test_split` names a held-out split that nothing reads but

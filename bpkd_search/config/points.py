@@ -44,7 +44,7 @@ def column_kind(distribution: Distribution) -> str:
 def lay(tree: dict[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
     """Lay a point over a plain tree in place.
 
-    Another `loss.method` than the tree's starts the loss block anew: keys of one method mean nothing to another.
+    Another `loss.method` than the tree's replaces the loss block: keys of one method mean nothing to another.
     """
     method = point.get("loss.method")
     if method is not None and method != tree.get("loss", {}).get("method", "bpkd"):
@@ -101,9 +101,9 @@ def holds(distribution: Distribution, value: Any) -> bool:
 
 
 def coordinates(space: Mapping[str, Distribution], base: RunConfig, run: RunConfig) -> Point | None:
-    """Where a run lies in the space: its value of every active parameter, or None if it lies outside.
+    """The point of the space that gives a run: its value of every active parameter; None if the run is outside.
 
-    A run lies in the space only if the space's point gives exactly that run.
+    A run is in the space only if the space's point gives exactly that run.
     """
     tree, point = to_tree(run), Point()
     for path, distribution in in_order(space):

@@ -80,7 +80,7 @@ class Scheduler(Block):
     )
     axis: Literal["epochs", "gpu_seconds"] = Field(default="epochs", description="What reports are compared at.")
     grace: float = Field(default=2, gt=0, description="Nothing is stopped before this much, in units of `axis`.")
-    reduction: int = Field(default=3, ge=2, description="One in this many goes on from each rung.")
+    reduction: int = Field(default=3, ge=2, description="One in this many continues after each rung.")
 
 
 class Budget(Block):
@@ -92,7 +92,7 @@ class Budget(Block):
 
 
 def _form(value: Any) -> str:
-    """Which form a value takes that may be `auto`, so that a fault is told of that form alone."""
+    """Which form a value takes that may be `auto`, so that a fault is reported for that form alone."""
     return "word" if isinstance(value, str) else "figure"
 
 

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1]
 def installed_spaces() -> dict[str, Path]:
     """Files of the installed search spaces by name, in alphabetical order."""
     folder = PACKAGE / "search_spaces"
-    if not folder.is_dir():  # in a checkout it stands beside the package
+    if not folder.is_dir():  # in a checkout it is beside the package
         folder = PACKAGE.parent / "search_spaces"
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 

@@ -39,7 +39,7 @@ class Dataset(Protocol):
         ...
 
     def identity(self) -> str:
-        """Return a short hash of what the samples are, the same wherever the root folder lies."""
+        """Return a short hash of what the samples are, the same wherever the root folder is."""
         ...
 
 

@@ -28,7 +28,7 @@ class CityscapesData(Block):
 
 
 class FolderData(Block):
-    """Where a data set of one's own keeps images and masks, and what the ids mean."""
+    """Where a user's own data set keeps images and masks, and what the ids mean."""
 
     images: str = Field(default="images/{split}", description="Images below `data.root`; `{split}` is the split.")
     masks: str = Field(default="masks/{split}", description="Masks below `data.root`, likewise.")

@@ -1,1 +1,1 @@
-"""The experiment folder: where each file lies, the event log, the Parquet tables made from it, and reading them."""
+"""The experiment folder: where each file is, the event log, the Parquet tables made from it, and reading them."""

@@ -17,7 +17,7 @@ def code_commit(package: Path = Path(bpkd_search.__file__).parent) -> str | None
 
     It comes from the git checkout that the package is imported from, else from what `pip install git+URL` wrote.
     """
-    # A package that lies in somebody's repository, as in a virtual environment there, need not be part of it.
+    # A package inside another repository, as in a virtual environment there, need not be part of it.
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return _installed_from()
     lines = (_git(package, "status", "--porcelain=v2", "--branch", "--", ".") or "").splitlines()

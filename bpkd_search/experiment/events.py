@@ -20,7 +20,7 @@ _BLOCK = 2**16
 
 
 class EventLog:
-    """Appends events to a folder's log; whatever stands there already stays."""
+    """Appends events to a folder's log; existing events are kept."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / EVENTS
@@ -28,7 +28,7 @@ class EventLog:
         self._file: BinaryIO = self.path.open("ab", buffering=0)
 
     def append(self, event: Event) -> None:
-        """Write one event. Errors: `ExperimentError` when the disk is full."""
+        """Write one event. Raises `ExperimentError` when the disk is full."""
         line = json.dumps(event, separators=(",", ":"), default=str).encode() + b"\n"
         start = os.fstat(self._file.fileno()).st_size
         try:
@@ -64,7 +64,7 @@ class EventLog:
 
 
 def read_events(directory: Path) -> Iterator[Event]:
-    """Every whole event of an experiment, in order. Errors: `ExperimentError` for a damaged line."""
+    """Every whole event of an experiment, in order. Raises `ExperimentError` for a damaged line."""
     path = directory / EVENTS
     if not path.exists():
         return

@@ -22,7 +22,7 @@ _ROOM = 64 * 2**20
 def create(directory: Path, config: SearchConfig) -> None:
     """Make a new experiment folder with its resolved configuration.
 
-    Errors: `ExperimentError` when something stands there already, `ResourceError` on a full disk.
+    Raises `ExperimentError` if something exists there already, `ResourceError` on a full disk.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         hint = (
@@ -50,7 +50,7 @@ def note(directory: Path, **facts: Any) -> None:
 
 
 def noted(directory: Path) -> dict[str, Any]:
-    """What an earlier start of the same experiment has written down, if anything. Errors: `ExperimentError`."""
+    """What an earlier start of the same experiment has written down, if anything. Raises `ExperimentError`."""
     path = directory / FACTS
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -60,7 +60,7 @@ def noted(directory: Path) -> dict[str, Any]:
 
 
 def read_config(directory: Path) -> SearchConfig:
-    """The configuration of an existing experiment. Errors: `ExperimentError`, `ConfigError`."""
+    """The configuration of an existing experiment. Raises `ExperimentError`, `ConfigError`."""
     if not (directory / CONFIG).is_file():
         raise ExperimentError(f"{directory}: is no experiment folder (it has no {CONFIG})")
     return load_search(directory / CONFIG)
@@ -68,9 +68,9 @@ def read_config(directory: Path) -> SearchConfig:
 
 @contextmanager
 def hold(directory: Path) -> Iterator[None]:
-    """Hold the folder against other drivers; the operating system lets go of it however this one ends.
+    """Hold the folder against other drivers; the operating system releases it however this one ends.
 
-    Errors: `ExperimentError` naming the holder.
+    Raises `ExperimentError` naming the holder.
     """
     path = directory / LOCK
     with ExitStack() as stack:

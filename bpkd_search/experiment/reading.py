@@ -25,7 +25,7 @@ class DamagedFileWarning(UserWarning):
 class Folder:
     """An experiment folder: a path, or a URL of any filesystem that pyarrow opens (`s3://`, `gs://`, `file://`).
 
-    Errors: `ExperimentError` for a URL that cannot be opened and for a folder that is no experiment.
+    Raises `ExperimentError` for a URL that cannot be opened and for a folder that is no experiment.
     """
 
     def __init__(self, where: Path | str) -> None:
@@ -47,7 +47,7 @@ class Folder:
             raise ExperimentError(f"{self.name}: is no experiment folder (it has no {CONFIG})")
 
     def config(self) -> dict[str, Any]:
-        """The search's resolved configuration as a plain mapping. Errors: `ExperimentError`."""
+        """The search's resolved configuration as a plain mapping. Raises `ExperimentError`."""
         try:
             config: dict[str, Any] = yaml.safe_load(self.text(CONFIG))
             if not (isinstance(config["search"], dict) and isinstance(config["space"], dict)):
@@ -57,7 +57,7 @@ class Folder:
         return config
 
     def text(self, name: str) -> str:
-        """A file of the folder as text; empty where there is none. Errors: `ExperimentError`."""
+        """A file of the folder as text; empty where there is none. Raises `ExperimentError`."""
         if not self._is_file(name):
             return ""
         try:
@@ -73,7 +73,7 @@ class Folder:
     def table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         """A table from its part files, in order; None before the first is written.
 
-        A file that cannot be read is left out with a `DamagedFileWarning` that names it. Errors:
+        A file that cannot be read is left out with a `DamagedFileWarning` that names it. Raises
         `ExperimentError` when the folder itself cannot be read.
         """
         try:

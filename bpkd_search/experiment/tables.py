@@ -1,4 +1,4 @@
-"""Parquet tables that are always whole: files of so many rows, each rewritten beside and renamed into place."""
+"""Parquet tables that are always whole: files of a fixed number of rows, each replaced as a whole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ChunkedTable:
     """A table whose rows change: row n lives in file n // chunk, so files stay few and rewrites small.
 
     `put` sets a row in memory; `flush` rewrites the chunks that changed. A reader sees each file either
-    before or after a rewrite, never half. Errors: `ExperimentError` when the disk is full.
+    before or after a rewrite, never half. Raises `ExperimentError` when the disk is full.
     """
 
     def __init__(self, directory: Path, schema: pa.Schema, chunk: int) -> None:
@@ -50,7 +50,7 @@ class ChunkedTable:
 class AppendedTable:
     """A table that only grows: memory holds the rows of the newest file, however many there are.
 
-    `append` adds a row and writes a file once it is full; `flush` rewrites the newest one. Errors:
+    `append` adds a row and writes a file once it is full; `flush` rewrites the newest one. Raises
     `ExperimentError` when the disk is full.
     """
 

@@ -2,7 +2,7 @@
 
 `provenance` of an exported run holds `metric`, its value in the search and the `seed` there; once `confirm` has run,
 also `confirmed`, see `Confirmed`. Its two intervals answer different questions. That of the mean shrinks towards zero
-with more seeds, while single runs scatter as before and leave it ever more often. A further run is therefore held
+with more seeds, while single runs scatter as before and leave it more and more often. A further run is therefore held
 against the prediction interval, which one run in twenty leaves by chance.
 """
 
@@ -65,7 +65,7 @@ def confirmations(board: Leaderboard) -> dict[int, Confirmed]:
 
 
 def confirmed_of(provenance: Mapping[str, Any] | None, source: str) -> Confirmed | None:
-    """The confirmation in a run's provenance, if there is one. Errors: `ConfigError` for a damaged one."""
+    """The confirmation in a run's provenance, if there is one. Raises `ConfigError` for a damaged one."""
     values = (provenance or {}).get("confirmed")
     try:
         return None if values is None else Confirmed.model_validate(values)
@@ -75,7 +75,7 @@ def confirmed_of(provenance: Mapping[str, Any] | None, source: str) -> Confirmed
 
 
 def claim_of(provenance: Mapping[str, Any] | None, source: str) -> Claim:
-    """What a run claims of itself. Errors: `ConfigError` where its provenance holds no score."""
+    """What a run claims of itself. Raises `ConfigError` where its provenance holds no score."""
     about, confirmed = provenance or {}, confirmed_of(provenance, source)
     metric = str(about.get("metric"))
     try:
@@ -94,7 +94,7 @@ def claim_of(provenance: Mapping[str, Any] | None, source: str) -> Claim:
 
 
 def confirmed_words(provenance: Mapping[str, Any] | None, source: str) -> str:
-    """What the confirmation found, as a sentence; empty without one. Errors: `ConfigError` for a damaged one."""
+    """What the confirmation found, as a sentence; empty without one. Raises `ConfigError` for a damaged one."""
     found = confirmed_of(provenance, source)
     if found is None:
         return ""

@@ -25,7 +25,7 @@ from bpkd_search.results.leaderboard import Leaderboard
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting to hand on: its run with `provenance` in it, what it scored, and where its student lies.
+    """One setting to hand on: its run with `provenance` in it, what it scored, and where its student is.
 
     `name` is the stem of its files. `student` need not exist: a search keeps the weights of few trials.
     """
@@ -45,7 +45,7 @@ Writer = Callable[[Setting, Path], None]
 def export_settings(settings: Sequence[Setting], out: Path, writers: Mapping[str, tuple[str, Writer]]) -> list[Path]:
     """Write every setting with every writer (suffix, function) into `out`, all files or none; gives the files.
 
-    Errors: `ExperimentError` for a file that exists already or cannot be written, and those of the writers.
+    Raises `ExperimentError` for a file that exists already or cannot be written, and those of the writers.
     """
     plan = [(setting, f"{setting.name}{suffix}", write) for setting in settings for suffix, write in writers.values()]
     for _, file, _ in plan:
@@ -67,7 +67,7 @@ def best_settings(board: Leaderboard, top: int) -> list[Setting]:
     """The `top` full-budget trials of an experiment, best first.
 
     A baseline that ranks among them is one of them: if plain distillation is best, that is the result.
-    Errors: `ExperimentError` when no trial ran its full budget.
+    Raises `ExperimentError` when no trial ran its full budget.
     """
     best = board.best(top)
     if best.empty:
@@ -111,7 +111,7 @@ def _by_class(names: Sequence[str] | None, values: Any) -> dict[str, float]:
 
 
 def trained_setting(folder: Path) -> Setting:
-    """The one setting of a folder that `bpkd-search train` wrote. Errors: `ExperimentError`."""
+    """The one setting of a folder that `bpkd-search train` wrote. Raises `ExperimentError`."""
     try:
         config: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))

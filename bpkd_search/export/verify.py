@@ -26,7 +26,7 @@ class Verdict:
 
     @property
     def inside(self) -> bool:
-        """Whether the score lies in the claimed interval, its ends included."""
+        """Whether the score is in the claimed interval, its ends included."""
         return self.claim.low <= self.got <= self.claim.high
 
     def __str__(self) -> str:
@@ -39,10 +39,10 @@ class Verdict:
 
 
 def verify(files: Sequence[Path], say: Say) -> Iterator[Verdict]:
-    """Train each exported run as `bpkd-search train` would, in a folder that is gone afterwards; a verdict each.
+    """Train each exported run as `bpkd-search train` would, in a temporary folder; yields one verdict each.
 
     A confirmed setting is trained with a fresh seed and held against the prediction interval; another one with its
-    own seed, against its score in the search within `claim.TOLERANCE`. Errors: `ConfigError` for a file without
+    own seed, against its score in the search within `claim.TOLERANCE`. Raises `ConfigError` for a file without
     a claim, before anything is trained; those of `train`.
     """
     runs = [load_run(path) for path in files]

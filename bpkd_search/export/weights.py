@@ -37,7 +37,7 @@ def require_packages(formats: Sequence[str]) -> None:
 
 
 def require_student(setting: Setting) -> None:
-    """Refuse a setting whose student was not kept. Errors: `ExperimentError` saying how to get one."""
+    """Refuse a setting whose student was not kept. Raises `ExperimentError` saying how to get one."""
     if not setting.student.is_file():
         raise ExperimentError(
             f"{setting.student}: was not kept (a search keeps the students of its baselines and of few others);"
@@ -48,7 +48,7 @@ def require_student(setting: Setting) -> None:
 def write_safetensors(setting: Setting, path: Path) -> None:
     """The bare student: keys `encoder.*` with the names of timm's whole network, `head.*`, `classifier.*`.
 
-    The header says all that is needed to build it again (`load_student`). Errors: `CheckpointError`.
+    The header says all that is needed to build it again (`load_student`). Raises `CheckpointError`.
     """
     model, _ = load_student(setting.student)
     theirs = timm_names(setting.config["student"]["encoder"])
@@ -80,7 +80,7 @@ def describe(setting: Setting) -> dict[str, Any]:
 def write_torch(setting: Setting, path: Path) -> None:
     """The student as a `torch.export` program, input float [B, 3, H, W] in 0..255; checked after reading it back.
 
-    The extra file `bpkd_search.json` describes it. Errors: `UserError` when its logits differ from the model's.
+    The extra file `bpkd_search.json` describes it. Raises `UserError` when its logits differ from the model's.
     """
 
     def write(program: ExportedProgram, what: dict[str, Any]) -> Run:
@@ -94,7 +94,7 @@ def write_torch(setting: Setting, path: Path) -> None:
 def write_onnx(setting: Setting, path: Path) -> None:
     """The student as ONNX, input float32 `images` [B, 3, H, W] in 0..255, output `logits`; checked.
 
-    ONNX Runtime runs it on the CPU for the check. The metadata property `bpkd_search` describes it. Errors:
+    ONNX Runtime runs it on the CPU for the check. The metadata property `bpkd_search` describes it. Raises
     `UserError` when its logits differ from the model's.
     """
     # By name: type checkers need not have them either.
@@ -124,7 +124,7 @@ def write_onnx(setting: Setting, path: Path) -> None:
 
 
 def name_axes(graph: Any) -> None:
-    """Call the free axes of an ONNX graph's input batch, height and width; all other shapes are told by these.
+    """Call the free axes of an ONNX graph's input batch, height and width; other shapes are named after these.
 
     The exporter calls them by symbols of its own: `s5`, or `32*s5` where only such sizes fit, so that s5 is
     `(height//32)`. Source: `dim_param` in ONNX's `TensorShapeProto`.

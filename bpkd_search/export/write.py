@@ -26,7 +26,7 @@ def export(
     """Write the `top` settings of an experiment, or that of a `train` folder, into `out`; gives the files.
 
     `formats` are names of `FORMATS`, or `all`. Only formats with weights import torch. With `claimed`, the files
-    must be such as `verify` can take. Errors: `ConfigError` for an unknown format, and for a setting without a
+    must be such as `verify` can take. Raises `ConfigError` for an unknown format, and for a setting without a
     claim where it must have one; `ExperimentError` for a file that exists, an experiment without results or a
     student that was not kept; `UserError` for a package that is missing or an export that differs from the
     model. No file is left behind after an error.

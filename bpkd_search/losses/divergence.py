@@ -1,6 +1,6 @@
 """What the losses share: one grid, one precision, two Kullback-Leibler divergences, one way to average.
 
-A location of the logit grid stands for a cell of label pixels. It counts by the share of its pixels that
+A location of the logit grid covers a cell of label pixels. It counts by the share of its pixels that
 are labelled (`valid_fraction`), so that every labelled pixel weighs the same and ignored ones nothing.
 """
 

@@ -59,7 +59,7 @@ class LossMethod(Block):
         return {name: value.at(progress) if isinstance(value, Schedule) else value for name, value in values.items()}
 
     def class_faults(self, num_classes: int) -> list[str]:
-        """What is wrong with parameters given per class (all that are tuples), for so many classes."""
+        """What is wrong with parameters given per class (all that are tuples), for this number of classes."""
         return [
             f"{name}: got {len(value)} numbers, must be one, or one for each of {num_classes} classes"
             for name, value in self

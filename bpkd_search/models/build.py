@@ -11,7 +11,7 @@ from bpkd_search.models.segmentor import Segmentor
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU where there is one. Errors: `ResourceError` for a GPU that is not there."""
+    """`auto` is the first GPU where there is one. Raises `ResourceError` for a GPU that does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

@@ -41,7 +41,7 @@ def read_weights(path: Path) -> Weights:
 
     A pickle with code in it is refused, not run (`weights_only`). A state dict is also found under the
     usual keys `state_dict`, `model` and `model_state_dict`, and a `module.` prefix is dropped.
-    Errors: `CheckpointError`.
+    Raises `CheckpointError`.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weights file")
@@ -68,7 +68,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def load_segmentor(model: nn.Module, path: Path) -> None:
-    """Load a whole segmentor. Errors: `CheckpointError` naming missing, unknown and misshapen keys."""
+    """Load a whole segmentor. Raises `CheckpointError` naming missing, unknown and misshapen keys."""
     _fit(model, read_weights(path), path, allow_unknown=False)
 
 
@@ -76,7 +76,7 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     """Start an encoder from a file with timm's own names; a classifier in the file is passed over.
 
     timm joins nested names with `_` where it cuts a network into its feature pyramid (`stages.0` becomes
-    `stages_0`), so names are compared with both read alike. Errors: `CheckpointError` naming keys.
+    `stages_0`), so names are compared with both read alike. Raises `CheckpointError` naming keys.
     """
     alike = {name.replace("_", "."): name for name in encoder.state_dict()}
     weights = {alike.get(name.replace("_", "."), name): tensor for name, tensor in read_weights(path).items()}

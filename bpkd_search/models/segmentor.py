@@ -19,7 +19,7 @@ class Segmentor(nn.Module):
     Takes images [B, 3, H, W] as uint8 or as float in 0..255 and normalises them itself with the mean and
     deviation that the encoder was pretrained with, so that teacher and student read the same batch.
     Gives logits [B, num_classes, h, w] at `stride` pixels a cell; `return_features=True` gives the map
-    before the classifier, [B, channels, h, w], beside them. Errors: `ConfigError` for an encoder that timm
+    before the classifier, [B, channels, h, w], beside them. Raises `ConfigError` for an encoder that timm
     does not have or that gives no feature pyramid.
     """
 

@@ -31,7 +31,7 @@ def words(text: object) -> str:
 
 
 def short(path: str) -> str:
-    """A searched parameter as people call it."""
+    """A searched parameter's short name."""
     return words(path.removeprefix("loss.").replace("_", " "))
 
 

@@ -35,7 +35,7 @@ SHOWN_CHARACTERS = 200
 def write_report(board: Leaderboard, out: Path, panels: Panels) -> Path:
     """Write the page of an experiment to a new file; gives the file.
 
-    Errors: `ExperimentError` for a file that exists or cannot be written; `MissingPackageError` without plotly.
+    Raises `ExperimentError` for a file that exists or cannot be written; `MissingPackageError` without plotly.
     """
     if out.exists():
         raise ExperimentError(f"{out}: exists already; choose another --out")

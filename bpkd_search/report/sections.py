@@ -144,7 +144,7 @@ def _parallel(board: Leaderboard, trials: pd.DataFrame) -> Section:
         return Section(title, remarks=["No trial of the space has run its full budget yet."])
     remarks = [
         f"Each line is one of {len(drawn)} searched trials that ran their full budget, dark where {board.metric} is"
-        " high. Drag along an axis to keep the lines through that part; click the axis to let go."
+        " high. Drag along an axis to keep the lines through that part; click the axis to reset."
     ]
     return Section(title, [space.parallel(drawn, board.config["space"], board.metric)], remarks)
 
@@ -174,7 +174,7 @@ def _importance(board: Leaderboard, trials: pd.DataFrame) -> Section:
         try:
             table = importance(drawn, board.metric, board.config["space"])
         except RuntimeError as e:  # where all points or all scores are the same
-            raise ExperimentError(f"Importance cannot be told: {e}") from e
+            raise ExperimentError(f"Importance cannot be computed: {e}") from e
     notes = [*scope(table, board.metric), *(str(w.message) for w in said if "fANOVA" in str(w.message))]
     return Section("Importance", [space.importance(table)], notes)
 

@@ -38,7 +38,7 @@ def best_so_far(trials: pd.DataFrame, reports: pd.DataFrame, metric: str) -> pd.
     rows = []
     for name, full in trials[trials["state"] == COMPLETE].groupby("experiment", observed=True, sort=False):
         mine = spent[spent["experiment"] == name].sort_values("time", kind="stable")
-        # Where the last report of each of its trials stands in the course of all reports.
+        # Where the last report of each of its trials comes in the order of all reports.
         total = mine.assign(total=mine["spent"].cumsum()).groupby("number")["total"].last()
         ended = full.assign(gpu_seconds=full["number"].map(total)).sort_values(["gpu_seconds", "ended"])
         rows.append(ended.assign(best=ended[metric].cummax()))

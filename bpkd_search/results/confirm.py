@@ -36,7 +36,7 @@ def prediction(values: np.ndarray[Any, Any]) -> tuple[float, float]:
 
 
 def probability_best(scores: pd.DataFrame, seed: int = 0) -> pd.Series:
-    """How often each setting (column) has the highest mean when the seeds (rows) are drawn anew, with replacement.
+    """How often each setting (column) has the highest mean when the seeds (rows) are resampled with replacement.
 
     All settings get the same draw; those that tie share it. A missing score is a failed run and counts as worse
     than any other. The draws are fixed by `seed`. Without a row, NaN.
@@ -92,7 +92,7 @@ def summarise(rows: pd.DataFrame, metric: str, chosen_by: str | None = None) -> 
 
 
 def label(row: pd.Series) -> str:
-    """A setting as people call it: a baseline by its name, another by its trial."""
+    """A setting's display name: a baseline by its name, another by its trial."""
     return str(row["method"]) if row["origin"] == BASELINE else f"trial {row['number']} ({row['method']})"
 
 

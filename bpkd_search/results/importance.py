@@ -36,7 +36,7 @@ def importance(full: pd.DataFrame, metric: str, space: Mapping[str, Any], seed: 
     that decides who is stopped looks less important than it is. `attrs` holds `trials`, how many count, and
     `forest`, on how many of them fANOVA is: at most 500, drawn at random. `seed` is of the draw and the forest.
 
-    Errors: `ExperimentError` for fewer than 4 trials. Without scikit-learn `fanova` is empty, with a warning.
+    Raises `ExperimentError` for fewer than 4 trials. Without scikit-learn `fanova` is empty, with a warning.
     """
     import optuna
     from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances

@@ -46,7 +46,7 @@ class Leaderboard:
         both = Leaderboard(["runs/camvid", "s3://bucket/runs/camvid-wide"])
 
     A folder is a path, or a URL of any filesystem that pyarrow opens. Of several, the frames hold the union
-    of the searched parameters, and `experiment` tells them apart. Every call reads anew. Errors:
+    of the searched parameters, and `experiment` tells them apart. Every call reads the files again. Raises
     `ExperimentError` for a folder that is no experiment or cannot be read, and for experiments that
     maximised different metrics. A damaged part file is left out with a `DamagedFileWarning`.
     """
@@ -74,7 +74,7 @@ class Leaderboard:
 
     @property
     def directory(self) -> Path:
-        """The folder on this machine. Errors: `ExperimentError` for several folders and for a URL."""
+        """The folder on this machine. Raises `ExperimentError` for several folders and for a URL."""
         if len(self._paths) != 1 or self._paths[0] is None:
             raise ExperimentError(f"{', '.join(self.names)}: must be one experiment folder on this machine")
         return self._paths[0]
@@ -118,7 +118,7 @@ class Leaderboard:
         return lines
 
     def columns(self, table: str = TRIALS) -> pd.DataFrame:
-        """Type and meaning of each column of a table; without one, of `trials`. Errors: `ConfigError` for another."""
+        """Type and meaning of each column of a table; without one, of `trials`. Raises `ConfigError` for another."""
         known = {TRIALS: TRIAL_COLUMNS, REPORTS: REPORT_COLUMNS, CONFIRM: CONFIRM_COLUMNS}
         if table not in known:
             raise ConfigError([f"got {table!r}, valid: {', '.join(known)}"], "table")
@@ -169,7 +169,7 @@ class Leaderboard:
 
         Without `metrics`, the search's objectives count, or edge_miou and body_miou if it had one.
         Scores and speed are better when higher, costs when lower. Trials that lack one of the measures are left
-        out. Errors: `ConfigError` for a column that is no measure.
+        out. Raises `ConfigError` for a column that is no measure.
         """
         from bpkd_search.results.analysis import front
 
@@ -204,7 +204,7 @@ class Leaderboard:
     def per_class(self) -> pd.DataFrame:
         """IoU of each class (rows) in the best full-budget trial of each method (columns, best first).
 
-        Of several experiments, the columns are (experiment, method). Errors: `ExperimentError` when their
+        Of several experiments, the columns are (experiment, method). Raises `ExperimentError` when their
         classes differ, or when no trial has run its full budget.
         """
         from bpkd_search.results.analysis import per_class
@@ -223,7 +223,7 @@ class Leaderboard:
         """What the confirmation proves, a row a setting, with a verdict in `attrs`; see `confirm.summarise`.
 
         `metric` is by default what ranks the search; `test_miou` and the like are those of the held-out split,
-        on which nothing is chosen. Errors: `ExperimentError` for several experiments and for one that has no such
+        on which nothing is chosen. Raises `ExperimentError` for several experiments and for one that has no such
         scores, `ConfigError` for another metric.
         """
         from bpkd_search.results.confirm import summarise

@@ -1,7 +1,7 @@
 """Loggers that people already use, off by default: each follows the engine's events beside the tables.
 
 The tables hold everything; these copies are for people whose eyes live elsewhere. A logger that fails is
-named in a warning and left out from then on: the search goes on without it.
+named in a warning and left out from then on: the search continues without it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def make_loggers(config: SearchConfig, directory: Path) -> list[Logger]:
 
 
 class CsvLogger:
-    """A line a report: trial, searched parameters, measures. The file goes on where a resumed search does."""
+    """A line a report: trial, searched parameters, measures. A resumed search continues the file."""
 
     def __init__(self, config: SearchConfig, path: Path) -> None:
         self.path, self.space = path, list(config.space)
@@ -125,11 +125,11 @@ class TensorBoardLogger:
 
 
 class MlflowLogger:
-    """A run a trial in the experiment of the search's name; a resumed trial goes on in its run."""
+    """A run a trial in the experiment of the search's name; a resumed trial continues its run."""
 
     def __init__(self, config: SearchConfig, store: str) -> None:
         if "://" not in store:
-            # MLflow wants to be told that its plain-file store is what is meant.
+            # MLflow requires a confirmation that its plain-file store is meant.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             store = Path(store).expanduser().resolve().as_uri()
         mlflow = require("mlflow", "mlflow", "logging.mlflow")
@@ -222,7 +222,7 @@ def scalars(trial: Trial) -> Iterator[tuple[str, float]]:
 
 
 def outcome(trial: Trial) -> dict[str, str]:
-    """The state in which an ended trial stands in the tables, and of a failed one the reason."""
+    """The state of an ended trial in the tables, and the reason of a failed one."""
     known = {"state": trial.state, "reason": trial.reason}
     return {name: value for name, value in known.items() if value is not None}
 

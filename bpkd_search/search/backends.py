@@ -34,7 +34,7 @@ class TableBackend:
 
     `table` holds a row an epoch of a trial: `number`, `epoch`, `gpu_seconds`, the metrics, and a column for every
     parameter of the space. Nearness is the root mean square of the distances by parameter, each a share of its
-    range. Trials that were not recorded to the highest epoch are left out. Errors: `ExperimentError`.
+    range. Trials that were not recorded to the highest epoch are left out. Raises `ExperimentError`.
     """
 
     def __init__(self, table: pd.DataFrame, config: SearchConfig) -> None:
@@ -118,7 +118,7 @@ class CurveBackend:
 def read_table(path: Path) -> pd.DataFrame:
     """A table for `TableBackend`: a Parquet file, or the trials and reports of an experiment folder.
 
-    Errors: `ExperimentError`.
+    Raises `ExperimentError`.
     """
     if path.is_dir():
         board = Leaderboard(path)

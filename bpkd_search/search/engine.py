@@ -1,8 +1,8 @@
-"""The search itself, without Ray: which trial comes next, whether it goes on, and how it ended.
+"""The search itself, without Ray: which trial comes next, whether it continues, and how it ended.
 
 Ray Tune drives it through two thin adapters (`searcher`, `scheduler`), simulated time through `simulate`, a
 replay through `replay`. Every step goes into the event log first, so that an engine opened on an old folder
-stands where the last one stood.
+is in the state where the last one was.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Engine:
         return trial
 
     def report(self, number: int, report: dict[str, Any]) -> bool:
-        """Take a report; whether the trial goes on."""
+        """Take a report; returns whether the trial continues."""
         trial, epoch = self.trials[number], int(report["epoch"])
         if epoch in trial.reports:
             return not trial.stop

@@ -22,10 +22,10 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
 
     A fresh engine with an empty study is told the recorded reports and ends in their order. Gives the number of
     trials regenerated, and a line for every one that comes out differently. `fixed` are the trials that the search
-    ran first, by default the baselines. Errors: `ExperimentError`, `ConfigError`.
+    ran first, by default the baselines. Raises `ExperimentError`, `ConfigError`.
     """
     config = read_config(directory)
-    # What was learned from other experiments stands in the log; those may be gone.
+    # What was learned from other experiments is in the log; they may have been removed.
     quiet = config.model_copy(update={"search": config.search.model_copy(update={"warm_start": ()})})
     differences: list[str] = []
     with tempfile.TemporaryDirectory() as folder:

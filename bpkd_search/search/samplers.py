@@ -21,7 +21,7 @@ from bpkd_search.imports import require
 def make_sampler(settings: Sampler, conditional: bool, seed: int, fixed_seed: int) -> samplers.BaseSampler:
     """The sampler that a `sampler` block names, for one ask.
 
-    `seed` differs from ask to ask; `fixed_seed` stays, for sequences that would start anew with another. A
+    `seed` differs from ask to ask; `fixed_seed` stays, for sequences that would restart with another. A
     conditional space is sampled by TPE in groups of parameters that occur together. Raises `MissingPackageError`
     if the package of a sampler is not installed.
     """

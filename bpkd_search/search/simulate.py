@@ -139,7 +139,7 @@ def simulate(
 
     `table` holds the recorded trials as `TableBackend` takes them, or is a path that `read_table` takes.
     Gives a row a strategy: quartiles of the GPU-seconds until `target` (infinite where a search never got there), of
-    the best found, and of GPU-seconds in all; and the outcomes by strategy. Errors: `ConfigError`, `ExperimentError`.
+    the best found, and of GPU-seconds in all; and the outcomes by strategy. Raises `ConfigError`, `ExperimentError`.
     """
     table = table if isinstance(table, pd.DataFrame) else read_table(Path(table))
     backend, goal = TableBackend(table, config), target(config, table)

@@ -1,4 +1,4 @@
-"""Early stopping as plain arithmetic, without Ray: who goes on after a report.
+"""Early stopping as plain arithmetic, without Ray: which trials continue after a report.
 
 Values are tuples, higher is better in each place; one place for one objective. Positions are epochs or
 GPU-seconds. The state is a function of the reports in their order, so replaying them restores it.
@@ -19,13 +19,13 @@ class Stopping(Protocol):
     """A rule for early stopping."""
 
     def report(self, number: int, position: float, values: Values) -> bool:
-        """Whether trial `number` goes on after `position`; a rung counts a trial once."""
+        """Whether trial `number` continues after `position`; a rung counts a trial once."""
 
 
 class Asha:
     """Asynchronous successive halving (Li et al., arXiv 1810.05934), stopping variant.
 
-    Rungs stand at grace, grace * reduction, ... below the full budget. A trial that reaches a rung goes on if
+    Rungs are at grace, grace * reduction, ... below the full budget. A trial that reaches a rung continues if
     it is among the best 1/reduction of those that have reached it so far, itself counted; the first ones
     always are. With several objectives the best are those of the lowest non-dominated fronts, and within a
     front those with the most room around them (crowding distance, as in NSGA-II: Deb et al. 2002).
@@ -36,7 +36,7 @@ class Asha:
         self.rungs: dict[float, dict[int, Values]] = {}
 
     def report(self, number: int, position: float, values: Values) -> bool:
-        """Whether trial `number` goes on; the newest rung that it has reached decides."""
+        """Whether trial `number` continues; the newest rung that it has reached decides."""
         go_on, milestone = True, self.grace
         while milestone <= position and milestone < self.full:
             rung = self.rungs.setdefault(milestone, {})
@@ -76,7 +76,7 @@ class Hyperband:
         return len(self.shares) - 1
 
     def report(self, number: int, position: float, values: Values) -> bool:
-        """Whether trial `number` goes on in its bracket."""
+        """Whether trial `number` continues in its bracket."""
         return self.brackets[self.bracket(number)].report(number, position, values)
 
 
@@ -92,7 +92,7 @@ class Median:
         self.seen: dict[int, list[tuple[float, float]]] = {}
 
     def report(self, number: int, position: float, values: Values) -> bool:
-        """Whether trial `number` goes on."""
+        """Whether trial `number` continues."""
         mine = self.seen.setdefault(number, [])
         if not mine or position > mine[-1][0]:
             mine.append((position, values[0]))

@@ -1,4 +1,4 @@
-"""The Optuna side: a study that proposes points and is told the truth about them."""
+"""The Optuna side: a study that proposes points and is told how each trial ended."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def journal(directory: Path) -> BaseStorage:
 class Study:
     """Trials of the space as an Optuna study; `number` is the trial's number in the experiment.
 
-    The sampler is made anew for every ask, seeded by (search seed, number): a proposal depends on the trials
-    told so far and its number alone, and is the same after a restart. Baselines that lie outside the space
+    A new sampler is made for every ask, seeded by (search seed, number): a proposal depends on the trials
+    told so far and its number alone, and is the same after a restart. Baselines outside the space
     have no coordinates in it and stay out of the study, where they would mislead the sampler.
     """
 
@@ -66,7 +66,7 @@ class Study:
                 self._points[number] = frozen.params
                 self._reported[number] = set(frozen.intermediate_values)
             elif frozen.state == TrialState.RUNNING:
-                # Asked, and the driver died before it could log the trial: nobody will ever run it.
+                # Asked, and the driver died before it could log the trial: it will never run.
                 self.study.tell(frozen.number, state=TrialState.FAIL)
 
     def ask(self, number: int, fixed: Point | None = None) -> Point:
@@ -138,7 +138,7 @@ class Study:
                 )
 
     def _reopen(self, number: int) -> OptunaTrial:
-        """Optuna's trial of that number once more, to be asked anew by the study's present sampler."""
+        """Optuna's trial of that number again, to be asked by the study's present sampler."""
         study_id = self._storage.get_study_id_from_name(self.study.study_name)
         return OptunaTrial(self.study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
 

@@ -18,7 +18,7 @@ def matching(source: Path, config: SearchConfig, base: RunConfig) -> tuple[list[
     """The full-budget trials of an experiment that lie in this search's space, and notes on those left out.
 
     A trial matches when its run, apart from data, teacher, seed and budget, is this search's run at a point of
-    the space, and when it has every objective. Each comes as `source`, `point`, `values`. Errors: `ExperimentError`
+    the space, and when it has every objective. Each comes as `source`, `point`, `values`. Raises `ExperimentError`
     when `source` is no experiment.
     """
     found: list[dict[str, Any]] = []

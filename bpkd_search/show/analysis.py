@@ -18,7 +18,7 @@ from bpkd_search.show.text_table import TextTable, bold, terminal
 def show_comparison(
     board: Leaderboard, methods: Sequence[str] | None, format: str = "table", out: Path | None = None
 ) -> None:
-    """Print every method at equal epochs and at equal GPU-seconds, or write both. Errors: those of `compare`."""
+    """Print every method at equal epochs and at equal GPU-seconds, or write both. Raises what `compare` raises."""
     check_format(format, out)
     table = board.compare(methods)
     if format != "table":
@@ -43,7 +43,7 @@ def show_comparison(
 
 
 def show_importance(board: Leaderboard, format: str = "table", out: Path | None = None) -> None:
-    """Print the importance of each parameter, or write it. Errors: those of `importance`."""
+    """Print the importance of each parameter, or write it. Raises what `importance` raises."""
     check_format(format, out)
     table = board.importance()
     if format != "table":

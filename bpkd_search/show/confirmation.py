@@ -17,7 +17,7 @@ _INTERVALS = {"95 % interval": "", "from bpkd-paper": "vs_paper", "from the best
 
 
 def show_confirmation(board: Leaderboard) -> None:
-    """Print what the confirmation of an experiment came to. Errors: those of `Leaderboard.winner`."""
+    """Print what the confirmation of an experiment came to. Raises what `Leaderboard.winner` raises."""
     _, styled = terminal()
     lines: list[str] = []
     searched = board.trials(["number"]).set_index("number")[board.metric]
@@ -36,7 +36,7 @@ def show_confirmation(board: Leaderboard) -> None:
         lines += [f"{metric}:", *TextTable(shown).lines(styled=styled), "", str(table.attrs["verdict"]), ""]
     said = [
         "Fresh training seeds, the same for every setting; differences are paired by seed; 95 % intervals by Student's"
-        " t. P(best): how often the mean is the highest when seeds are drawn anew. The verdict is on the best of the"
+        " t. P(best): how often the mean is the highest when seeds are resampled. The verdict is on the best of the"
         " searched settings, so chance had as many tries as there are.",
         "The settings were chosen on this validation split: what its images favour, seeds do not show"
         + ("; the held-out split does, and nothing was chosen on it." if tested else "."),

@@ -15,7 +15,7 @@ HOST = "127.0.0.1"
 def serve(directory: Path, port: int, say: Callable[[str], None]) -> None:
     """Serve `optuna-dashboard` until it is interrupted; it shows a running search as it goes.
 
-    Errors: `ExperimentError` for a folder without a study, `MissingPackageError` without optuna-dashboard,
+    Raises `ExperimentError` for a folder without a study, `MissingPackageError` without optuna-dashboard,
     `ResourceError` for a port that cannot be had.
     """
     path = directory / STUDY

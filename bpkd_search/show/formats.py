@@ -55,7 +55,7 @@ FORMATS = ("table", "csv", "json", "parquet", "markdown", "latex")
 
 
 def check_format(format: str, out: Path | None) -> None:
-    """Refuse what cannot be written. Errors: `ConfigError`, `ExperimentError` for a file that exists."""
+    """Refuse what cannot be written. Raises `ConfigError`, `ExperimentError` for a file that exists."""
     if format not in FORMATS:
         raise ConfigError([f"got {format!r}, valid: {', '.join(FORMATS)}"], "--format")
     if format == "parquet" and out is None:
@@ -67,7 +67,7 @@ def check_format(format: str, out: Path | None) -> None:
 
 
 def write(frame: pd.DataFrame, format: str, out: Path | None) -> None:
-    """Print a frame, or write it to a new file. Errors: `ExperimentError` when that fails."""
+    """Print a frame, or write it to a new file. Raises `ExperimentError` when that fails."""
     try:
         if format == "parquet":
             assert out is not None

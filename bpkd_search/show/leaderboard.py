@@ -35,7 +35,7 @@ EVERYTHING = View()
 def leaderboard_frame(board: Leaderboard, view: View = EVERYTHING) -> pd.DataFrame:
     """The chosen rows and columns; without a choice rank, state, method, parameters, measures, cost.
 
-    Errors: `ConfigError` for a column that is not there and for a condition that is none.
+    Raises `ConfigError` for an unknown column and an invalid condition.
     """
     several = ["experiment"] if len(board.folders) > 1 else []
     usual = [*several, "number", "state", "method", *board.parameters, *HEADLINE]
@@ -59,7 +59,7 @@ def leaderboard_frame(board: Leaderboard, view: View = EVERYTHING) -> pd.DataFra
 
 
 def show_leaderboard(board: Leaderboard, format: str, view: View = EVERYTHING, out: Path | None = None) -> None:
-    """Print a leaderboard or write it to `out`. Errors: `ConfigError`, `ExperimentError`."""
+    """Print a leaderboard or write it to `out`. Raises `ConfigError`, `ExperimentError`."""
     check_format(format, out)
     frame = leaderboard_frame(board, view)
     if format == "table":

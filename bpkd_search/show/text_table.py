@@ -24,7 +24,7 @@ def decimals_of(column: str) -> int | None:
 
 
 def cell(name: object, value: object) -> str:
-    """A value as people read it: scores with four digits, nothing where nothing is known, one line, no controls."""
+    """A value for display: scores with four digits, empty where unknown, one line, no control characters."""
     if isinstance(value, float):
         if value != value:
             return ""

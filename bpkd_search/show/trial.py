@@ -21,7 +21,7 @@ _FACTS = ("state", "reason", "message", "method", "origin", "epochs", "seed", "n
 def find_trial(board: Leaderboard, which: str) -> pd.Series:
     """The row of a trial by its number, its trial_id, or as `best`; `name` is its rank.
 
-    Errors: `ExperimentError` when there is none.
+    Raises `ExperimentError` when there is none.
     """
     trials = board.trials()
     if which == "best":
@@ -53,7 +53,7 @@ def trial_record(board: Leaderboard, which: str) -> dict[str, Any]:
 
 
 def show_trial(board: Leaderboard, which: str, format: str = "table") -> None:
-    """Print everything about one trial. Errors: `ExperimentError` when there is none, `ConfigError` for a format."""
+    """Print everything about one trial. Raises `ExperimentError` when there is none, `ConfigError` for a format."""
     if format not in ("table", "json"):
         raise ConfigError([f"got {format!r}, valid: table, json"], "--format")
     if format == "json":

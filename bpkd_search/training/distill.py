@@ -135,7 +135,7 @@ class Distillation:
         """Train one epoch.
 
         Returns its mean loss terms, seconds inside training so far (`gpu_seconds`, data reading counted,
-        validation not), images per second, and peak memory in MiB on a GPU. Errors: `Diverged`.
+        validation not), images per second, and peak memory in MiB on a GPU. Raises `Diverged`.
         """
         settings, steps = self.settings, self.store.steps(self.settings.batch_size)
         torch.manual_seed(settings.seed * 100_003 + self.epoch)
@@ -263,7 +263,7 @@ class Distillation:
     def load(self, path: Path) -> Report | None:
         """Continue from a checkpoint of the same configuration; gives the report saved with it.
 
-        Errors: `CheckpointError`.
+        Raises `CheckpointError`.
         """
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)

@@ -35,7 +35,7 @@ def compiled_forward(student: Segmentor, images: Tensor, labels: Tensor, ignore_
 
     Code is kept by the process and serves every student of the same architecture at the same batch shape, so only
     the first run of many waits for it. Shapes are static: a run's numbers do not depend on what ran before it in the
-    process. Errors: `ResourceError` where PyTorch cannot compile.
+    process. Raises `ResourceError` where PyTorch cannot compile.
     """
     from torch._dynamo.exc import BackendCompilerFailed
 
@@ -57,7 +57,7 @@ def _compiled() -> Callable[[Segmentor, Tensor, Tensor, int], Outputs]:
 
 
 def forget_code() -> None:
-    """Let go of all compiled code; the next `compiled_forward` compiles anew."""
+    """Drop all compiled code; the next `compiled_forward` compiles again."""
     if _compiled.cache_info().currsize:
         _compiled.cache_clear()
         torch._dynamo.reset()

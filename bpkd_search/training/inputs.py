@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 
 
 def prepare_views(data: Data, say: Say, map: Map = thread_map, recipe: ViewRecipe | None = None) -> ViewStore:
-    """The view store of a `data` block. Errors: `DataError` naming every damaged sample."""
+    """The view store of a `data` block. Raises `DataError` naming every damaged sample."""
     recipe, root = recipe or view_recipe(data), cache_dir(data.views_dir)
     if views_left(data, recipe):
         train, val = recipe.train, recipe.val
@@ -41,7 +41,7 @@ def prepare_views(data: Data, say: Say, map: Map = thread_map, recipe: ViewRecip
 
 
 def view_recipe(data: Data) -> ViewRecipe:
-    """What fixes the views of a `data` block. Errors: `DataError`."""
+    """What fixes the views of a `data` block. Raises `DataError`."""
     return ViewRecipe(
         open_data(data, "train"),
         open_data(data, "val"),
@@ -54,7 +54,7 @@ def view_recipe(data: Data) -> ViewRecipe:
 
 
 def views_path(data: Data) -> Path:
-    """Where the views of a `data` block are kept. Errors: `DataError`."""
+    """Where the views of a `data` block are kept. Raises `DataError`."""
     return cache_dir(data.views_dir) / "views" / view_recipe(data).key()
 
 

@@ -53,7 +53,7 @@ class Prepared:
     def here(self) -> Prepared:
         """The same with the paths of this node's own copy; without a whole one, as it is, for a shared folder.
 
-        Errors: `DataError` where this node has neither, `ResourceError` as `local_root`.
+        Raises `DataError` where this node has neither, `ResourceError` as `local_root`.
         """
         if self.local is None:
             return self
@@ -79,7 +79,7 @@ class Prepared:
 def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map = map) -> Prepared:
     """Views, teacher and logits of a run: found where they exist, made where they do not.
 
-    `say` gets progress in lines; the two maps spread the work (see `data.views`). Errors: `DataError`,
+    `say` gets progress in lines; the two maps spread the work (see `data.views`). Raises `DataError`,
     `CheckpointError`, `ResourceError`, `ConfigError`.
     """
     recipe = view_recipe(run.data)
@@ -91,7 +91,7 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     teacher, scores = prepare_teacher(run, store, say)
     logits = None
     if run.teacher.mode == "stored":
-        # A teacher of the same weights gives the same logits, wherever its file lies.
+        # A teacher of the same weights gives the same logits, wherever its file is.
         codec = run.data.logits
         key = digest([plain_model(run.teacher), file_hash(teacher), codec])
         path = logits_path(store.path, key)

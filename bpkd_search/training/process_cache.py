@@ -1,8 +1,8 @@
-"""What a process keeps from one run to the next, and whether it has let go of the rest.
+"""What a process keeps from one run to the next, and whether it has freed the rest.
 
 Runs share view stores and online teachers, which no run changes. A student is a copy of a network that is built and
 loaded once and never trained, so that it starts with the bits of a fresh one, whatever ran before. That network stays
-in host memory: of a run that is over, nothing stays on a GPU. Compiled code is kept by `forward`.
+in host memory: nothing of an ended run stays on a GPU. Compiled code is kept by `forward`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ProcessCache:
         self._warned = False
 
     def start(self, run: RunConfig, prepared: Prepared) -> Distillation:
-        """A run at its beginning, as a process that just started would have it. Errors: `UserError` of every kind."""
+        """A run at its beginning, as a process that just started would have it. Raises `UserError` of every kind."""
         prepared = prepared.here()
         key = (prepared.views, prepared.logits)
         if key not in self.stores:
@@ -57,7 +57,7 @@ class ProcessCache:
         return Distillation(run.student, run.loss, run.train, store, teacher=teacher, device=device, student=student)
 
     def release(self) -> int:
-        """Free what is left of a run that nobody holds any more; the bytes of a GPU that did not come back.
+        """Free what is left of an ended run; returns the bytes of GPU memory that were not freed.
 
         Those are what is allocated beyond the online teachers and the workspaces of libraries. If there are any, all
         that was kept is dropped, compiled code included, and what even then does not come back is warned of, once.
@@ -72,8 +72,8 @@ class ProcessCache:
         if excess and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{excess / 2**20:,.0f} MiB of GPU memory did not come back from a run that is over; this process goes"
-                " on, and later trials have so much less",
+                f"{excess / 2**20:,.0f} MiB of GPU memory were not freed by a run that has ended; this process"
+                " continues, and later trials have that much less",
                 RuntimeWarning,
                 stacklevel=2,
             )

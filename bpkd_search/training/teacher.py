@@ -52,7 +52,7 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
 def teacher_file(run: RunConfig, views: str) -> tuple[Path, str]:
     """Where the weights of a run's teacher lie, made or not yet, and the key of what makes them and their scores.
 
-    `views` is the key of the run's views. Errors: `CheckpointError` for a file that is named and not there.
+    `views` is the key of the run's views. Raises `CheckpointError` for a file that is named and not there.
     """
     spec = run.teacher
     if spec.checkpoint is not None:
@@ -64,7 +64,7 @@ def teacher_file(run: RunConfig, views: str) -> tuple[Path, str]:
 
 
 def open_teacher(run: RunConfig, num_classes: int, path: Path, device: torch.device) -> Segmentor:
-    """The frozen teacher, in evaluation mode. Errors: `CheckpointError`."""
+    """The frozen teacher, in evaluation mode. Raises `CheckpointError`."""
     model = build_model(run.teacher.model_copy(update={"weights": None}), num_classes, 0)
     load_segmentor(model, path)
     return model.to(device).eval().requires_grad_(False)
@@ -102,7 +102,7 @@ def plain_model(model: Model) -> dict[str, Any]:
 
 
 def file_hash(path: Path) -> str:
-    """Hash of a file's bytes. Errors: `CheckpointError` when there is no such file."""
+    """Hash of a file's bytes. Raises `CheckpointError` when there is no such file."""
     try:
         return hashlib.sha256(path.expanduser().read_bytes()).hexdigest()
     except OSError as e:

@@ -26,7 +26,7 @@ def train(config: RunConfig, out: Path | str, say: Say = lambda line: None) -> d
 
     Writes `config.yaml`, `history.csv` (a row an epoch), `metrics.json` and `student.safetensors`. A folder
     that holds an unfinished run of the same configuration is continued; any other content is an error.
-    Errors: `UserError` of every kind.
+    Raises `UserError` of every kind.
     """
     out = Path(out)
     if (out / METRICS).exists():

@@ -25,8 +25,8 @@ STAND_INS = {
     "ray": """
         [[ $1 == start ]] || exit 0
         [[ -z ${RAY_FAILS-} ]] || exit 1
-        touch "$STAND_IN/node-$$"
         trap 'rm "$STAND_IN/node-$$"; echo stopped >> "$STAND_IN/log"; exit 0' TERM
+        touch "$STAND_IN/node-$$"
         while :; do sleep 0.05; done
     """,
     # Asked whether grpc is there, for a token, and for the number of nodes.
@@ -185,9 +185,9 @@ def test_slurm_lets_the_driver_stop_cleanly_on_a_signal(place: Place, sent: sign
 
 def test_slurm_gives_up_when_nodes_do_not_join_or_the_head_ends(place: Place) -> None:
     (place.bin / "python").write_text("#!/usr/bin/env bash\ncase $* in *grpc*) exit 1 ;; *) echo 1 ;; esac\n")
-    code, said = place.run("slurm.sbatch", "space.yaml", nodes=2, JOIN_SECONDS="1")
+    code, said = place.run("slurm.sbatch", "space.yaml", nodes=2, JOIN_SECONDS="2")
     assert code == 1
-    assert "1 of 2 node(s) joined within 1 s" in said
+    assert "1 of 2 node(s) joined within 2 s" in said
     assert len(place.calls("stopped")) == 2
 
     (place.bin / "python").write_text("#!/usr/bin/env bash\nexit 1\n")

@@ -49,7 +49,7 @@ def build_views(
     """Open the recipe's views under `root`, building first what is missing.
 
     With `stored=False` only validation images go to the disk, and views are computed as they are read. For
-    `map` and `waiting` see `chunks.build`. Errors: `DataError` for damaged samples, `ResourceError` where the
+    `map` and `waiting` see `chunks.build`. Raises `DataError` for damaged samples, `ResourceError` where the
     disk cannot hold the arrays.
     """
     if recipe.train.class_names != recipe.val.class_names:
@@ -93,9 +93,9 @@ def build_logits(
 ) -> ViewStore:
     """The store with a teacher's logits beside its views, computed first where they are missing.
 
-    `teacher` maps images uint8 [B, 3, H, W] to logits [B, C, h, w]; `key` stands for its weights and `codec`
+    `teacher` maps images uint8 [B, 3, H, W] to logits [B, C, h, w]; `key` identifies its weights and `codec`
     (see `codecs`). Where `map` sends chunks to other processes, `teacher` goes with them by pickle.
-    Errors: `ResourceError` where the disk cannot hold the arrays, `ConfigError` for an unknown codec.
+    Raises `ResourceError` where the disk cannot hold the arrays, `ConfigError` for an unknown codec.
     """
     path = logits_path(store.path, key)
     count = store.num_images * store.views
@@ -140,7 +140,7 @@ def logits_path(store: Path, key: str) -> Path:
 
 
 def logits_layout(codec: str, shape: tuple[int, ...], views: int, batch_size: int = 16) -> Layout:
-    """The arrays of so many views' logits, each [C, h, w]. Errors: `ConfigError` for an unknown codec."""
+    """The arrays of a number of views' logits, each [C, h, w]. Raises `ConfigError` for an unknown codec."""
     classes, height, width = shape
     chunk = max(batch_size, LOGIT_CHUNK // batch_size * batch_size)
     return Layout.of(open_codec(codec, classes).rows((classes, height, width)), views, chunk=chunk)
@@ -155,7 +155,7 @@ def bytes_left(folder: Path, layout: Layout) -> int:
 
 
 def require_space(folder: Path, needed: Mapping[str, int], option: str = "data.views_dir") -> None:
-    """Refuse work that the disk cannot hold, before it starts. Errors: `ResourceError` with every size.
+    """Refuse work that the disk cannot hold, before it starts. Raises `ResourceError` with every size.
 
     `option` is the one that names the folder.
     """
@@ -173,6 +173,6 @@ def require_space(folder: Path, needed: Mapping[str, int], option: str = "data.v
 
 
 def shown_bytes(count: int) -> str:
-    """A size as people read it, in KiB, MiB or GiB."""
+    """A size in KiB, MiB or GiB, for display."""
     unit, power = next((u for u in (("GiB", 30), ("MiB", 20)) if count >= 2 ** u[1]), ("KiB", 10))
     return f"{count / 2**power:,.{1 if unit == 'GiB' else 0}f} {unit}"

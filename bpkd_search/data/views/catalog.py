@@ -1,4 +1,4 @@
-"""What lies in a cache of views: list it, check it, free it."""
+"""The stores in a cache of views: list, check and delete them."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def list_stores(root: Path) -> list[Entry]:
 
 
 def select_stores(root: Path, key: str | None, days: float | None) -> list[Entry]:
-    """The store of a key, or those that were not used for so many days. Errors: as `find`."""
+    """The store of a key, or those that were not used for a number of days. Raises what `find` raises."""
     if key is not None:
         return [find(root, key)]
     return [] if days is None else [entry for entry in list_stores(root) if entry.unused >= days * DAY]
 
 
 def find(root: Path, key: str) -> Entry:
-    """The store of a key. Errors: `DataError` with the keys there are."""
+    """The store of a key. Raises `DataError` with the keys there are."""
     stores = {entry.key: entry for entry in list_stores(root)}
     if key not in stores:
         raise DataError(f"{root / 'views'}: has no store {key!r}; there are: {', '.join(stores) or 'none'}")
@@ -88,7 +88,7 @@ def verify_store(path: Path, say: Callable[[str], None]) -> int:
 
 
 def remove(entry: Entry) -> None:
-    """Free a store. Errors: `DataError` while a process reads or builds it."""
+    """Free a store. Raises `DataError` while a process reads or builds it."""
     try:
         with cache_lock(entry.path / USE, block=False):
             shutil.rmtree(entry.path)

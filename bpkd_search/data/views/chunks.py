@@ -77,7 +77,7 @@ class ChunkTask:
     work: Work
 
     def __call__(self, chunk: int) -> tuple[int, int]:
-        """Make and write one chunk. Errors: `DataError` on a machine that sees another folder at this path."""
+        """Make and write one chunk. Raises `DataError` on a machine that sees another folder at this path."""
         table = Table.read(self.folder)
         if table is None or table.token != self.token:
             raise DataError(
@@ -108,7 +108,7 @@ def build(
     """Make the chunks that are missing in `folder`; of two processes, the second waits and finds them made.
 
     `work(start, stop)` gives each array's rows [groups, stop - start, ...]; `map(function, chunks)` runs chunks in
-    any order. `waiting` is called once before waiting for another process. Errors: what `work` raises;
+    any order. `waiting` is called once before waiting for another process. Raises what `work` raises;
     `ResourceError` where the disk is full.
     """
     if finished(folder, layout):
@@ -190,7 +190,7 @@ def checksum(rows: Mapping[str, Array]) -> int:
 
 
 def read(folder: Path) -> tuple[Table, dict[str, Array]]:
-    """A finished folder. Errors: `DataError` for one that is missing, unfinished, or of a wrong size."""
+    """A finished folder. Raises `DataError` for one that is missing, unfinished, or of a wrong size."""
     table = Table.read(folder)
     if table is None or table.missing:
         left = "has no table of chunks" if table is None else f"misses {len(table.missing)} chunks"
@@ -201,7 +201,7 @@ def read(folder: Path) -> tuple[Table, dict[str, Array]]:
 def thread_map(
     function: Callable[[int], tuple[int, int]], chunks: Sequence[int], threads: int | None = None
 ) -> Iterator[tuple[int, int]]:
-    """Like `map`, in so many threads, by default one a CPU, results as they come."""
+    """Like `map`, in `threads` threads, by default one per CPU; yields results as they come."""
     with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
         futures = [pool.submit(function, chunk) for chunk in chunks]
         try:

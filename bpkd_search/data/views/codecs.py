@@ -129,7 +129,7 @@ CODECS: dict[str, Callable[[int, int | None], Codec]] = {"float16": Float16, "in
 
 
 def open_codec(name: str, classes: int) -> Codec:
-    """The codec of a `data.logits` option for so many classes. Errors: `ConfigError` with what is valid."""
+    """The codec of a `data.logits` option for a number of classes. Raises `ConfigError` with what is valid."""
     kind, _, argument = name.partition(":")
     if kind not in CODECS or (argument and not argument.isdigit()) or bool(argument) != (kind == "topk"):
         raise ConfigError([f"data.logits: got {name!r}, must be float16, int8 or topk:K"])

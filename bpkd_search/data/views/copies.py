@@ -1,4 +1,4 @@
-"""Copies of finished stores on disks of a node's own, chunk by chunk from whoever hands out the rows.
+"""Copies of finished stores on a node's local disk, chunk by chunk from a source of rows.
 
 A copy is laid out as any store, so a folder of copies is itself a `data.views_dir`.
 """
@@ -40,12 +40,12 @@ class Contents:
 
     @staticmethod
     def of(store: Path, parts: Sequence[str]) -> Contents:
-        """What so many folders of a store hold. Errors: `DataError` for one that is not finished."""
+        """What the given folders of a store hold. Raises `DataError` for one that is not finished."""
         tables = {part: chunks.read(store / part)[0] for part in parts}
         return Contents(store.name, (store / MANIFEST).read_text(encoding="utf-8"), tables)
 
     def path(self, root: Path) -> Path:
-        """Where the store lies under a cache folder."""
+        """Where the store is under a cache folder."""
         return root / "views" / self.key
 
     def missing(self, root: Path) -> int:
@@ -57,7 +57,7 @@ def copy_store(contents: Contents, root: Path, rows: Rows) -> int:
     """Bring a store under `root` and give how many bytes were fetched; chunks that are there stay.
 
     `rows(part, chunk)` gives a chunk's rows as `read_chunk`, and may be called by two threads at once. Of two
-    processes, the second waits and finds the copy made. Errors: `DataError` for rows that are not what was built,
+    processes, the second waits and finds the copy made. Raises `DataError` for rows that are not what was built,
     `ResourceError` where the disk cannot hold the copy.
     """
     path, fetched = contents.path(root), 0
@@ -83,7 +83,7 @@ def copy_store(contents: Contents, root: Path, rows: Rows) -> int:
 
 
 def read_chunk(folder: Path, chunk: int) -> dict[str, Array]:
-    """A chunk's rows [groups, n, ...] of a finished folder, by array. Errors: as `chunks.read`."""
+    """A chunk's rows [groups, n, ...] of a finished folder, by array. Raises what `chunks.read` raises."""
     table, arrays = chunks.read(folder)
     return chunks.rows_of(arrays, table.layout, chunk)
 
@@ -97,7 +97,7 @@ def is_whole(store: Path, parts: Sequence[str]) -> bool:
 
 
 def local_root(given: str) -> Path:
-    """The folder of copies on this node, `~` and `$VARIABLES` filled in. Errors: `ResourceError` with the rule."""
+    """The folder of copies on this node, `~` and `$VARIABLES` filled in. Raises `ResourceError` with the rule."""
     path = Path(os.path.expandvars(given)).expanduser()
     if "$" in str(path) or not path.is_absolute():
         raise ResourceError(

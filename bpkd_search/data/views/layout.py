@@ -1,4 +1,4 @@
-"""Flat arrays in `.npy` files: where a row lies, and how rows are written and mapped."""
+"""Flat arrays in `.npy` files: where a row is, and how rows are written and mapped."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Layout:
 
 
 def open_arrays(folder: Path, layout: Layout) -> dict[str, Array]:
-    """The arrays, memory-mapped; writing to them changes no file. Errors: `DataError` naming the file."""
+    """The arrays, memory-mapped; writing to them changes no file. Raises `DataError` naming the file."""
     arrays = {}
     for name, (shape, dtype) in layout.arrays.items():
         path = folder / f"{name}.npy"

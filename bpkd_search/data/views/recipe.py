@@ -31,7 +31,7 @@ class ViewRecipe:
     about: dict[str, Any] = field(default_factory=dict)
 
     def key(self) -> str:
-        """Hash of all that goes into the arrays, the same wherever the data lies."""
+        """Hash of all that goes into the arrays, the same wherever the data is."""
         return digest(
             [
                 FORMAT,
@@ -80,5 +80,5 @@ class ViewRecipe:
 
 
 def image_layout(items: int, height: int, width: int, views: int = 1) -> Layout:
-    """Images and labels of so many samples in so many views."""
+    """Images and labels of a number of samples and views."""
     return Layout.of({"images": ((3, height, width), "|u1"), "labels": ((height, width), "|u1")}, items, views)

@@ -51,7 +51,7 @@ class ViewStore:
     `images` uint8 [N*V, 3, H, W], `labels` uint8 [N*V, H, W] with view v of image i at row v*N + i;
     `val_images` and `val_labels` likewise without views. Where the views are not on the disk, both are None
     and `recipe` computes what is read. While it is open, `views --prune` leaves the store alone.
-    Errors: `DataError` for arrays that are missing, unfinished or of a wrong size.
+    Raises `DataError` for arrays that are missing, unfinished or of a wrong size.
     """
 
     def __init__(self, path: Path, logits: Path | None = None, recipe: ViewRecipe | None = None) -> None:
