@@ -91,6 +91,12 @@ def in_words(model: type[BaseModel], error: Any) -> str:
         tag, valid = error["ctx"]["tag"], error["ctx"]["expected_tags"].replace("'", "")
         key = next((key for key, value in dict(error["input"]).items() if str(value) == tag), "name")
         return f"{path}.{key}: got {tag!r}, valid: {valid}"
+    if kind == "bool_type":
+        return f"{path}: got {_short(error['input'])}, must be true or false"
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return f"{path}: got {_short(error['input'])}, must be a mapping of keys"
+    if kind == "string_type" and isinstance(error["input"], int | float):
+        return f"{path}: got {_short(error['input'])}, must be a string: put it in quotes"
     if path == "space" and kind == "too_short":
         return "space: got an empty space, must name at least one parameter"
     message = message.replace("Input should", "must").replace("must a valid", "must be a valid")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,7 +55,7 @@ def run(
 
     settings = list(overrides or [])
     if name is not None:
-        settings.append(f"name={name}")
+        settings.append(f"name={json.dumps(name)}")  # a name is text, also 2026 or no
     if trials is not None:
         settings.append(f"search.trials={trials}")
     config = load_search(space, settings)

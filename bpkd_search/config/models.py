@@ -130,7 +130,7 @@ class Optimisation(Block):
     warmup: float = Field(default=0.0, ge=0, description="Epochs over which the rate rises to its peak.")
     grad_clip: float | None = Field(default=None, gt=0, description="Largest norm of the gradient.")
     amp: Literal["auto", "off"] = Field(default="auto", description="Mixed precision where the device has it.")
-    compile: bool = Field(default=False, description="Train through `torch.compile`.")
+    compile: StrictBool = Field(default=False, description="Train through `torch.compile`.")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         default="auto", description="Where it trains."
     )
@@ -182,7 +182,7 @@ class FloatRange(Block):
 
     bounds: tuple[float, float] = Field(alias="float", description="Lowest and highest value.")
     step: float | None = Field(default=None, gt=0, description="Distance between values.")
-    log: bool = Field(default=False, description="Sample on a logarithmic scale.")
+    log: StrictBool = Field(default=False, description="Sample on a logarithmic scale.")
     when: dict[str, Any] = Field(
         default={}, description="Sampled only where these paths have these values (one, or any of a list)."
     )
@@ -193,7 +193,7 @@ class IntRange(Block):
 
     bounds: tuple[int, int] = Field(alias="int", description="Lowest and highest value.")
     step: int = Field(default=1, ge=1, description="Distance between values.")
-    log: bool = Field(default=False, description="Sample on a logarithmic scale.")
+    log: StrictBool = Field(default=False, description="Sample on a logarithmic scale.")
     when: dict[str, Any] = Field(
         default={}, description="Sampled only where these paths have these values (one, or any of a list)."
     )
@@ -230,12 +230,12 @@ Distribution = Annotated[
 class Logging(Block):
     """Loggers beside the tables, each off by default; `mlflow` may be a path or a tracking URI."""
 
-    tensorboard: bool = Field(default=False, description="Event files for TensorBoard.")
+    tensorboard: StrictBool = Field(default=False, description="Event files for TensorBoard.")
     mlflow: StrictBool | Annotated[str, Field(min_length=1)] = Field(
         default=False, description="Runs in MLflow; a path or a tracking URI says where."
     )
-    wandb: bool = Field(default=False, description="Runs in Weights & Biases.")
-    csv: bool = Field(default=False, description="CSV files.")
+    wandb: StrictBool = Field(default=False, description="Runs in Weights & Biases.")
+    csv: StrictBool = Field(default=False, description="CSV files.")
 
 
 class SearchConfig(RunConfig):

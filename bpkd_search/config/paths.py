@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -26,17 +26,31 @@ def find(tree: Any, path: str) -> Any:
         return None
 
 
-def set_path(tree: Any, path: str, value: Any) -> None:
-    """Set the value at a dotted path in place, creating missing mappings; list items are addressed by index."""
-    *parents, last = path.split(".")
+def set_path(tree: Any, path: str | Sequence[str], value: Any) -> None:
+    """Set the value at a dotted path, or at a sequence of keys, in place.
+
+    Missing mappings are created; list items are addressed by index. Raises `ValueError` for an index that is not
+    in its list.
+    """
+    *parents, last = path.split(".") if isinstance(path, str) else path
     for key in parents:
         if isinstance(tree, list):
-            tree = tree[int(key)]
+            position = _index(tree, key)
+            if not isinstance(tree[position], dict | list):
+                tree[position] = {}
+            tree = tree[position]
         else:
             if not isinstance(tree.get(key), dict | list):
                 tree[key] = {}
             tree = tree[key]
     if isinstance(tree, list):
-        tree[int(last)] = value
+        tree[_index(tree, last)] = value
     else:
         tree[last] = value
+
+
+def _index(items: list[Any], key: str) -> int:
+    if not (key.isdecimal() and int(key) < len(items)):
+        valid = f"valid: 0 to {len(items) - 1}" if items else "the list is empty"
+        raise ValueError(f"got {key!r} as an index; {valid}")
+    return int(key)

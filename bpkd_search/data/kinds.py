@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import Field, create_model
+from pydantic import Field, StrictBool, create_model
 
 from bpkd_search.blocks import Block
 
@@ -44,7 +44,7 @@ class FolderData(Block):
 class PascalContextData(Block):
     """Which classes of PASCAL Context are learned."""
 
-    background: bool = Field(default=False, description="60 classes with background as class 0, instead of 59.")
+    background: StrictBool = Field(default=False, description="60 classes with background as class 0, instead of 59.")
 
 
 class SyntheticData(Block):
@@ -60,7 +60,7 @@ class SyntheticData(Block):
 class VocData(Block):
     """Which masks of PASCAL VOC 2012 are read."""
 
-    augmented: bool = Field(
+    augmented: StrictBool = Field(
         default=False, description="Masks of SegmentationClassAug, and trainaug.txt as the training list."
     )
 

@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bpkd_search.config import SearchConfig, dump, load_search
+from bpkd_search.config import SearchConfig, dump
+from bpkd_search.config.load import load_saved
 from bpkd_search.errors import ExperimentError, ResourceError
 from bpkd_search.experiment.paths import CONFIG, FACTS, LOCK
 from bpkd_search.files import Held, lock, write_text
@@ -63,7 +64,7 @@ def read_config(directory: Path) -> SearchConfig:
     """The configuration of an existing experiment. Raises `ExperimentError`, `ConfigError`."""
     if not (directory / CONFIG).is_file():
         raise ExperimentError(f"{directory}: is no experiment folder (it has no {CONFIG})")
-    return load_search(directory / CONFIG)
+    return load_saved(SearchConfig, directory / CONFIG)
 
 
 @contextmanager

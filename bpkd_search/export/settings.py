@@ -13,6 +13,7 @@ import yaml
 
 from bpkd_search.config import RunConfig, terms_of
 from bpkd_search.config.load import parse
+from bpkd_search.config.yaml_text import to_text
 from bpkd_search.config.points import to_tree
 from bpkd_search.errors import ExperimentError
 from bpkd_search.experiment.paths import CONFIG, METRICS, STUDENT, student_file
@@ -123,7 +124,7 @@ def trained_setting(folder: Path) -> Setting:
 
 def to_yaml(setting: Setting) -> str:
     """The run as YAML that `bpkd-search train` takes unchanged, its scores in a comment above."""
-    return _scores(setting) + yaml.safe_dump(setting.config, sort_keys=False, allow_unicode=True)
+    return _scores(setting) + to_text(setting.config)
 
 
 def to_json(setting: Setting) -> str:

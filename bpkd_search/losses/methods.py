@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, StrictBool, field_validator
 
 from bpkd_search.blocks import PerClass, Schedule, Temperature, Weight
 from bpkd_search.errors import ConfigError
@@ -43,8 +43,8 @@ class Bpkd(LossMethod):
     alpha: PerClass = Field(default=2.0, description="Scales the edge term: one number, or one for each class.")
     edge_temperature: Temperature = Field(default=1.0, description="Temperature of the edge term.")
     body_temperature: Temperature = Field(default=1.0, description="Temperature of the body term.")
-    pre_mask: bool = Field(default=True, description="Multiply logits by the edge mask before the edge term's softmax.")
-    post_mask: bool = Field(default=True, description="Multiply the edge term's divergences by the edge mask.")
+    pre_mask: StrictBool = Field(default=True, description="Multiply logits by the edge mask before the edge term's softmax.")
+    post_mask: StrictBool = Field(default=True, description="Multiply the edge term's divergences by the edge mask.")
 
     function = "bpkd_search.losses.bpkd:bpkd_loss"
     parts = {"edge": "edge_weight", "body": "body_weight"}
@@ -68,7 +68,7 @@ class Kd(LossMethod):
     method: Literal["kd"] = "kd"
     weight: Weight = Field(default=1.0, description=_WEIGHT)
     temperature: Temperature = Field(default=1.0, description=_TEMPERATURE)
-    standardise: bool = Field(default=False, description="Z-score each pixel's logits first (arXiv 2403.01427).")
+    standardise: StrictBool = Field(default=False, description="Z-score each pixel's logits first (arXiv 2403.01427).")
 
     function = "bpkd_search.losses.logits:kd_loss"
     source = "arXiv 1503.02531"

@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bpkd_search.config import RunConfig, dump, load_run
+from bpkd_search.config import RunConfig, dump
+from bpkd_search.config.load import load_saved
 from bpkd_search.config.points import to_tree
 from bpkd_search.errors import ExperimentError, UserError
 from bpkd_search.experiment.paths import CHECKPOINT, CONFIG, HISTORY, METRICS, STUDENT
@@ -31,7 +32,7 @@ def train(config: RunConfig, out: Path | str, say: Say = lambda line: None) -> d
     out = Path(out)
     if (out / METRICS).exists():
         raise ExperimentError(f"{out}: holds a finished run; choose another --out")
-    if (out / CHECKPOINT).exists() and load_run(out / CONFIG) != config:
+    if (out / CHECKPOINT).exists() and load_saved(RunConfig, out / CONFIG) != config:
         raise ExperimentError(f"{out}: holds a run of another configuration; choose another --out")
     if out.exists() and not (out / CONFIG).exists() and any(out.iterdir()):
         raise ExperimentError(f"{out}: is not empty; choose another --out")

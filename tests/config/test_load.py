@@ -91,7 +91,7 @@ BAD = [
         "depend on one another in a circle",
     ),
     ({"enqueue": [{"loss.alpha": 1}]}, "enqueue.0.loss.alpha: is no parameter of the space"),
-    ({"enqueue": [{"loss.edge_weight": -3}]}, "enqueue.0: loss.edge_weight: got -3, must be greater"),
+    ({"enqueue": [{"loss.edge_weight": -3}]}, "enqueue.0.loss.edge_weight: got -3, must be a number from 0.1 to 50"),
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bpkd_search.config import RunConfig, label_of, terms_of
-from bpkd_search.config.load import run_faults
+from bpkd_search.config.checks import run_faults
 from bpkd_search.config.loss import terms_by_path
 from bpkd_search.losses.methods import METHODS
 

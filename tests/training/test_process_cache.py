@@ -137,7 +137,7 @@ def test_memory_that_does_not_come_back_is_said_once_with_its_size_and_all_that_
         assert kept.release() == 0
     assert kept.stores
     held = WORKSPACES + 12 * MIB
-    with pytest.warns(RuntimeWarning, match="^12 MiB of GPU memory did not come back"):
+    with pytest.warns(RuntimeWarning, match="^12 MiB of GPU memory were not freed"):
         assert kept.release() == 12 * MIB
     assert not kept.stores
     with warnings.catch_warnings(action="error"):

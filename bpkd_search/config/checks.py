@@ -1,0 +1,174 @@
+"""What single values of a configuration cannot show: combinations that exclude each other, and a space's own errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+from bpkd_search.blocks import in_words
+from bpkd_search.config.loss import terms_by_path
+from bpkd_search.config.models import Choice, Distribution, FloatRange, RunConfig, SearchConfig
+from bpkd_search.config.paths import get_path
+from bpkd_search.config.points import holds, in_order, is_active, lay, probe_values, run_at, to_tree
+from bpkd_search.data.kinds import KINDS
+
+# Only these leave the stored views valid and the trials comparable.
+SEARCHABLE = ("loss.", "train.", "student.")
+
+
+def cross_faults(config: RunConfig) -> list[str]:
+    """What single values cannot show: combinations that exclude each other."""
+    faults = run_faults(config)
+    kind = config.data.kind
+    if (required := KINDS[kind].required) and config.data.options is None:
+        faults.append(f"data.{kind}: got nothing, is required with data.kind: {kind} ({', '.join(required)})")
+    if isinstance(config, SearchConfig):
+        faults += space_faults(config)
+        scheduler = config.search.scheduler
+        if scheduler.name != "none" and scheduler.axis == "epochs" and scheduler.grace > config.train.epochs:
+            faults.append(
+                f"search.scheduler.grace: got {scheduler.grace:g}, must not exceed train.epochs = {config.train.epochs}"
+            )
+    return faults
+
+
+def run_faults(run: RunConfig) -> list[str]:
+    """Combinations that exclude each other within one run, in the parts a search may vary."""
+    faults = []
+    for path, term in terms_by_path(run.loss).items():
+        if term.needs == "teacher features" and run.teacher.mode != "online":
+            faults.append(
+                f"{path}.method: got {term.method}, needs the teacher's features: set teacher.mode to online"
+                f" (got {run.teacher.mode})"
+            )
+    if run.train.warmup > run.train.epochs:
+        faults.append(f"train.warmup: got {run.train.warmup}, must not exceed train.epochs = {run.train.epochs}")
+    return faults
+
+
+def space_faults(config: SearchConfig) -> list[str]:
+    """What is wrong with `space:` and `enqueue:`: paths, bounds, steps, conditions, values."""
+    faults: list[str] = []
+    try:
+        ordered = list(in_order(config.space))
+    except ValueError as e:
+        return [f"space: {e}"]
+    sound = {}
+    for path, distribution in ordered:
+        if fault := _own_fault(path, distribution, config):
+            faults.append(f"space.{path}{fault}")
+        else:
+            sound[path] = distribution
+    base_run = config.run()
+    # Every parameter is tried at its ends (choices at each option) beside the others' first values.
+    firsts = {path: probe_values(d)[0] for path, d in sound.items() if not d.when}
+    reported: set[str] = set()
+    for path, distribution in sound.items():
+        where = {
+            other: wanted[0] if isinstance(wanted, list) else wanted for other, wanted in distribution.when.items()
+        }
+        for value in probe_values(distribution):
+            new = [f for f in _point_faults(base_run, {**firsts, **where, path: value}) if f not in reported]
+            faults += [f"space.{_culprit(fault, path, firsts)}: {fault}" for fault in new]
+            reported.update(new)
+            if new:
+                break
+    return faults + enqueue_faults(config)
+
+
+def enqueue_faults(config: SearchConfig) -> list[str]:
+    """What is wrong with `enqueue:`: unknown parameters, values that a parameter cannot take, and missing values."""
+    faults: list[str] = []
+    base_run = config.run()
+    base = to_tree(base_run)
+    for index, given in enumerate(config.enqueue):
+        here = f"enqueue.{index}"
+        own = []
+        for path, value in given.items():
+            if path not in config.space:
+                own.append(f"{here}.{path}: is no parameter of the space; valid: {', '.join(config.space)}")
+            elif not _can_take(config.space[path], value):
+                own.append(f"{here}.{path}: got {value!r}, {_rule(config.space[path])}")
+        missing = [p for p, d in config.space.items() if p not in given and is_active(d, base, given)]
+        missing = [p for p in missing if not _has(base, p)]
+        own += [f"{here}: no value for {path}" for path in missing]
+        faults += own or [f"{here}: {fault}" for fault in _point_faults(base_run, given)]
+    return faults
+
+
+def _can_take(distribution: Distribution, value: Any) -> bool:
+    """Whether the study can hold the value; `1` and `1.0` are the same there, `1` and `true` are not."""
+    if isinstance(distribution, Choice):
+        options = distribution.options
+        return any(value == option and isinstance(value, bool) == isinstance(option, bool) for option in options)
+    return holds(distribution, value)
+
+
+def _rule(distribution: Distribution) -> str:
+    """What a parameter can take, in words."""
+    if isinstance(distribution, Choice):
+        return f"valid: {', '.join(map(str, distribution.options))}"
+    (low, high), step = distribution.bounds, distribution.step
+    kind = "a number" if isinstance(distribution, FloatRange) else "a whole number"
+    steps = f" in steps of {step}" if step and step != 1 else ""
+    return f"must be {kind} from {low} to {high}{steps}, as in the space"
+
+
+def _own_fault(path: str, distribution: Distribution, config: SearchConfig) -> str | None:
+    """What is wrong with one parameter, whatever the others are."""
+    if not path.startswith(SEARCHABLE) or path in ("train.epochs", "train.device"):
+        return ": cannot be searched; a parameter must be below loss, train or student"
+    for other in distribution.when:
+        if other not in config.space and not other.startswith(SEARCHABLE):
+            return f".when: {other} is no parameter"
+    if isinstance(distribution, Choice):
+        return None
+    (low, high), step = distribution.bounds, distribution.step
+    if low > high:
+        return f": got [{low}, {high}], low must not exceed high"
+    if distribution.log and (low <= 0 or (step or 1) != 1):
+        return f": log needs low > 0 and no step, got low {low}, step {step}"
+    if step and abs((high - low) / step - round((high - low) / step)) > 1e-9:
+        return f": high {high} is not low {low} plus a multiple of step {step}"
+    return None
+
+
+def _has(tree: dict[str, Any], path: str) -> bool:
+    try:
+        get_path(tree, path)
+    except KeyError:
+        return False
+    return True
+
+
+def _point_faults(base: RunConfig, point: dict[str, Any]) -> list[str]:
+    try:
+        return run_faults(run_at(base, point))
+    except ValidationError as e:
+        faults = []
+        for error in e.errors():
+            text = in_words(RunConfig, error)
+            if error["type"] == "extra_forbidden" and error["loc"][0] == "loss":
+                text += "; add `when: {loss.method: ...}` if it belongs to one method of several"
+            faults.append(text)
+        return faults
+    except ValueError:  # an index that is not in its list
+        return [f"{path}: is not a key of a run" for path in point if not _has_place(base, point, path)]
+
+
+def _has_place(base: RunConfig, point: dict[str, Any], path: str) -> bool:
+    method = {key: value for key, value in point.items() if key == "loss.method"}
+    try:
+        lay(to_tree(base), {**method, path: point[path]})
+    except ValueError:
+        return False
+    return True
+
+
+def _culprit(fault: str, path: str, others: Iterable[str]) -> str:
+    """The parameter that an error is about: `path`, or one of those that were laid with it, if the error names it."""
+    place = fault.partition(":")[0]
+    named = [p for p in (path, *others) if p == place or ("." in place and p.startswith(f"{place}."))]
+    return named[0] if named else path
