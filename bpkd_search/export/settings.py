@@ -13,11 +13,11 @@ import yaml
 
 from bpkd_search.config import RunConfig, terms_of
 from bpkd_search.config.load import parse
-from bpkd_search.config.yaml_text import to_text
 from bpkd_search.config.points import to_tree
+from bpkd_search.config.yaml_text import to_text
 from bpkd_search.errors import ExperimentError
 from bpkd_search.experiment.paths import CONFIG, METRICS, STUDENT, student_file
-from bpkd_search.experiment.schema import COMPLETE
+from bpkd_search.experiment.schema import BASELINE, COMPLETE
 from bpkd_search.export.card import model_card
 from bpkd_search.export.claimed_score import confirmations, confirmed_words
 from bpkd_search.metrics.table import SCORES
@@ -74,7 +74,7 @@ def best_settings(board: Leaderboard, top: int) -> list[Setting]:
     if best.empty:
         raise ExperimentError(f"{board.directory}: no trial has run its full budget yet")
     trials = board.trials()
-    plain = trials[(trials["origin"] == "baseline") & (trials["state"] == COMPLETE)]
+    plain = trials[(trials["origin"] == BASELINE) & (trials["state"] == COMPLETE)]
     baselines = {f"{row['method']} ({board.metric})": float(row[board.metric]) for _, row in plain.iterrows()}
     last = board.reports(["class_iou"], best["number"].tolist()).groupby("number")["class_iou"].last()
     confirmed = confirmations(board)

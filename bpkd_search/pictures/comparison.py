@@ -22,7 +22,7 @@ from bpkd_search.config.models import RunConfig
 from bpkd_search.data import IGNORE_INDEX, Dataset, EvalTransform
 from bpkd_search.errors import CheckpointError, ExperimentError, UserError
 from bpkd_search.experiment.paths import STUDENTS, student_file
-from bpkd_search.experiment.schema import COMPLETE
+from bpkd_search.experiment.schema import BASELINE, COMPLETE
 from bpkd_search.metrics.regions import change_band
 from bpkd_search.models import Segmentor
 from bpkd_search.models.build import pick_device
@@ -126,7 +126,7 @@ def edge_errors(image: Tensor, labels: Tensor, guess: Tensor) -> NDArray[np.uint
 def _student(board: Leaderboard, searched: bool) -> Student:
     """The best full-budget student whose weights were kept: of the search, or of the baselines."""
     trials = board.trials()
-    full = trials[(trials["state"] == COMPLETE) & ((trials["origin"] != "baseline") == searched)]
+    full = trials[(trials["state"] == COMPLETE) & ((trials["origin"] != BASELINE) == searched)]
     for _, row in full.iterrows():
         path = student_file(board.directory, int(row["number"]))
         if path.is_file():

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bpkd_search.errors import ExperimentError
-from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, PRUNED
 from bpkd_search.metrics.table import HEADLINE
 from bpkd_search.report import figures as draw
 from bpkd_search.report import space_figures as space
@@ -53,7 +53,7 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
         said.append(
             f"The best searched setting, trial {mine['number']}, reaches {metric} {mine[metric]:.4f}: {how} {against}."
         )
-        drawn = int(((trials["state"] == COMPLETE) & (trials["origin"] != "baseline")).sum())
+        drawn = int(((trials["state"] == COMPLETE) & (trials["origin"] != BASELINE)).sum())
         said.append(
             f"{ONE_SEED} The setting was picked as the best of {drawn} full-budget trials by this very score, which"
             " flatters it."
@@ -90,7 +90,7 @@ def _course(board: Leaderboard, trials: pd.DataFrame) -> Section:
     if curves.empty:
         return Section(title, remarks=[NOTHING_FULL])
     origins = trials.set_index("number")["origin"].astype(str)
-    searched = curves["number"].map(origins) != "baseline"
+    searched = curves["number"].map(origins) != BASELINE
     remark = (
         "A point is a trial that ran its full budget, at the time that all trials had spent in training when it ended."
         " Time of validation and start-up is left out."
@@ -100,7 +100,7 @@ def _course(board: Leaderboard, trials: pd.DataFrame) -> Section:
 
 def _gains(board: Leaderboard, trials: pd.DataFrame) -> Section:
     title, mine = "Gains over the baselines", _best(trials, searched=True)
-    full = trials[(trials["state"] == COMPLETE) & (trials["origin"] == "baseline")]
+    full = trials[(trials["state"] == COMPLETE) & (trials["origin"] == BASELINE)]
     if mine is None or full.empty:
         return Section(title, remarks=["Needs a searched trial and a baseline that ran their full budget."])
     measures = [name for name in dict.fromkeys([board.metric, *HEADLINE]) if pd.notna(mine[name])]
@@ -235,12 +235,12 @@ def _costs(board: Leaderboard, trials: pd.DataFrame) -> Section:
 
 def _best(trials: pd.DataFrame, *, searched: bool) -> pd.Series | None:
     """The best full-budget trial that the search chose, or the best baseline."""
-    chosen = (trials["origin"] != "baseline") == searched
+    chosen = (trials["origin"] != BASELINE) == searched
     found = trials[(trials["state"] == COMPLETE) & chosen]
     return found.iloc[0] if len(found) else None
 
 
 def _drawn(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The search's full-budget trials and its stopped ones, best first."""
-    mine = trials[trials["origin"] != "baseline"]
+    mine = trials[trials["origin"] != BASELINE]
     return mine[mine["state"] == COMPLETE], mine[mine["state"] == PRUNED]
