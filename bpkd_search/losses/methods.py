@@ -43,7 +43,7 @@ class Bpkd(LossMethod):
     alpha: PerClass = Field(default=2.0, description="Scales the edge term: one number, or one for each class.")
     edge_temperature: Temperature = Field(default=1.0, description="Temperature of the edge term.")
     body_temperature: Temperature = Field(default=1.0, description="Temperature of the body term.")
-    pre_mask: StrictBool = Field(default=True, description="Multiply logits by the edge mask before the edge term's softmax.")
+    pre_mask: StrictBool = Field(default=True, description="Multiply logits by the edge mask before the softmax.")
     post_mask: StrictBool = Field(default=True, description="Multiply the edge term's divergences by the edge mask.")
 
     function = "bpkd_search.losses.bpkd:bpkd_loss"
