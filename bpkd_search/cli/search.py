@@ -21,20 +21,26 @@ def validate(
     overrides: Overrides = None,
 ) -> None:
     """Check search spaces and run configurations, and list every error of every file; --set applies to each."""
+    from bpkd_search.config import RunConfig
     from bpkd_search.config.load import load_run, load_search, read_yaml
     from bpkd_search.errors import ConfigError
 
+    config: RunConfig
     failed: list[str] = []
     for path in files:
         try:
             tree = read_yaml(path)
             if "provenance" in tree or ("space" not in tree and "search" not in tree):
-                load_run(path, overrides or ())
+                config = load_run(path, overrides or ())
             else:
-                load_search(path, overrides or ())
+                config = load_search(path, overrides or ())
+            # PyTorch is imported only once there are networks to build.
+            from bpkd_search.training.check import check_networks
+
+            check_networks(config)
             print(f"{path}: ok")
         except ConfigError as e:
-            failed.append(str(e))
+            failed.append(str(ConfigError(e.faults, str(path))))
     if failed:
         raise UserError("\n".join(failed))
 

@@ -100,9 +100,11 @@ def teacher(
 
     settings = load_run(space, list(overrides or []))
 
+    from bpkd_search.training.check import check_networks
     from bpkd_search.training.inputs import prepare_views
     from bpkd_search.training.teacher import prepare_teacher
 
+    check_networks(settings)
     path, scores = prepare_teacher(settings, prepare_views(settings.data, say), say)
     print(f"{path}\nmiou {scores['miou']:.4f}")
 

@@ -30,6 +30,7 @@ from bpkd_search.experiment.trial import Trial
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.results.loggers import make_loggers
 from bpkd_search.search.engine import Engine
+from bpkd_search.training.check import check_networks
 
 if TYPE_CHECKING:
     from bpkd_search.cluster.trial import TrialTask
@@ -53,6 +54,7 @@ def run_search(
     Raises `UserError` of every kind; `Interrupted` after Ctrl-C.
     """
     directory = Path(directory)
+    check_networks(config)
     experiment.create(directory, config)
     try:
         return _drive(config, directory, address, verbose)

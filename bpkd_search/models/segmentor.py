@@ -48,20 +48,26 @@ class Segmentor(nn.Module):
 
 
 def create_encoder(name: str, output_stride: int = 32) -> nn.Module:
-    """A timm network that gives its feature pyramid, with fresh weights; nothing is downloaded."""
+    """A timm network that gives its feature pyramid, with fresh weights; nothing is downloaded.
+
+    Raises `ConfigError` for an encoder that timm does not have, that gives no feature pyramid, or not at that stride.
+    """
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; close: {', '.join(close)}" if close else ""
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise ConfigError([f"encoder: got {name!r}, timm {timm.__version__} has no such model{hint}"])
     # timm names the default stride for no network, and some know no other.
     stride = {} if output_stride == 32 else {"output_stride": output_stride}
     try:
         encoder: nn.Module = timm.create_model(name, features_only=True, pretrained=False, **stride)
-    except (RuntimeError, NotImplementedError, TypeError, AttributeError, AssertionError) as e:
-        raise ConfigError([f"encoder: {name} gives no feature pyramid at output stride {output_stride}: {e}"]) from e
+    except Exception as e:  # whatever timm's builders raise for what they do not offer
+        if stride:
+            create_encoder(name)  # raises if the stride is not what is wrong
+            raise ConfigError([f"output_stride: got {output_stride}, {name} works at 32 only"]) from e
+        raise ConfigError([f"encoder: got {name!r}, which gives no feature pyramid: {e}"]) from e
     info: Any = encoder.feature_info
     if len(info.channels()) < 2 or info.reduction()[-1] < 8:
-        raise ConfigError([f"encoder: {name} gives no feature pyramid"])
+        raise ConfigError([f"encoder: got {name!r}, which gives no feature pyramid"])
     return encoder
 
 

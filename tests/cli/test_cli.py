@@ -427,6 +427,26 @@ def test_an_unknown_encoder_is_refused_with_what_comes_close(call, space: Path, 
     assert "got 'resnet_18'" in err and "resnet18" in err
 
 
+@pytest.mark.parametrize("command", ["validate", "run", "teacher", "views", "train"])
+def test_a_misspelt_encoder_is_refused_before_anything_is_made(call, space: Path, tmp_path: Path, command: str) -> None:
+    out = tmp_path / "o"
+    folder = ["--out", out] if command in ("run", "train") else []
+    views = ["--set", f"data.views_dir={tmp_path}/views"]
+    code, printed, err = call(command, space, *folder, *views, "--set", "student.encoder=mobilenetv3_smal_050")
+    assert (code, printed) == (2, "")
+    assert "student.encoder: got 'mobilenetv3_smal_050'" in err and "did you mean mobilenetv3_small_050" in err
+    assert not (out / "events.jsonl").exists() and not (tmp_path / "views").exists()
+
+
+@pytest.mark.parametrize("name", ["2026", "no", "1e3", "12.30"])
+def test_a_name_is_text_whatever_it_looks_like(call, space: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    monkeypatch.setattr("bpkd_search.cluster.driver.run_search", lambda config, *_, **__: names.append(config.name))
+    monkeypatch.setattr("bpkd_search.show.leaderboard.show_leaderboard", lambda *_: None)
+    assert call("run", space, "--name", name)[0] == 0
+    assert names == [name]
+
+
 def test_a_disk_without_room_is_refused_before_anything_is_made(
     call, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

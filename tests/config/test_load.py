@@ -131,7 +131,11 @@ def test_overrides_go_by_dotted_path_and_are_yaml() -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("a: [1", "is not valid YAML"), ("- 1", "must hold a mapping"), ("a: !!python/object:os.x {}", "not valid YAML")],
+    [
+        ("a: [1", "is not valid YAML"),
+        ("- 1", "must be a mapping of keys, got list"),
+        ("a: !!python/object:os.x {}", "not valid YAML"),
+    ],
 )
 def test_files_that_are_no_configuration(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "bad.yaml"

@@ -82,7 +82,7 @@ def test_labels_of_cityscapes_in_yaml(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"voc": {"augmented": "maybe"}}, "data.voc.augmented: got 'maybe', must be a valid boolean"),
+        ({"voc": {"augmented": "maybe"}}, "data.voc.augmented: got 'maybe', must be true or false"),
         ({"voc": {"augmneted": True}}, "data.voc.augmneted: unknown key; did you mean augmented? valid: augmented"),
         ({"cityscapes": {"labels": "ids"}}, "data.cityscapes.labels: got 'ids', must be 'labelIds' or 'labelTrainIds'"),
         ({"folder": {"imges": "x", "class_names": ["a"]}}, "data.folder.imges: unknown key; did you mean images?"),

@@ -1,0 +1,124 @@
+"""What is found before anything is built or trained: unknown encoders, parts that do not fit, a step that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bpkd_search.config import RunConfig, SearchConfig
+from bpkd_search.config.load import parse
+from bpkd_search.errors import CheckpointError, ConfigError, ResourceError
+from bpkd_search.training.check import check_networks, try_step
+from bpkd_search.training.distill import Distillation
+from bpkd_search.training.inputs import prepare_views
+from bpkd_search.training.prepare import prepare
+
+
+def faults_of(tiny: dict[str, Any], *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        check_networks(parse(SearchConfig, tiny, "test", overrides))
+    return caught.value.faults
+
+
+def a_run(tiny: dict[str, Any], *overrides: str) -> RunConfig:
+    return parse(SearchConfig, tiny, "test", overrides).run()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "beginnings"),
+    [
+        (["student.encoder=mobilenetv3_smal_050"], ["student.encoder: got 'mobilenetv3_smal_050', "]),
+        (["teacher.encoder=resnet_18", "student.encoder=x"], ["teacher.encoder: got 'resnet_18'", "student.encoder: "]),
+        (
+            ["student.encoder=hrnet_w18_small", "student.output_stride=8", "data.width=64"],
+            ["student.output_stride: got 8, hrnet_w18_"],
+        ),
+        (["student.encoder=vit_tiny_patch16_224"], ["student: vit_tiny_patch16_224 + fpn cannot train on 4 image(s) "]),
+        (
+            ["data.width=32", "student.head=fcn", "train.batch_size=1"],
+            ["student: mobilenetv3_small_050 + fcn cannot train on 1 image(s) of 32x32: Expected more than 1 value"],
+        ),
+        (
+            ["space.student.encoder={choice: [resnet18, resnet_34, resnet-50]}"],
+            ["space.student.encoder: got 'resnet_34', ", "space.student.encoder: got 'resnet-50', "],
+        ),
+        (
+            ["space.student.output_stride={choice: [32, 16]}", "student.encoder=hrnet_w18_small", "data.width=64"],
+            ["space.student.output_stride: got 16, "],
+        ),
+    ],
+)
+def test_networks_that_cannot_be_are_named_by_their_path(
+    tiny: dict[str, Any], overrides: list[str], beginnings: list[str]
+) -> None:
+    faults = faults_of(tiny, *overrides)
+    assert len(faults) == len(beginnings)
+    assert all(fault.startswith(beginning) for fault, beginning in zip(faults, beginnings, strict=True)), faults
+
+
+def test_a_misspelt_encoder_comes_with_the_right_one(tiny: dict[str, Any]) -> None:
+    (fault,) = faults_of(tiny, "student.encoder=mobilenetv3_smal_050")
+    assert "did you mean mobilenetv3_small_050" in fault
+
+
+def test_an_option_that_is_never_active_with_an_encoder_is_not_built_with_it(tiny: dict[str, Any]) -> None:
+    space = [
+        "data.width=64",
+        "space.student.encoder={choice: [resnet18, hrnet_w18_small]}",
+        "space.student.output_stride={choice: [32, 16], when: {student.encoder: resnet18}}",
+    ]
+    check_networks(parse(SearchConfig, tiny, "test", space))
+
+
+def test_checking_networks_takes_no_random_numbers(tiny: dict[str, Any]) -> None:
+    before = torch.get_rng_state()
+    check_networks(parse(SearchConfig, tiny, "test", ["student.encoder=resnet34"]))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("mode", ["stored", "online"])
+def test_a_step_leaves_no_trace(tiny: dict[str, Any], mode: str) -> None:
+    run = a_run(tiny, f"teacher.mode={mode}")
+    store = prepare_views(run.data, lambda line: None)
+    before = torch.get_rng_state()
+    files = sorted(Path(store.path).rglob("*"))
+    try_step(run, store)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert sorted(Path(store.path).rglob("*")) == files
+
+
+def test_a_step_that_fails_costs_no_teacher(tiny: dict[str, Any], tmp_path: Path) -> None:
+    lines: list[str] = []
+    run = a_run(tiny, f"student.weights={tmp_path}/none.safetensors", "teacher.train.seed=77")
+    with pytest.raises(CheckpointError, match=r"none\.safetensors"):
+        prepare(run, lines.append)
+    assert not [line for line in lines if line.startswith("teacher")]
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), RuntimeError("DefaultCPUAllocator: no")]
+)
+def test_too_little_memory_says_what_to_lower(
+    tiny: dict[str, Any], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Distillation, "step", step)
+    lines: list[str] = []
+    with pytest.raises(ResourceError, match=r"train\.batch_size: got 4, .* lower train\.batch_size") as caught:
+        prepare(a_run(tiny, "teacher.train.seed=78"), lines.append)
+    assert "data.height" in str(caught.value)
+    assert not [line for line in lines if line.startswith("teacher")]
+
+
+def test_any_other_failure_of_the_step_is_no_traceback(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*_: Any, **__: Any) -> None:
+        raise RuntimeError("shapes differ\nmore")
+
+    monkeypatch.setattr(Distillation, "step", step)
+    with pytest.raises(ConfigError, match=r"student: one step of mobilenetv3_small_050 .*: shapes differ$"):
+        prepare(a_run(tiny, "teacher.train.seed=79"), lambda line: None)
