@@ -1,6 +1,6 @@
-"""Frozen blocks of the configuration, the field types that they share, and their errors in words.
+"""Frozen blocks of the configuration, their shared field types, and readable validation errors.
 
-Free of torch, so that a configuration is read in milliseconds.
+This module does not import torch, so that a configuration is read in milliseconds.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 
 class Block(BaseModel):
-    """A part of the configuration: frozen, and an unknown key is an error."""
+    """A part of the configuration: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Schedule(Block):
-    """A weight or temperature that moves from `start` to `end` over the first `until` of the run."""
+    """A weight or temperature that changes from `start` to `end` over the first fraction `until` of the run."""
 
     shape: Literal["constant", "linear", "cosine"] = Field(
-        default="linear", description="How it moves; `constant` stays at `start` and needs no `end`."
+        default="linear", description="Shape of the change; `constant` stays at `start` and needs no `end`."
     )
     start: float = Field(ge=0, description="Value at the beginning of the run.")
-    end: float = Field(ge=0, description="Value at the fraction `until` of the run, and from there on.")
+    end: float = Field(ge=0, description="Value from the fraction `until` of the run on.")
     until: float = Field(default=1.0, gt=0, le=1, description="Fraction of the run at which `end` is reached.")
 
     @model_validator(mode="before")
@@ -37,7 +37,7 @@ class Schedule(Block):
         return value
 
     def at(self, progress: float) -> float:
-        """The value at `progress`, the fraction of the run that is done, from 0 to 1."""
+        """Return the value at `progress`, the completed fraction of the run, from 0 to 1."""
         if self.shape == "constant":
             return self.start
         done = min(max(progress, 0.0) / self.until, 1.0)
@@ -47,10 +47,10 @@ class Schedule(Block):
 
 
 class PositiveSchedule(Schedule):
-    """A schedule that never reaches zero, as temperatures must not."""
+    """A schedule that is never zero, as temperatures must be positive."""
 
     start: float = Field(gt=0, description="Value at the beginning of the run.")
-    end: float = Field(gt=0, description="Value at the fraction `until` of the run, and from there on.")
+    end: float = Field(gt=0, description="Value from the fraction `until` of the run on.")
 
 
 def _number_or_schedule(value: Any) -> str:
@@ -77,7 +77,7 @@ PerClass = Annotated[
 
 
 def in_words(model: type[BaseModel], error: Any) -> str:
-    """One of pydantic's errors on `model` as `path: got VALUE, RULE`."""
+    """Format one of pydantic's errors on `model` as `path: got VALUE, RULE`."""
     parts, fields = _locate(model, error["loc"])
     path = ".".join(parts) or "config"
     kind, message = error["type"], error["msg"].removeprefix("Value error, ")
@@ -109,7 +109,7 @@ def _short(value: Any) -> str:
 
 
 def _locate(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], list[str]]:
-    """The user's path to an error and the keys valid there; pydantic's union tags are no part of the path."""
+    """Return the user's path to an error and the keys valid there; pydantic's union tags are not part of the path."""
     parts: list[str] = []
     current: Any = model
     fields: list[str] = []
@@ -133,7 +133,7 @@ def _locate(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], li
 
 
 def _given(annotation: Any) -> Any:
-    """Of a block that may be None, the block."""
+    """Return the block of an optional block."""
     if get_origin(annotation) in (Union, UnionType):
         members = [member for member in get_args(annotation) if member is not NoneType]
         if len(members) == 1:
@@ -142,7 +142,7 @@ def _given(annotation: Any) -> Any:
 
 
 def _tagged(annotation: Any, tag: str) -> Any:
-    """The member of a tagged union that carries `tag`, or None."""
+    """Return the member of a tagged union with the tag `tag`, or None."""
     while get_origin(annotation) is not None and get_origin(annotation) is not Union:
         if hasattr(annotation, "__metadata__"):
             if any(isinstance(m, Tag) and m.tag == tag for m in annotation.__metadata__):

@@ -1,15 +1,15 @@
-"""What goes wrong on the user's side, in words that let the user fix it.
+"""Errors that the user can fix, with messages that explain how.
 
 The command line prints these without a traceback and exits with code 2.
 """
 
 
 class UserError(Exception):
-    """Base of every error a user can fix: what was got, where, and what is valid."""
+    """Base of every error a user can fix: the given value, its place, and what is valid."""
 
 
 class ConfigError(UserError):
-    """A configuration that cannot be used. Holds every fault found, one line each."""
+    """An invalid configuration. Lists all faults, one per line."""
 
     def __init__(self, faults: list[str], source: str = "config") -> None:
         self.faults = faults
@@ -18,19 +18,19 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A data set that is missing, incomplete or damaged; the file is named."""
+    """A data set that is missing, incomplete or damaged; the message names the file."""
 
 
 class CheckpointError(UserError):
-    """Weights that cannot be loaded completely and safely; file and keys are named."""
+    """Weights that cannot be loaded completely and safely; the message names file and keys."""
 
 
 class ExperimentError(UserError):
-    """An experiment folder that is missing, taken, locked or damaged."""
+    """An experiment directory that is missing, taken, locked or damaged."""
 
 
 class ResourceError(UserError):
-    """More GPUs, CPUs, memory or disk asked for than there is."""
+    """More GPUs, CPUs, memory or disk requested than available."""
 
 
 class MissingPackageError(UserError):

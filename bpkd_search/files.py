@@ -1,4 +1,4 @@
-"""Files that are written whole, and locks that the system releases however their holder ends."""
+"""Atomic file writes, and file locks that the system releases even if their holder is killed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from bpkd_search.errors import ResourceError, UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; at the end of the block it takes the place of `path`.
+    """Give a temporary path beside `path` to write to; at the end of the block it replaces `path`.
 
-    A reader sees the file either before or after, never half, and after an error as it was before. Missing parent
-    directories are made. The temporary name is hidden, and `remove_partial` removes what a killed process left.
+    A reader sees the old or the new file, never a partial one, and after an error the old one. Missing parent
+    directories are created. The temporary name is hidden, and `remove_partial` removes leftovers of a killed process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
         mode = os.fstat(descriptor).st_mode
         os.close(descriptor)
         yield partial
-        # Some writers replace the file by one that only its owner can read; others on a cluster read it too.
+        # Some writers make the file readable by its owner only; others on a cluster read it too.
         partial.chmod(mode)
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
@@ -38,18 +38,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file atomically."""
     with replacing(path) as partial:
         partial.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, whole or not at all; line ends stay as they are."""
+    """Write a UTF-8 text file atomically; line endings are not converted."""
     write_bytes(path, text.encode())
 
 
 def remove_partial(directory: Path) -> None:
-    """Remove the partial files of killed processes; only for a directory that nobody else writes to now."""
+    """Remove the partial files of killed processes; only for a directory that no other process writes to."""
     for partial in directory.glob(".*.partial"):
         partial.unlink(missing_ok=True)
 
@@ -68,7 +68,7 @@ def lock(
     error: type[UserError] = ResourceError,
     remedy: str = "choose a directory on a file system with locks",
 ) -> Iterator[FileIO]:
-    """Hold a lock file, made where it is missing, for the length of a block; gives the open file.
+    """Hold a lock file, created if missing, during a block; gives the open file.
 
     `notice` is called once before waiting for another process. Raises `Held` if another process holds it and
     `block` is false, and `error`, which ends with `remedy`, if the file cannot be locked.
@@ -84,12 +84,12 @@ def lock(
 
 
 def _acquire(path: Path, shared: bool, block: bool, notice: Callable[[], None] | None) -> FileIO:
-    # Imported here, because Windows lacks it and what needs no lock works there.
+    # Imported here, because Windows lacks it and code without locks works there.
     import fcntl
 
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
-        # Whoever held the lock may have removed its directory too.
+        # The previous holder of the lock may have removed its directory too.
         path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             file = stack.enter_context(path.open("a+b", buffering=0))
@@ -102,7 +102,7 @@ def _acquire(path: Path, shared: bool, block: bool, notice: Callable[[], None] |
                     notice()
                     notice = None
                 fcntl.flock(file, kind)
-            # A file that its holder has removed guards nothing: others lock a new one.
+            # A removed file protects nothing: other processes lock a new one.
             if _is_at(file, path):
                 stack.pop_all()
                 return file

@@ -1,4 +1,4 @@
-"""Imports that wait until they are needed: names of slow modules, and packages that may be missing."""
+"""Deferred imports: names of slow modules, and optional packages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bpkd_search.errors import MissingPackageError
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` (PEP 562) for a package whose names load on first use.
+    """Return `__getattr__` and `__dir__` (PEP 562) for a package whose names load on first use.
 
-    `homes` maps each public name to the module that defines it. A name that is a submodule too means that
-    submodule, so that it means the same before and after an import of it: see `callable_module`.
+    `homes` maps each public name to the module that defines it. A name that is also a submodule returns that
+    submodule, so that it is the same before and after the submodule is imported: see `callable_module`.
     """
 
     def get(name: str) -> Any:
@@ -33,8 +33,8 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
 def callable_module(module: str, function: str) -> None:
     """Make a module callable as one of its functions.
 
-    Importing `bpkd_search.export` sets that attribute of the package to the module, whatever the package wanted the
-    name to mean. Once the module can be called, `bpkd_search.export(...)` works before and after that import.
+    Importing `bpkd_search.export` sets that attribute of the package to the module, whatever the package assigned to
+    the name. With a callable module, `bpkd_search.export(...)` works before and after that import.
     """
 
     class CallableModule(ModuleType):
@@ -45,7 +45,7 @@ def callable_module(module: str, function: str) -> None:
 
 
 def require(package: str, extra: str, purpose: str) -> Any:
-    """Import an optional package.
+    """Import and return an optional package.
 
     Raises `MissingPackageError`, which names the purpose and the extra to install, if the package is missing or broken.
     """
@@ -55,5 +55,5 @@ def require(package: str, extra: str, purpose: str) -> Any:
         fault = f"needs {(e.name or package).partition('.')[0]}, which is not installed"
         raise MissingPackageError(f"{purpose}: {fault}; run: pip install 'bpkd-search[{extra}]'") from e
     except ImportError as e:
-        fault = f"{package} is installed and cannot be imported ({e})"
+        fault = f"{package} is installed but cannot be imported ({e})"
         raise MissingPackageError(f"{purpose}: {fault}; run: pip install --upgrade 'bpkd-search[{extra}]'") from e

@@ -1,4 +1,4 @@
-"""A student put to work: loaded from its file alone, drawn over images."""
+"""Prediction with a student that is loaded from its file alone: masks and overlays."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ OVERLAY = 0.5
 
 
 def load_student(path: Path | str) -> tuple[Segmentor, dict[str, Any]]:
-    """A student in evaluation mode on the CPU, and what its file says of it.
+    """Return a student in evaluation mode on the CPU, and the description in its file.
 
-    `path` is a safetensors file of `bpkd-search train` or `export`; nothing else is needed. What comes beside
-    the model holds `config`, `class_names`, `palette` and `size` (height, width). Raises `CheckpointError`.
+    `path` is a safetensors file of `bpkd-search train` or `export`; nothing else is needed. The description
+    contains `config`, `class_names`, `palette` and `size` (height, width). Raises `CheckpointError` if it does not fit.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,7 +40,7 @@ def load_student(path: Path | str) -> tuple[Segmentor, dict[str, Any]]:
     missing = [key for key in ("config", "class_names", "palette") if key not in about]
     if missing:
         raise CheckpointError(
-            f"{path}: is no student of `bpkd-search train` or `export`: its header lacks {', '.join(missing)}"
+            f"{path}: is not a student of `bpkd-search train` or `export`: its header lacks {', '.join(missing)}"
         )
     try:
         spec = Student.model_validate(about["config"]["student"])
@@ -64,7 +64,7 @@ def load_student(path: Path | str) -> tuple[Segmentor, dict[str, Any]]:
 
 
 def comparable(name: str) -> str:
-    """A weight's name read the same in timm's whole network and in its feature pyramid.
+    """Normalise a weight's name, so that timm's whole network and its feature pyramid agree.
 
     The pyramid joins nested names with `_`, or puts the network under `model`.
     """
@@ -74,9 +74,9 @@ def comparable(name: str) -> str:
 
 
 def classify(model: Segmentor, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Class ids [H, W] of an image [H, W, 3], seen by the model at `size` as in validation."""
+    """Return class ids uint8 [H, W] of an image uint8 [H, W, 3], resized to `size` (height, width) as in validation."""
     pixels = torch.from_numpy(image).permute(2, 0, 1)
-    # EvalTransform's resizing: the student sees what it was measured on.
+    # EvalTransform's resizing, so that the student sees its input as in validation.
     small = F.resize(pixels, list(size), antialias=True)
     ids: NDArray[np.uint8] = predict_classes(model, small[None], image.shape[:2])[0].to(torch.uint8).cpu().numpy()
     return ids
@@ -85,19 +85,19 @@ def classify(model: Segmentor, image: NDArray[np.uint8], size: tuple[int, int]) 
 def predict(
     student: Path | str, images: Path | str, out: Path | str, on_file: Callable[[Path], None] | None = None
 ) -> list[Path]:
-    """Segment an image file, or each image below a folder, and return the files written.
+    """Segment an image file, or each image below a directory, and return the files written.
 
-    `on_file` is called with each file as it is written.
+    `on_file` is called with each written file.
     `NAME_mask.png` holds class ids with the class colours as its palette, `NAME_overlay.png` the image under
-    those colours, both at the image's own size. Raises `CheckpointError`, and `DataError` if there are no images or
-    a file exists already. An image that cannot be read is left out, and a `DataError` at the end names all of them.
+    those colours, both at the size of the image. Raises `CheckpointError`, and `DataError` if there are no images or
+    a file exists. An unreadable image is skipped, and a `DataError` at the end names all of them.
     """
     images, out = Path(images), Path(out)
     model, about = load_student(student)
     if images.is_file():
         found = {images.stem: images}
     else:
-        found = find_files(images, IMAGE_SUFFIXES, layout="an image file, or a folder of images")
+        found = find_files(images, IMAGE_SUFFIXES, layout="an image file, or a directory of images")
     if not found:
         raise DataError(f"{images}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
     targets = {name: (out / f"{name}_mask.png", out / f"{name}_overlay.png") for name in found}

@@ -103,7 +103,7 @@ def test_damaged_images_are_named_and_the_others_done(student: Path, tmp_path: P
 
 
 def test_images_that_are_not_there(student: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such folder: .*nowhere"):
+    with pytest.raises(DataError, match=r"no such directory: .*nowhere"):
         predict(student, tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: holds no images \(\.png, "):
@@ -154,13 +154,13 @@ def test_headers_that_do_not_describe_the_weights_are_refused(
 def test_files_that_are_no_students(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match=r"is no student of .* lacks config, class_names, palette"):
+    with pytest.raises(CheckpointError, match=r"is not a student of .* lacks config, class_names, palette"):
         load_student(path)
     save_file({"x": torch.zeros(1)}, path, metadata={"bpkd_search": json.dumps([1])})
-    with pytest.raises(CheckpointError, match="is no student"):
+    with pytest.raises(CheckpointError, match="is not a student"):
         load_student(path)
     path.write_bytes(b"\x10garbage")
-    with pytest.raises(CheckpointError, match="is no readable safetensors file"):
+    with pytest.raises(CheckpointError, match="is not a readable safetensors file"):
         load_student(path)
     with pytest.raises(CheckpointError, match="no such weights file"):
         load_student(tmp_path / "none.safetensors")

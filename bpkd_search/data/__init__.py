@@ -1,4 +1,4 @@
-"""Data sets: what one offers, the kinds that are known, and how to open a split of one. Names load when first used."""
+"""Data sets: the `Dataset` protocol, the known kinds, and `open_split`. Names load on first use."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What every data set offers, and the check that reads all of one."""
+"""The data set protocol, and a check that reads every sample of a data set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RGB = tuple[int, int, int]
 class Dataset(Protocol):
     """Images with class labels, read on demand.
 
-    `names` holds one name per sample (its file's path without folder root and suffix), `palette` one
+    `names` holds one name per sample (the path of its file without root directory and suffix), `palette` one
     RGB colour per class. Labels hold class ids 0..C-1 or `ignore_index`, which is always 255.
     """
 
@@ -35,29 +35,29 @@ class Dataset(Protocol):
         ...
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return image uint8 [3, H, W] (RGB) and label uint8 [H, W]; a damaged sample is a DataError."""
+        """Return image uint8 [3, H, W] (RGB) and label uint8 [H, W]. Raises `DataError` if the sample is damaged."""
         ...
 
     def identity(self) -> str:
-        """Return a short hash of what the samples are, the same wherever the root folder is."""
+        """Return a short hash of the samples, the same wherever the root directory is."""
         ...
 
 
 def digest(value: Any) -> str:
-    """Return 16 hex digits that stand for a JSON value, the same on every machine."""
+    """Return 16 hex digits that identify a JSON value, the same on every machine."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def listed(faults: list[str]) -> str:
-    """Join faults one a line, up to 20 of them, then a count of the rest."""
+    """Join faults, one per line: up to 20 of them, then a count of the rest."""
     rest = len(faults) - SHOWN_FAULTS
     tail = [f"... and {rest} more"] if rest > 0 else []
     return "\n".join(f"  {line}" for line in [*faults[:SHOWN_FAULTS], *tail])
 
 
 def find_faults(dataset: Dataset, *, threads: int = 8) -> list[str]:
-    """Read every sample once, in parallel threads, and return one line for each that is damaged."""
+    """Read every sample once, in parallel threads, and return one line for each damaged sample."""
 
     def fault(index: int) -> str | None:
         try:
@@ -71,7 +71,7 @@ def find_faults(dataset: Dataset, *, threads: int = 8) -> list[str]:
 
 
 def check(dataset: Dataset, *, threads: int = 8) -> None:
-    """Read every sample once and raise one DataError that lists the damaged ones (up to 20, then a count)."""
+    """Read every sample once. Raises one `DataError` that lists the damaged samples (up to 20, then a count)."""
     faults = find_faults(dataset, threads=threads)
     if faults:
         raise DataError(f"{len(faults)} of {len(dataset)} samples cannot be used:\n{listed(faults)}")

@@ -1,4 +1,4 @@
-"""Class names of public data sets, and colours to draw any number of classes."""
+"""Class names of public data sets, and a colour map for any number of classes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _PASCAL_CONTEXT = (
     "floor flower food grass ground keyboard light mountain mouse curtain platform sign plate road rock "
     "shelves sidewalk sky snow bedclothes track tree truck wall water window wood"
 )
-# The 59 classes; the 60-class form puts "background" before them.
+# The 59 classes; with 60 classes, "background" comes first.
 PASCAL_CONTEXT: tuple[str, ...] = tuple(_PASCAL_CONTEXT.split())
 
 _ADE20K = (
@@ -73,7 +73,7 @@ ADE20K: tuple[str, ...] = tuple(_ADE20K.split(","))
 
 
 def colour_map(count: int) -> tuple[RGB, ...]:
-    """Return `count` colours of the PASCAL VOC colour map: the id's bits dealt to R, G, B from the top."""
+    """Return `count` colours of the PASCAL VOC colour map: the bits of the id spread over R, G, B from the top."""
 
     def colour(value: int) -> RGB:
         channels = [0, 0, 0]

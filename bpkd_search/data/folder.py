@@ -21,9 +21,9 @@ MASK_SUFFIXES = (".png",)
 MASK_MODES = ("1", "L", "P", "I;16", "I")
 # Modes deeper than 8 bits: converting them to RGB would silently clip almost everything to white.
 DEEP_MODES = ("I;16", "I;16B", "I", "F")
-# What Pillow raises for damaged files; SyntaxError is its word for a broken PNG chunk.
+# What Pillow raises for damaged files; SyntaxError is its exception for a broken PNG chunk.
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-# Above this many files, hashing every byte takes longer than it is worth: names and sizes stand for them.
+# Above this many files, hashing every byte takes too long: names and sizes are hashed instead.
 HASHED_FILES = 2000
 
 
@@ -39,11 +39,11 @@ class Pair:
 def find_files(folder: Path, suffixes: Sequence[str], *, ending: str = "", layout: str) -> dict[str, Path]:
     """Map name to path for all files below `folder` that end in `ending` and one of `suffixes`.
 
-    A name is the path below `folder` without ending and suffix ("aachen/aachen_000000_000019").
-    Raises DataError when the folder is missing (saying what `layout` expects) or two files share a name.
+    A name is the path below `folder` without `ending` and suffix ("aachen/aachen_000000_000019"). Raises `DataError`
+    if the directory is missing (the message includes the expected `layout`) or two files share a name.
     """
     if not folder.is_dir():
-        raise DataError(f"no such folder: {folder}; expected layout: {layout}")
+        raise DataError(f"no such directory: {folder}; expected layout: {layout}")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.stem.endswith(ending):
@@ -61,7 +61,7 @@ def pair_files(
 ) -> list[Pair]:
     """Pair images and masks by name; with `names`, exactly those samples in that order.
 
-    Raises DataError when nothing is left or a sample lacks one of its files; all of them are named.
+    Raises `DataError` that names every incomplete sample, or if no sample is left.
     """
     either = {*images, *masks}
     wanted = sorted(either) if names is None else list(names)
@@ -78,9 +78,9 @@ def pair_files(
 def id_table(
     classes: int, *, ignore_id: int = IGNORE_INDEX, id_map: Mapping[int, int] | None = None
 ) -> NDArray[np.int16]:
-    """Return, for each mask id 0..65535, its class id, 255 for ignored, or -1 for an id that is not allowed.
+    """Return, for each mask id 0..65535, its class id, 255 for ignored, or -1 for an invalid id.
 
-    Without `id_map`, ids 0..classes-1 stand for themselves. Raises DataError for impossible maps.
+    Without `id_map`, mask ids 0..classes-1 are class ids. Raises `DataError` if a map is invalid.
     """
     if not 1 <= classes <= MAX_CLASSES:
         raise DataError(f"got {classes} class names, must be 1 to {MAX_CLASSES}")
@@ -108,23 +108,23 @@ def id_table(
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as uint8 [H, W, 3] (RGB); DataError names a file that cannot be read."""
+    """Read an image file as uint8 [H, W, 3] (RGB). Raises `DataError` if it cannot be read."""
     try:
         with Image.open(path) as image:
             if image.mode in DEEP_MODES:
-                raise DataError(f"{path}: image mode is {image.mode}, must have 8 bits a channel")
+                raise DataError(f"{path}: image mode is {image.mode}, must have 8 bits per channel")
             return np.array(image.convert("RGB"))
     except READ_ERRORS as error:
         raise DataError(f"{path}: cannot read image: {error}") from error
 
 
 def read_mask(path: Path) -> NDArray[np.int64]:
-    """Read a mask of ids as int64 [H, W]; DataError names a damaged or colour-coded file."""
+    """Read a mask of ids as int64 [H, W]. Raises `DataError` if it is damaged or colour-coded."""
     try:
         with Image.open(path) as image:
             if image.mode not in MASK_MODES:
                 raise DataError(
-                    f"{path}: mask has mode {image.mode} (colour-coded?), expected one id a pixel: "
+                    f"{path}: mask has mode {image.mode} (colour-coded?), expected one id per pixel: "
                     "8-bit grey (L), palette (P) or 16-bit grey (I;16)"
                 )
             return np.array(image).astype(np.int64)
@@ -133,7 +133,7 @@ def read_mask(path: Path) -> NDArray[np.int64]:
 
 
 def map_ids(ids: NDArray[np.int64], table: NDArray[np.int16], path: Path) -> NDArray[np.uint8]:
-    """Map mask ids to class ids through `table` (see `id_table`); DataError names ids it does not allow."""
+    """Map mask ids to class ids with the table of `id_table`. Raises `DataError` if an id is invalid."""
     classes = table[ids]
     if classes.min() < 0:
         wrong = np.unique(ids[classes < 0]).tolist()
@@ -143,7 +143,7 @@ def map_ids(ids: NDArray[np.int64], table: NDArray[np.int16], path: Path) -> NDA
 
 
 def _ranges(ids: list[int]) -> str:
-    """Write sorted ids short: 0-10, 255."""
+    """Format sorted ids as ranges: 0-10, 255."""
     runs: list[list[int]] = []
     for value in ids:
         if runs and value == runs[-1][1] + 1:
@@ -156,7 +156,7 @@ def _ranges(ids: list[int]) -> str:
 class FolderDataset:
     """Image and mask files below one root, mapped to class ids; see `Dataset`.
 
-    Raises DataError from `__getitem__` for files that are damaged, differ in size or hold unknown ids.
+    `__getitem__` raises `DataError` if a file is damaged, sizes differ or a mask holds unknown ids.
     """
 
     ignore_index = IGNORE_INDEX
@@ -164,7 +164,7 @@ class FolderDataset:
     def __init__(
         self, pairs: list[Pair], class_names: Sequence[str], palette: Sequence[RGB], table: NDArray[np.int16]
     ) -> None:
-        """Hold what has been paired; `table` maps mask ids to class ids as `id_table` makes it."""
+        """Store the paired files; `table` maps mask ids to class ids, see `id_table`."""
         self.pairs = pairs
         self.names = [pair.name for pair in pairs]
         self.class_names = tuple(class_names)
@@ -189,7 +189,7 @@ class FolderDataset:
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(label)
 
     def identity(self) -> str:
-        """Hash the samples' names, the id mapping and the files' bytes (over 2,000 files: their sizes)."""
+        """Hash the names of the samples, the id mapping and the bytes of the files (above 2,000 files: their sizes)."""
         if self._identity is None:
             files = [path for pair in self.pairs for path in (pair.image, pair.mask)]
             try:

@@ -1,7 +1,7 @@
-"""The kinds of data sets: one entry each, with its splits, its options and the function that opens a split.
+"""The kinds of data sets: one entry per kind, with its splits, its options and the function that opens a split.
 
 To add a kind, write its opener and its entry here. An opener is called as `opener(split, root, **options)`, with every
-option of its block by name. Free of torch, so that a configuration is read in milliseconds.
+option of its block by name. This module does not import torch, so that a configuration is read in milliseconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CityscapesLabels = Literal["labelIds", "labelTrainIds"]
 
 
 class CityscapesData(Block):
-    """Which masks of Cityscapes are read."""
+    """Which Cityscapes masks are read."""
 
     labels: CityscapesLabels = Field(
         default="labelIds", description="Raw ids as downloaded, or masks converted to the 19 train ids."
@@ -28,7 +28,7 @@ class CityscapesData(Block):
 
 
 class FolderData(Block):
-    """Where a user's own data set keeps images and masks, and what the ids mean."""
+    """Where a data set of the user keeps images and masks, and how mask ids map to classes."""
 
     images: str = Field(default="images/{split}", description="Images below `data.root`; `{split}` is the split.")
     masks: str = Field(default="masks/{split}", description="Masks below `data.root`, likewise.")
@@ -42,23 +42,23 @@ class FolderData(Block):
 
 
 class PascalContextData(Block):
-    """Which classes of PASCAL Context are learned."""
+    """Which classes of PASCAL Context are used."""
 
     background: StrictBool = Field(default=False, description="60 classes with background as class 0, instead of 59.")
 
 
 class SyntheticData(Block):
-    """How many scenes the package draws, at which size, and from which seed."""
+    """Number, size and seed of the synthetic scenes."""
 
     train_images: int = Field(default=96, ge=1, description="Scenes of the training split.")
     val_images: int = Field(default=32, ge=1, description="Scenes of the validation split.")
     height: int = Field(default=96, ge=32, description="Height of a scene in pixels.")
     width: int = Field(default=128, ge=32, description="Width of a scene in pixels.")
-    seed: int = Field(default=0, ge=0, description="Another seed draws other scenes.")
+    seed: int = Field(default=0, ge=0, description="Seed of the scenes.")
 
 
 class VocData(Block):
-    """Which masks of PASCAL VOC 2012 are read."""
+    """Which PASCAL VOC 2012 masks are read."""
 
     augmented: StrictBool = Field(
         default=False, description="Masks of SegmentationClassAug, and trainaug.txt as the training list."
@@ -69,8 +69,8 @@ class VocData(Block):
 class Kind:
     """A kind of data set.
 
-    `opener` is "module:function". `splits` is None where the user's folders decide. `required` names the options
-    that a caller of `open_split` must give; `default` is the block of a configuration that has none.
+    `opener` is "module:function". `splits` is None if the directories of the user decide. `required` lists the options
+    that a caller of `open_split` must give; `default` is the block used if a configuration has none.
     """
 
     opener: str
@@ -113,7 +113,7 @@ else:
 
 
 def with_option_blocks(model: type[B]) -> type[B]:
-    """Class decorator: the model with one more field for each kind that has options, named as the kind.
+    """Class decorator: add one field per kind that has options, named after the kind.
 
     The field is optional, unless the kind has a default block.
     """

@@ -1,7 +1,7 @@
-"""Public data sets in the folder layout and id encoding they are distributed in.
+"""Public data sets in the directory layout and id encoding in which they are distributed.
 
-Openers are called by `open_split`, which has checked the split and that `root` exists: the folder that directly holds
-the sub-folders named in the layout. Their options and defaults are those of the blocks in `bpkd_search.data.kinds`.
+Openers are called by `open_split`, which has checked the split and that `root` exists: the directory that directly
+contains the subdirectories of the layout. Options and defaults are those of the blocks in `bpkd_search.data.kinds`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from bpkd_search.errors import DataError
 Table = NDArray[np.int16]
 
 CAMVID_VOID = 11
-# Cityscapes' raw label ids of the 19 evaluated classes, in the order of their train ids
+# Cityscapes: raw label ids of the 19 evaluated classes, in the order of their train ids
 # (github.com/mcordts/cityscapesScripts, helpers/labels.py); every other raw id is ignored.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 
 def read_names(path: Path, *, layout: str) -> list[str]:
-    """Read the sample names of a split, one a line; DataError when the list is missing."""
+    """Read the sample names of a split, one per line. Raises `DataError` if the list is missing."""
     if not path.is_file():
         raise DataError(f"no such file: {path}; expected layout: {layout}")
     return path.read_text(encoding="utf-8").split()
@@ -44,10 +44,10 @@ def open_folder(
     ignore_id: int,
     id_map: Mapping[int, int] | None,
 ) -> FolderDataset:
-    """Open a folder of images and a folder of masks, matched by name without suffix.
+    """Open a directory of images and a directory of masks, matched by name without suffix.
 
     `images` and `masks` are paths below root, with `{split}` where the split's name goes
-    ("images/{split}"). `id_map` maps mask ids to class ids or 255 (ignore); without it, ids are classes.
+    ("images/{split}"). `id_map` maps mask ids to class ids or 255 (ignored); without it, mask ids are class ids.
     """
     for option, text in (("images", images), ("masks", masks)):
         if "{split}" not in text:
@@ -75,7 +75,7 @@ def open_camvid(split: str, root: Path) -> FolderDataset:
 
 
 def open_cityscapes(split: str, root: Path, *, labels: str) -> FolderDataset:
-    """Open Cityscapes (fine, 19 classes) from its raw `labelIds` masks or from converted `labelTrainIds`."""
+    """Open Cityscapes (fine, 19 classes) with its raw `labelIds` masks or with converted `labelTrainIds` masks."""
     if labels not in get_args(CityscapesLabels):
         raise DataError(f"cityscapes labels: got '{labels}', must be {' or '.join(get_args(CityscapesLabels))}")
     image_layout = f"<root>/leftImg8bit/{split}/<city>/*_leftImg8bit.png"
@@ -105,7 +105,7 @@ def open_ade20k(split: str, root: Path) -> FolderDataset:
 def open_voc(split: str, root: Path, *, augmented: bool) -> FolderDataset:
     """Open PASCAL VOC 2012 (21 classes, 255 void).
 
-    `augmented` takes the extra masks of SegmentationClassAug, and for train the list trainaug.txt.
+    `augmented` uses the additional masks of SegmentationClassAug, and trainaug.txt as the training list.
     """
     listed = "trainaug" if augmented and split == "train" else split
     masks = "SegmentationClassAug" if augmented else "SegmentationClass"
@@ -123,7 +123,7 @@ def open_pascal_context(split: str, root: Path, *, background: bool) -> FolderDa
 
 
 def _listed_pairs(root: Path, names: str, masks: str) -> list[Pair]:
-    """Pair the samples that a list file of the PASCAL layout names."""
+    """Pair the samples that a list file of the PASCAL layout contains."""
     layout = f"<root>/JPEGImages/*.jpg, <root>/{masks}/*.png and <root>/{names}"
     return pair_files(
         find_files(root / "JPEGImages", IMAGE_SUFFIXES, layout=layout),
@@ -134,7 +134,7 @@ def _listed_pairs(root: Path, names: str, masks: str) -> list[Pair]:
 
 
 def _shifted(class_names: Sequence[str]) -> Table:
-    """Return the table of masks that count classes from 1 and keep 0 for what is ignored."""
+    """Return the table for masks that count classes from 1 and use 0 for ignored pixels."""
     return id_table(len(class_names), id_map={0: IGNORE_INDEX} | {k + 1: k for k in range(len(class_names))})
 
 

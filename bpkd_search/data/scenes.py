@@ -1,9 +1,9 @@
-"""Miniature street scenes, painted in numpy: the artwork behind the synthetic data set.
+"""Miniature street scenes, painted in numpy, for the synthetic data set.
 
 Back to front: sky, buildings, ground, trees, wires and poles, signs, vehicles, then light, blur and noise.
 Colours of different classes overlap on purpose (grey walls, grey road, grey cars; brick walls and autumn
-trees), so that texture and surroundings must decide. Uniform draws, +, -, *, / and comparisons only:
-transcendental functions may differ in the last bit from machine to machine.
+trees), so that texture and context decide. Only uniform draws, +, -, *, / and comparisons are used:
+transcendental functions may differ in the last bit between machines.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Pixels = NDArray[np.uint8]
 
 
 class Canvas:
-    """One scene while it is painted: float image [H, W, 3] in 0..255, label [H, W], random numbers."""
+    """A scene being painted: float image [H, W, 3] in 0..255, label [H, W], random generator."""
 
     def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
-        """Start empty, with the noise that all textures of the scene share."""
+        """Start with an empty scene and the noise that all its textures share."""
         self.rng, self.height, self.width = rng, height, width
-        self.unit = height / 96  # sizes below are in pixels of a scene 96 high
+        self.unit = height / 96  # sizes below are in pixels at height 96
         self.image = np.zeros((height, width, 3), dtype=np.float32)
         self.label = np.full((height, width), SKY, dtype=np.uint8)
         self.grain = 2 * rng.random((height, width), dtype=np.float32) - 1
@@ -57,20 +57,20 @@ class Canvas:
         return float(self.rng.random()) < probability
 
     def pick(self, colours: tuple[RGB, ...]) -> Array:
-        """Draw one of the colours, made lighter or darker by up to 18 % and a little tinted."""
+        """Draw one of the colours, up to 18 % lighter or darker and slightly tinted."""
         base = np.array(colours[int(self.rng.integers(len(colours)))], dtype=np.float32)
         tint = 8 * (2 * self.rng.random(3, dtype=np.float32) - 1)
         return np.asarray(base * np.float32(self.between(0.82, 1.18)) + tint, dtype=np.float32)
 
     def paint(self, class_id: int, box: Box, colour: Array, mask: Mask | None = None, shade: Array | float = 1) -> None:
-        """Fill a box, or where `mask` holds within it, with colour times shade."""
+        """Fill a box, or the part of it where `mask` is true, with colour times shade."""
         where = box.full() if mask is None else mask
         tint = np.broadcast_to(np.asarray(shade, dtype=np.float32), where.shape)
         np.copyto(self.image[box.rows, box.columns], colour * tint[..., None], where=where[..., None])
         np.copyto(self.label[box.rows, box.columns], np.uint8(class_id), where=where)
 
     def ignore_rim(self, box: Box, mask: Mask) -> None:
-        """Mark the outermost pixels of an object as ignored, as where an outline is unclear."""
+        """Mark the outermost pixels of an object as ignored, as for an unclear outline."""
         inner = np.zeros_like(mask)
         inner[1:-1, 1:-1] = mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
         self.label[box.rows, box.columns][mask & ~inner] = IGNORE_INDEX
@@ -96,13 +96,13 @@ class Box:
         return frame[self.rows, self.columns]
 
     def ellipse(self, y: float, x: float, ry: float, rx: float) -> Array:
-        """Return, per pixel, the squared distance from (y, x) in units of the radii: below 1 inside."""
+        """Return, per pixel, the squared distance from (y, x) in units of the radii (below 1 is inside)."""
         dy, dx = (self.y - np.float32(y)) / np.float32(ry), (self.x - np.float32(x)) / np.float32(rx)
         return np.asarray(dy * dy + dx * dx, dtype=np.float32)
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, cell: int) -> Array:
-    """Draw noise in [-1, 1], [height, width], that is smooth over about `cell` pixels (bilinear lattice)."""
+    """Draw noise in [-1, 1], [height, width], smooth over about `cell` pixels (bilinear lattice)."""
     lattice = 2 * rng.random((height // cell + 2, width // cell + 2), dtype=np.float32) - 1
     y, x = np.arange(height), np.arange(width)
     v = ((y % cell).astype(np.float32) / np.float32(cell))[:, None]
@@ -112,7 +112,7 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int, cell: int) -
 
 
 def paint_sky(c: Canvas) -> None:
-    """Blue to overcast, paler towards the horizon, with clouds."""
+    """Paint a sky from blue to overcast, paler towards the horizon, with clouds."""
     box = Box(c, 0, c.height, 0, c.width)
     colour = c.pick(((128, 166, 212), (196, 202, 208), (164, 186, 212)))
     clouds = smooth_noise(c.rng, c.height, c.width, max(4, round(14 * c.unit)))
@@ -120,7 +120,7 @@ def paint_sky(c: Canvas) -> None:
 
 
 def paint_buildings(c: Canvas) -> None:
-    """A row of facades with window grids, some of them apart."""
+    """Paint a row of facades with window grids, some with gaps between them."""
     left = -c.between(0, 12) * c.unit
     while left < c.width:
         right = left + c.between(14, 34) * c.unit
@@ -138,7 +138,7 @@ def paint_buildings(c: Canvas) -> None:
 
 
 def paint_ground(c: Canvas) -> None:
-    """Pavement with joints on both sides of a road that runs to a vanishing point."""
+    """Paint pavement with joints on both sides of a road that runs to a vanishing point."""
     box = Box(c, c.horizon, c.height, 0, c.width)
     depth = (box.y - c.horizon + 1) / np.float32(c.height - c.horizon)
     vanish = c.between(0.3, 0.7) * c.width
@@ -160,7 +160,7 @@ def paint_ground(c: Canvas) -> None:
 
 
 def paint_tree(c: Canvas) -> None:
-    """A trunk and a ragged crown."""
+    """Paint a trunk and a ragged crown."""
     x, foot = c.between(0, c.width), c.horizon + c.between(2, 14) * c.unit
     ry, rx = c.between(8, 17) * c.unit, c.between(6, 14) * c.unit
     y = foot - ry - c.between(4, 12) * c.unit
@@ -177,7 +177,7 @@ def paint_tree(c: Canvas) -> None:
 
 
 def paint_pole(c: Canvas, x: float, top: float, foot: float, width: int) -> None:
-    """A thin upright of 1 to 3 pixels (in a scene 96 high)."""
+    """Paint a thin upright of 1 to 3 pixels (in a scene of height 96)."""
     pixels = max(1, round(width * c.unit))
     box = Box(c, top, foot, round(x), round(x) + pixels)
     metal = c.pick(((92, 92, 94), (126, 124, 120), (66, 60, 56)))
@@ -185,7 +185,7 @@ def paint_pole(c: Canvas, x: float, top: float, foot: float, width: int) -> None
 
 
 def paint_wire(c: Canvas, left: float, right: float, height: float, sag: float) -> None:
-    """A wire between two poles: a sagging, half-transparent line that counts as pole."""
+    """Paint a wire between two poles: a sagging, half-transparent line of class pole."""
     s, e = max(0, round(left)), min(c.width, round(right))
     x = np.arange(s, e)
     t = (x - left) / max(right - left, 1)
@@ -197,7 +197,7 @@ def paint_wire(c: Canvas, left: float, right: float, height: float, sag: float) 
 
 
 def paint_street_furniture(c: Canvas) -> None:
-    """Lamp posts in a row, sometimes wired, and signs on thin poles."""
+    """Paint lamp posts in a row, sometimes with wires, and signs on thin poles."""
     gap, height = c.between(30, 48) * c.unit, c.horizon * c.between(0.08, 0.4)
     xs = np.arange(c.between(0, 30) * min(c.unit, c.width / 40), c.width, gap).tolist()
     if c.chance(0.6):
@@ -219,7 +219,7 @@ def paint_street_furniture(c: Canvas) -> None:
 
 
 def paint_vehicle(c: Canvas, x: float, near: float) -> None:
-    """A car seen from behind or the side: body, cabin, glass, wheels; `near` in 0..1 sets its size."""
+    """Paint a car seen from behind or the side: body, cabin, glass, wheels; `near` in 0..1 sets its size."""
     foot = c.horizon + (3 + 34 * near) * c.unit
     tall, wide = (6 + 14 * near) * c.unit, (8 + 24 * near) * c.unit * c.between(0.75, 1.2)
     box = Box(c, foot - tall, foot + 1, x - wide / 2, x + wide / 2)
@@ -239,7 +239,7 @@ def paint_vehicle(c: Canvas, x: float, near: float) -> None:
 
 
 def paint_hood(c: Canvas) -> None:
-    """The hood of the car that carries the camera: an arc along the bottom, ignored."""
+    """Paint the hood of the car that carries the camera: an arc along the bottom, ignored."""
     box = Box(c, 0.9 * c.height, c.height, 0, c.width)
     middle, rise = c.between(0.4, 0.6) * c.width, c.between(0.03, 0.08) * c.height
     arc = box.ellipse(c.height, middle, rise, 0.55 * c.width) < 1
@@ -247,9 +247,9 @@ def paint_hood(c: Canvas) -> None:
 
 
 def expose(c: Canvas) -> Pixels:
-    """Shade, blur edges, set exposure and colour cast, add noise; return uint8 [H, W, 3]."""
+    """Shade, blur edges, set exposure and colour cast, add noise. Returns uint8 [H, W, 3]."""
     image = c.image
-    if c.chance(0.5):  # a shadow that falls across the street
+    if c.chance(0.5):  # a shadow across the street
         box = Box(c, c.horizon, c.height, 0, c.width)
         start, slope = c.between(-0.3, 0.9) * c.width, c.between(-1, 1)
         across = box.x - np.float32(start) - np.float32(slope) * (box.y - c.horizon)
@@ -271,7 +271,7 @@ def street_scene(rng: np.random.Generator, height: int, width: int) -> tuple[Pix
     paint_sky(c)
     paint_buildings(c)
     paint_ground(c)
-    crowd = c.width / (c.height * 4 / 3)  # wider scenes hold more things
+    crowd = c.width / (c.height * 4 / 3)  # wider scenes contain more objects
     for _ in range(round(c.between(1, 5) * crowd)):
         paint_tree(c)
     paint_street_furniture(c)

@@ -1,4 +1,4 @@
-"""Opening a split of a data set by the name of its kind."""
+"""Opens a split of a data set by the name of its kind."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def open_split(kind: str, split: str, *, root: Path | None = None, **options: Any) -> Dataset:
-    """Open the "train" or "val" split (where the kind has one, "test") of a data set of a kind in `KINDS`.
+    """Open the "train" or "val" split (or "test", if the kind has one) of a data set of a kind in `KINDS`.
 
-    Options are the fields of the kind's block. Files are found and paired now and read on demand.
-    Raises `DataError` for an unknown kind, split or option, and for missing or unpaired files.
+    Options are the fields of the kind's block. Files are found and paired now, and read on demand.
+    Raises `DataError` if the kind, split or an option is unknown, or if files are missing or unpaired.
     """
     if kind not in KINDS:
         raise DataError(f"data kind: got '{kind}', must be one of {', '.join(KINDS)}")
@@ -31,10 +31,10 @@ def open_split(kind: str, split: str, *, root: Path | None = None, **options: An
         raise DataError(f"data kind '{kind}': got split '{split}', must be one of {', '.join(entry.splits)}")
     if entry.needs_root:
         if root is None:
-            raise DataError(f"data kind '{kind}' needs root, the folder that holds the data set")
+            raise DataError(f"data kind '{kind}' needs root, the directory that holds the data set")
         if not root.is_dir():
-            raise DataError(f"data kind '{kind}': no such folder: {root}")
-    # Values are the opener's to check; the block gives the defaults.
+            raise DataError(f"data kind '{kind}': no such directory: {root}")
+    # The opener checks the values; the block provides the defaults.
     complete = dict(entry.options.model_construct(**options)) if entry.options else {}
     dataset: Dataset = entry.load_opener()(split, root, **complete)
     return dataset

@@ -1,4 +1,4 @@
-"""Synthetic street scenes as a data set: no files, the same bytes from the same parameters."""
+"""Synthetic street scenes as a data set: no files, and the same bytes for the same parameters."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from bpkd_search.errors import DataError
 
 # Part of every scene's seed: the order is fixed.
 SPLITS = ("train", "val")
-# Part of the identity: raise it whenever scenes.py paints other pixels from the same seed.
+# Part of the identity: increase it whenever scenes.py paints other pixels for the same seed.
 SCENE_VERSION = 1
 
 
 class SyntheticDataset:
-    """Street scenes painted on first use and kept; see `Dataset`.
+    """Street scenes, painted on first use and kept in memory; see `Dataset`.
 
-    Each scene has a random generator of its own, seeded by (seed, split, index), so that a larger
+    Each scene has its own random generator, seeded by (seed, split, index), so that a larger
     data set starts with the scenes of a smaller one.
     """
 
@@ -32,7 +32,7 @@ class SyntheticDataset:
     palette = tuple(CLASSES.values())
 
     def __init__(self, split: str, *, count: int, height: int, width: int, seed: int) -> None:
-        """Fix the parameters; nothing is painted yet."""
+        """Store the parameters; nothing is painted yet."""
         self.split, self.count, self.height, self.width, self.seed = split, count, height, width, seed
         self.names = [f"{split}_{index:05d}" for index in range(count)]
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
@@ -51,15 +51,15 @@ class SyntheticDataset:
         return self._kept[index]
 
     def identity(self) -> str:
-        """Hash the parameters and the version of the painter."""
+        """Return a hash of the parameters and of the version of the painter."""
         size = [self.count, self.height, self.width]
         return digest(["synthetic", SCENE_VERSION, self.split, size, self.seed])
 
 
 def open_synthetic(split: str, root: Path | None = None, **options: int) -> SyntheticDataset:
-    """Open synthetic street scenes with 8 classes; `root` is not used, nothing is read or written.
+    """Open synthetic street scenes with 8 classes; `root` is unused, nothing is read or written.
 
-    Options are those of `SyntheticData`. Raises `DataError` for a value out of range.
+    Options are those of `SyntheticData`. Raises `DataError` if a value is out of range.
     """
     try:
         scenes = SyntheticData(**options)

@@ -1,8 +1,8 @@
-"""Augmentation for training and resizing for evaluation, of an image and its label together.
+"""Augmentation for training and resizing for evaluation, applied to an image and its label together.
 
-Random numbers come from a generator of our own, seeded by each call, and the deterministic functions
-of `torchvision.transforms.v2.functional` do the work: v2's transform classes draw from torch's global
-generator, which a call would have to fork, and which other threads share.
+Random numbers come from a separate generator, seeded by each call, and the deterministic functions
+of `torchvision.transforms.v2.functional` are applied: the transform classes of v2 use torch's global
+generator, which each call would have to fork, and which other threads share.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from torchvision.transforms.v2 import functional as F
 from bpkd_search.data.base import IGNORE_INDEX, digest
 from bpkd_search.errors import DataError
 
-# The mean colour of ImageNet: after the usual normalisation, padding is close to zero.
+# The mean colour of ImageNet: after normalisation, padding is close to zero.
 PADDING_COLOUR = [124, 116, 104]
 
 
 def resize(image: Tensor, label: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Resize an image [3, H, W] (bilinear, antialiased) and its label [H, W] (nearest) to height x width.
 
-    The label takes the pixel nearest to each target pixel's centre ("nearest-exact"). The plain nearest
-    mode, which v2 applies to masks, takes one up to half a source pixel further to the upper left,
-    which would move every class boundary against the image.
+    The label takes the pixel nearest to the centre of each target pixel ("nearest-exact"). The plain nearest
+    mode, which v2 applies to masks, takes one up to half a source pixel further to the upper left and
+    would shift every class boundary against the image.
     """
     size = [height, width]
     small = F.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
-    # A plain tensor, not a tv_tensors.Mask: not every v2 keeps the mode asked for with a Mask.
+    # A plain tensor, not a tv_tensors.Mask: some versions of v2 ignore the requested mode for a Mask.
     return small, F.resize(label[None], size, interpolation=InterpolationMode.NEAREST_EXACT)[0]
 
 
 def place(image: Tensor, label: Tensor, height: int, width: int, *, down: float, right: float) -> tuple[Tensor, Tensor]:
-    """Crop or pad, each axis for itself, to height x width.
+    """Crop or pad each axis separately to height x width.
 
-    `down` and `right` in [0, 1) choose among the possible positions. Padding is mean colour in the
-    image and 255 (ignore) in the label.
+    `down` and `right` in [0, 1) select among the possible positions. Padding is the mean colour in the
+    image and 255 (ignored) in the label.
     """
     rows, columns = label.shape
     top, left = _offset(rows - height, down), _offset(columns - width, right)
@@ -54,7 +54,7 @@ def place(image: Tensor, label: Tensor, height: int, width: int, *, down: float,
 
 
 def _offset(slack: int, position: float) -> int:
-    """Return a crop's start (slack >= 0), or minus the padding before it (slack < 0)."""
+    """Return the start of a crop (slack >= 0), or minus the padding before it (slack < 0)."""
     return int(position * (slack + 1)) if slack >= 0 else -int(position * (1 - slack))
 
 
@@ -75,9 +75,9 @@ def _require(name: str, ok: bool, got: object, rule: str) -> None:
 class TrainTransform:
     """Resize by a random scale, crop or pad to height x width, flip, and jitter colours.
 
-    Scale 1.0 means the whole image resized to height x width, as `EvalTransform` does; `scale` is the
-    range it is drawn from. `flip` is the probability of a horizontal flip. `colour_jitter` s draws
-    the factors of brightness, contrast and saturation from [1-s, 1+s]. Values out of range are a DataError.
+    Scale 1.0 is the whole image resized to height x width, as in `EvalTransform`; `scale` is the
+    range from which it is drawn. `flip` is the probability of a horizontal flip. `colour_jitter` s draws
+    the factors of brightness, contrast and saturation from [1-s, 1+s]. Raises `DataError` if a value is out of range.
     """
 
     height: int
@@ -95,8 +95,8 @@ class TrainTransform:
         _require("colour_jitter", 0 <= self.colour_jitter <= 1, self.colour_jitter, "in [0, 1]")
 
     def __call__(self, image: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Return image uint8 [3, height, width] and label uint8 [height, width], fixed by `seed` (>= 0)."""
-        # Always the same seven numbers in one order: changing one parameter leaves the other draws alone.
+        """Return image uint8 [3, height, width] and label uint8 [height, width], determined by `seed` (>= 0)."""
+        # Always the same seven numbers in the same order: changing one parameter does not change the other draws.
         scale, down, right, flip, *colours = np.random.default_rng(seed).random(7).tolist()
         low, high = self.scale
         factor = low + (high - low) * scale

@@ -1,4 +1,4 @@
-"""Handing results on: settings as text, students as weights, and the check that they score what they claim."""
+"""Exports results: settings as text, students as weights, and the check that they reach their claimed score."""
 
 from bpkd_search.export.write import export
 from bpkd_search.imports import callable_module

@@ -1,4 +1,4 @@
-"""A model card: what a student is, what it scored and how little that proves, how to load it."""
+"""Model cards: a student's architecture, its scores and their limits, and how to load it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def model_card(
     baselines: Mapping[str, float],
     class_iou: Mapping[str, float],
 ) -> str:
-    """The card as Markdown; `baselines` are other full-budget trials of the same search."""
+    """Return the card as Markdown; `baselines` are other full-budget trials of the same search."""
     data, student, teacher, train = (config[key] for key in ("data", "student", "teacher", "train"))
     provenance = config.get("provenance") or {}
     loss = {key: value for key, value in config["loss"].items() if value is not None}
@@ -51,8 +51,8 @@ def model_card(
         "## Metrics",
         _table(("measure", "value"), {key: f"{value:.4f}" for key, value in metrics.items()}),
         "Measured on the validation split, by one training with one seed, at the size above. The setting was chosen"
-        " on the same split, so the figures lean to the high side, and leads of a point or two may be seed noise."
-        " Where validation images come from the same sequences as training images, they are optimistic further.",
+        " on the same split, so the figures are optimistic, and leads of a point or two may be seed noise."
+        " Where validation images come from the same sequences as training images, they are more optimistic still.",
     ]
     if words := confirmed_words(provenance, name):
         blocks.append(_text(words))
@@ -84,7 +84,7 @@ def _table(header: tuple[str, str], rows: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value that can close neither its table cell nor open markup."""
+    """Escape a value so that it cannot close its table cell or open markup."""
     words = html.escape(" ".join(str(value).split()), quote=False)
     for sign in "\\|[]`*":
         words = words.replace(sign, f"\\{sign}")

@@ -1,9 +1,9 @@
-"""What an exported setting claims to score, and what a further training must score for the claim to stand.
+"""The score that an exported setting claims, and the interval in which a further training must score.
 
 `provenance` of an exported run holds `metric`, its value in the search and the `seed` there; once `confirm` has run,
-also `confirmed`, see `Confirmed`. Its two intervals answer different questions. That of the mean shrinks towards zero
-with more seeds, while single runs scatter as before and leave it more and more often. A further run is therefore held
-against the prediction interval, which one run in twenty leaves by chance.
+also `confirmed`, see `Confirmed`. Its two intervals answer different questions. The interval of the mean shrinks
+towards zero with more seeds, while single runs scatter as before and fall outside it more and more often. A further
+run is therefore compared with the prediction interval, which one run in twenty misses by chance.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from bpkd_search.metrics.table import SCORES
 from bpkd_search.results.confirm import interval, prediction
 from bpkd_search.results.leaderboard import Leaderboard
 
-# How far the same seed may end from its recorded score. With the same code, machine and thread count it ends there;
-# two threads in place of one moved four runs of the quickstart by 0.001 to 0.003 mIoU.
+# How far a run with the same seed may be from its recorded score. With the same code, machine and thread count it is
+# equal; two threads instead of one moved four runs of the quickstart by 0.001 to 0.003 mIoU.
 TOLERANCE = 0.01
 
 
 class Confirmed(Block):
-    """What a setting scored over fresh training seeds; both intervals are 95 %, by Student's t."""
+    """Scores of a setting over fresh training seeds; both intervals are 95 %, by Student's t."""
 
     seeds: tuple[int, ...]
     failed: int
@@ -39,7 +39,7 @@ class Confirmed(Block):
 
 @dataclass(frozen=True)
 class Claim:
-    """A training with `seed` scores `low` to `high` in `metric`; `basis` says why, in words."""
+    """A training with `seed` scores `low` to `high` in `metric`; `basis` is the reason as a text."""
 
     metric: str
     low: float
@@ -49,7 +49,7 @@ class Claim:
 
 
 def confirmations(board: Leaderboard) -> dict[int, Confirmed]:
-    """What `confirm` found for each trial of an experiment that it ran to the end with two seeds or more."""
+    """Return what `confirm` found for each trial of an experiment with at least two seeds that ran to the end."""
     if not any(folder.has(CONFIRM) for folder in board.folders):
         return {}
     found = {}
@@ -65,7 +65,7 @@ def confirmations(board: Leaderboard) -> dict[int, Confirmed]:
 
 
 def confirmed_of(provenance: Mapping[str, Any] | None, source: str) -> Confirmed | None:
-    """The confirmation in a run's provenance, if there is one. Raises `ConfigError` for a damaged one."""
+    """Return the confirmation in a run's provenance, or None. Raises `ConfigError` if it is damaged."""
     values = (provenance or {}).get("confirmed")
     try:
         return None if values is None else Confirmed.model_validate(values)
@@ -75,7 +75,7 @@ def confirmed_of(provenance: Mapping[str, Any] | None, source: str) -> Confirmed
 
 
 def claim_of(provenance: Mapping[str, Any] | None, source: str) -> Claim:
-    """What a run claims of itself. Raises `ConfigError` where its provenance holds no score."""
+    """Return the claim of an exported run. Raises `ConfigError` if its provenance holds no score."""
     about, confirmed = provenance or {}, confirmed_of(provenance, source)
     metric = str(about.get("metric"))
     try:
@@ -94,7 +94,7 @@ def claim_of(provenance: Mapping[str, Any] | None, source: str) -> Claim:
 
 
 def confirmed_words(provenance: Mapping[str, Any] | None, source: str) -> str:
-    """What the confirmation found, as a sentence; empty without one. Raises `ConfigError` for a damaged one."""
+    """Return the confirmation as a sentence; empty without one. Raises `ConfigError` if it is damaged."""
     found = confirmed_of(provenance, source)
     if found is None:
         return ""

@@ -1,4 +1,4 @@
-"""The best settings as text: configurations that train again, JSON, an OpenMMLab-style loss, a model card."""
+"""The best settings as text: run configurations, JSON, an OpenMMLab-style loss, a model card."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bpkd_search.results.leaderboard import Leaderboard
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting to hand on: its run with `provenance` in it, what it scored, and where its student is.
+    """A setting to export: its run including `provenance`, its scores, and the path of its student.
 
     `name` is the stem of its files. `student` need not exist: a search keeps the weights of few trials.
     """
@@ -39,14 +39,14 @@ class Setting:
     class_iou: dict[str, float] = field(default_factory=dict)
 
 
-# What makes one file of a setting.
+# A function that writes one file of a setting.
 Writer = Callable[[Setting, Path], None]
 
 
 def export_settings(settings: Sequence[Setting], out: Path, writers: Mapping[str, tuple[str, Writer]]) -> list[Path]:
-    """Write every setting with every writer (suffix, function) into `out`, all files or none; gives the files.
+    """Write every setting with every writer (suffix, function) into `out`, all files or none; returns the paths.
 
-    Raises `ExperimentError` for a file that exists already or cannot be written, and those of the writers.
+    Raises `ExperimentError` if a file exists or cannot be written, and what the writers raise.
     """
     plan = [(setting, f"{setting.name}{suffix}", write) for setting in settings for suffix, write in writers.values()]
     for _, file, _ in plan:
@@ -65,10 +65,10 @@ def export_settings(settings: Sequence[Setting], out: Path, writers: Mapping[str
 
 
 def best_settings(board: Leaderboard, top: int) -> list[Setting]:
-    """The `top` full-budget trials of an experiment, best first.
+    """Return the `top` full-budget trials of an experiment, best first.
 
-    A baseline that ranks among them is one of them: if plain distillation is best, that is the result.
-    Raises `ExperimentError` when no trial ran its full budget.
+    Baselines are included: if plain distillation is best, that is the result.
+    Raises `ExperimentError` if no trial ran its full budget.
     """
     best = board.best(top)
     if best.empty:
@@ -105,35 +105,35 @@ def best_settings(board: Leaderboard, top: int) -> list[Setting]:
 
 
 def _by_class(names: Sequence[str] | None, values: Any) -> dict[str, float]:
-    """IoU by class name, classes absent from the split left out; empty where the experiment names no classes."""
+    """Return IoU by class name without absent classes; empty if the experiment has no class names."""
     if names is None or values is None:
         return {}
     return {name: float(iou) for name, iou in zip(names, values, strict=True) if iou is not None and iou == iou}
 
 
 def trained_setting(folder: Path) -> Setting:
-    """The one setting of a folder that `bpkd-search train` wrote. Raises `ExperimentError`."""
+    """Return the setting of a directory of `bpkd-search train`. Raises `ExperimentError` if it is unfinished."""
     try:
         config: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as e:
-        raise ExperimentError(f"{folder}: is no finished run of `bpkd-search train`: {e}") from e
+        raise ExperimentError(f"{folder}: is not a finished run of `bpkd-search train`: {e}") from e
     scores = {name: float(metrics[name]) for name in SCORES if metrics.get(name) is not None}
     return Setting("trained", config, scores, folder / STUDENT)
 
 
 def to_yaml(setting: Setting) -> str:
-    """The run as YAML that `bpkd-search train` takes unchanged, its scores in a comment above."""
+    """Return the run as YAML that `bpkd-search train` accepts, with its scores in a comment above."""
     return _scores(setting) + to_text(setting.config)
 
 
 def to_json(setting: Setting) -> str:
-    """The run as JSON."""
+    """Return the run as JSON."""
     return json.dumps(setting.config, indent=1, ensure_ascii=False) + "\n"
 
 
 def to_mmseg(setting: Setting) -> str:
-    """The loss as an OpenMMLab-style Python config: plain data, one `dict(type=...)`.
+    """Return the loss as an OpenMMLab-style Python config: plain data, one `dict(type=...)`.
 
     `type` and keys are those of `bpkd_search.losses.Criterion`.
     """
@@ -142,7 +142,7 @@ def to_mmseg(setting: Setting) -> str:
         [
             "#",
             "# With `MODELS.register_module(module=bpkd_search.losses.Criterion)`, a registry of mmengine builds it;",
-            "# called with student logits, teacher logits and labels, it gives its weighted terms by name.",
+            "# called with student logits, teacher logits and labels, it returns its weighted terms by name.",
             f"distill_loss = dict(type='Criterion', ignore_index=255, terms={_python(terms, 0)})",
             "",
         ]
@@ -150,7 +150,7 @@ def to_mmseg(setting: Setting) -> str:
 
 
 def _scores(setting: Setting) -> str:
-    """A comment on what the setting scored, and how sure that is."""
+    """Return a comment with the scores of the setting and their confirmation."""
     scored = ", ".join(f"{name} {value:.4f}" for name, value in setting.metrics.items())
     confirmed = confirmed_words(setting.config.get("provenance"), setting.name)
     lines = [f"{json.dumps(setting.name)}: {scored} (validation split, one seed).", confirmed]
@@ -158,7 +158,7 @@ def _scores(setting: Setting) -> str:
 
 
 def _python(value: Any, depth: int) -> str:
-    """A JSON value as Python source, mappings written `dict(key=value)` as OpenMMLab does."""
+    """Return a JSON value as Python source, with mappings as `dict(key=value)` as in OpenMMLab."""
     inner, outer = "    " * (depth + 1), "    " * depth
     if isinstance(value, dict):
         return "dict(" + ", ".join(f"{key}={_python(item, depth)}" for key, item in value.items()) + ")"
@@ -168,7 +168,7 @@ def _python(value: Any, depth: int) -> str:
 
 
 def to_card(setting: Setting) -> str:
-    """The model card as Markdown."""
+    """Return the model card as Markdown."""
     return model_card(setting.name, setting.config, setting.metrics, setting.baselines, setting.class_iou)
 
 
@@ -179,7 +179,7 @@ def _as_text(text: Callable[[Setting], str]) -> Writer:
     return write
 
 
-# Format -> (suffix, what writes it).
+# Format -> (suffix, writer).
 TEXTS: dict[str, tuple[str, Writer]] = {
     "yaml": (".yaml", _as_text(to_yaml)),
     "json": (".json", _as_text(to_json)),

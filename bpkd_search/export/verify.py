@@ -1,4 +1,4 @@
-"""Whether an exported setting keeps its word: train it once more and compare the score with its claim."""
+"""Verifies an exported setting: trains it once more and compares the score with its claim."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bpkd_search.training.train import train
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a file claims and what its training scored; NaN for one that diverged."""
+    """The claim of a file and the score of its training; NaN if it diverged."""
 
     path: Path
     claim: Claim
@@ -26,7 +26,7 @@ class Verdict:
 
     @property
     def inside(self) -> bool:
-        """Whether the score is in the claimed interval, its ends included."""
+        """Whether the score is in the claimed interval, including its ends."""
         return self.claim.low <= self.got <= self.claim.high
 
     def __str__(self) -> str:
@@ -39,11 +39,11 @@ class Verdict:
 
 
 def verify(files: Sequence[Path], say: Say) -> Iterator[Verdict]:
-    """Train each exported run as `bpkd-search train` would, in a temporary folder; yields one verdict each.
+    """Train each exported run as `bpkd-search train` does, in a temporary directory; yields one verdict each.
 
-    A confirmed setting is trained with a fresh seed and held against the prediction interval; another one with its
-    own seed, against its score in the search within `claim.TOLERANCE`. Raises `ConfigError` for a file without
-    a claim, before anything is trained; those of `train`.
+    A confirmed setting is trained with a fresh seed and compared with the prediction interval; another one with its
+    recorded seed, and compared with its score in the search within `TOLERANCE`. Raises `ConfigError` if a file has
+    no claim, before anything is trained, and what `train` raises.
     """
     runs = [load_run(path) for path in files]
     claims = [claim_of(run.provenance, str(path)) for path, run in zip(files, runs, strict=True)]

@@ -1,4 +1,4 @@
-"""Students for use elsewhere: bare weights under timm's own names, ONNX and torch.export, checked."""
+"""Students for other software: weights under timm's names, ONNX and torch.export, verified after export."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bpkd_search.imports import require
 from bpkd_search.models import Segmentor
 from bpkd_search.predict import comparable, load_student
 
-# Largest difference between an export's logits and the model's, as a share of the largest logit.
+# Largest difference between the logits of an export and of the model, relative to the largest logit.
 TOLERANCE = 1e-4
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -30,41 +30,41 @@ Run = Callable[[Tensor], Tensor]
 
 
 def require_packages(formats: Sequence[str]) -> None:
-    """Refuse `onnx` where its packages are not installed. Raises `MissingPackageError`."""
+    """Check that the packages of `onnx` are installed. Raises `MissingPackageError`."""
     if "onnx" in formats:
         for name in ONNX_PACKAGES:
             require(name, "export", "--format onnx")
 
 
 def require_student(setting: Setting) -> None:
-    """Refuse a setting whose student was not kept. Raises `ExperimentError` saying how to get one."""
+    """Check that a setting's student was kept. Raises `ExperimentError` that explains how to get one."""
     if not setting.student.is_file():
         raise ExperimentError(
-            f"{setting.student}: was not kept (a search keeps the students of its baselines and of few others);"
+            f"{setting.student}: was not kept (a search keeps those of its baselines and of few other trials);"
             f" export the setting as yaml, `bpkd-search train {setting.name}.yaml --out RUN`, and export RUN"
         )
 
 
 def write_safetensors(setting: Setting, path: Path) -> None:
-    """The bare student: keys `encoder.*` with the names of timm's whole network, `head.*`, `classifier.*`.
+    """Write the student's weights: keys `encoder.*` with timm's names of the whole network, `head.*`, `classifier.*`.
 
-    The header says all that is needed to build it again (`load_student`). Raises `CheckpointError`.
+    The header holds everything needed to rebuild it (`load_student`). Raises `CheckpointError`.
     """
     model, _ = load_student(setting.student)
     theirs = timm_names(setting.config["student"]["encoder"])
     weights = {theirs.get(comparable(k), k): v.contiguous() for k, v in model.state_dict().items()}
-    # Not `save_file`: its files are readable by their owner alone.
+    # Not `save_file`: its files are readable by their owner only.
     path.write_bytes(save(weights, metadata={"bpkd_search": json.dumps(describe(setting))}))
 
 
 def timm_names(encoder: str) -> dict[str, str]:
-    """Names of timm's whole network, by how they compare with those of its feature pyramid."""
+    """Return timm's names of the whole network, by their normalised names in the feature pyramid."""
     names = (f"encoder.{name}" for name in timm.create_model(encoder, pretrained=False).state_dict())
     return {comparable(name): name for name in names}
 
 
 def describe(setting: Setting) -> dict[str, Any]:
-    """What goes with the weights: config, classes, colours, size, scores, provenance."""
+    """Return the description stored with the weights: config, classes, colours, size, scores, provenance."""
     _, about = load_student(setting.student)
     return {
         "config": {key: value for key, value in setting.config.items() if key != "provenance"},
@@ -78,9 +78,9 @@ def describe(setting: Setting) -> dict[str, Any]:
 
 
 def write_torch(setting: Setting, path: Path) -> None:
-    """The student as a `torch.export` program, input float [B, 3, H, W] in 0..255; checked after reading it back.
+    """Write the student as a `torch.export` program, input float [B, 3, H, W] in 0..255, verified after loading.
 
-    The extra file `bpkd_search.json` describes it. Raises `UserError` when its logits differ from the model's.
+    The extra file `bpkd_search.json` describes it. Raises `UserError` if its logits differ from the model's.
     """
 
     def write(program: ExportedProgram, what: dict[str, Any]) -> Run:
@@ -92,12 +92,12 @@ def write_torch(setting: Setting, path: Path) -> None:
 
 
 def write_onnx(setting: Setting, path: Path) -> None:
-    """The student as ONNX, input float32 `images` [B, 3, H, W] in 0..255, output `logits`; checked.
+    """Write the student as ONNX, input float32 `images` [B, 3, H, W] in 0..255, output `logits` [B, C, h, w].
 
-    ONNX Runtime runs it on the CPU for the check. The metadata property `bpkd_search` describes it. Raises
-    `UserError` when its logits differ from the model's.
+    ONNX Runtime verifies it on the CPU. The metadata property `bpkd_search` describes it. Raises
+    `UserError` if its logits differ from the model's.
     """
-    # By name: type checkers need not have them either.
+    # By name, because type checkers need not have the packages either.
     onnx, onnxruntime = (importlib.import_module(name) for name in ("onnx", "onnxruntime"))
 
     def write(program: ExportedProgram, what: dict[str, Any]) -> Run:
@@ -116,7 +116,7 @@ def write_onnx(setting: Setting, path: Path) -> None:
         onnx.helper.set_model_props(graph, {"bpkd_search": json.dumps(what)})
         onnx.save(graph, path)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong here is caught, and another shape tried
+        options.log_severity_level = 4  # errors here are caught, and another shape is tried
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
@@ -124,9 +124,9 @@ def write_onnx(setting: Setting, path: Path) -> None:
 
 
 def name_axes(graph: Any) -> None:
-    """Call the free axes of an ONNX graph's input batch, height and width; other shapes are named after these.
+    """Name the free axes of an ONNX graph's input batch, height and width; other axes are named after these.
 
-    The exporter calls them by symbols of its own: `s5`, or `32*s5` where only such sizes fit, so that s5 is
+    The exporter uses its own symbols: `s5`, or `32*s5` if only such sizes fit, so that s5 is
     `(height//32)`. Source: `dim_param` in ONNX's `TensorShapeProto`.
     """
     names: dict[str, str] = {}
@@ -141,7 +141,7 @@ def name_axes(graph: Any) -> None:
 
 
 def _checked(setting: Setting, write: Callable[[ExportedProgram, dict[str, Any]], Run]) -> None:
-    """Export with as much freedom in batch and size as the network allows, and compare with the model."""
+    """Export with batch and size as dynamic as the network allows, and compare with the model."""
     model, about = load_student(setting.student)
     height, width = about["size"]
     images = 255 * torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
@@ -157,7 +157,7 @@ def _checked(setting: Setting, write: Callable[[ExportedProgram, dict[str, Any]]
                 run = write(program, {**describe(setting), "batch": "any", "sizes": size})
             with torch.inference_mode():
                 worst = max(_difference(run(batch), logits) for batch, logits in zip(batches, expected, strict=True))
-        # The exporters raise exceptions of every kind for shapes they cannot follow.
+        # The exporters raise exceptions of every kind for shapes that they cannot trace.
         except Exception as e:
             failures.append(f"{size}: {type(e).__name__}: {str(e).strip().splitlines()[0] if str(e) else ''}")
             continue
@@ -168,14 +168,14 @@ def _checked(setting: Setting, write: Callable[[ExportedProgram, dict[str, Any]]
 
 
 def _freedoms(model: Segmentor, height: int, width: int) -> list[tuple[str, dict[int, Any], list[Tensor]]]:
-    """What to try, freest first: what the file will say of sizes, the dynamic axes, batches for the check."""
+    """Return the attempts, most dynamic first: description of sizes, dynamic axes, batches for the check."""
     batch = Dim("batch")
 
     def sample(count: int, rows: int, columns: int) -> Tensor:
         return 255 * torch.rand(count, 3, rows, columns, generator=torch.Generator().manual_seed(count))
 
     fixed = (f"{height}x{width}", {0: batch}, [sample(1, height, width)])
-    # Padding computed from the size ("same" as in TensorFlow) keeps the exporter's algebra busy for minutes.
+    # Padding computed from the size ("same" as in TensorFlow) costs the exporter's solver minutes.
     if any(type(module).__name__.endswith("Same") for module in model.modules()):
         return [fixed]
     free = {0: batch, 2: Dim("height", min=64), 3: Dim("width", min=64)}
@@ -187,13 +187,13 @@ def _freedoms(model: Segmentor, height: int, width: int) -> list[tuple[str, dict
 
 
 def _difference(got: Tensor, expected: Tensor) -> float:
-    """Largest difference of logits, as a share of the model's largest; infinite where one is not finite."""
+    """Return the largest difference of logits, relative to the model's largest; infinite if one is not finite."""
     if expected.shape != got.shape or not torch.isfinite(got).all():
         return float("inf")
     return float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
 
 
-# Format -> (suffix, what writes it).
+# Format -> (suffix, writer).
 WRITERS: dict[str, tuple[str, Writer]] = {
     "safetensors": (".safetensors", write_safetensors),
     "onnx": (".onnx", write_onnx),

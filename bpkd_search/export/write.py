@@ -1,4 +1,4 @@
-"""Handing results on: settings as text and students as weights, from an experiment or a single training."""
+"""Exports settings as text and students as weights, from an experiment or a single training."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def export(
     *,
     claimed: bool = False,
 ) -> list[Path]:
-    """Write the `top` settings of an experiment, or that of a `train` folder, into `out`; gives the files.
+    """Write the `top` settings of an experiment, or the setting of a `train` directory, to `out`; returns the paths.
 
     `formats` are names of `FORMATS`, or `all`. Only formats with weights import torch. With `claimed`, the files
-    must be such as `verify` can take. Raises `ConfigError` for an unknown format, and for a setting without a
-    claim where it must have one; `ExperimentError` for a file that exists, an experiment without results or a
-    student that was not kept; `UserError` for a package that is missing or an export that differs from the
-    model. No file is left behind after an error.
+    must be valid input of `verify`. Raises `ConfigError` if a format is unknown or a setting lacks a required
+    claim; `ExperimentError` if a file exists, the experiment has no results or a student was not kept;
+    `UserError` if a package is missing or an export differs from the model. After an error, no file
+    is left behind.
     """
     source, out = Path(source), Path(out)
     if unknown := [name for name in formats if name not in (*FORMATS, "all")]:

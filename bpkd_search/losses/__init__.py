@@ -1,6 +1,6 @@
 """Distillation losses for semantic segmentation: pure functions of maps and labels, and one entry per method.
 
-Names load on first use: `bpkd_search.losses.methods`, which a configuration needs, imports no torch.
+Names load on first use: `bpkd_search.losses.methods`, which a configuration imports, does not import torch.
 """
 
 from typing import TYPE_CHECKING

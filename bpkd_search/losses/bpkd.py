@@ -1,16 +1,16 @@
 """Boundary-privileged knowledge distillation (Liu et al. 2023, arXiv 2306.08075).
 
-The teacher's logits are distilled apart at the edges of classes (per pixel, over classes) and in their
-bodies (per class, over space). Edges and bodies come from the labels alone:
+The teacher's logits are distilled separately at the edges of classes (per pixel, over classes) and in their
+bodies (per class, over space). Edges and bodies are derived from the labels alone:
 
     M_E = share of a cell's pixels that are edge of class c     M_B = (1 - M_E) * labelled share of the cell
     L_E = sum_c alpha_c / n_c * sum_i phi_i M_E[c, i]           phi = tau^2 KL over classes of Z * M_E
     L_B = 1 / C * sum_c tau^2 KL over space of Z[c] * M_B[c]    n_c = number of locations with M_E[c, i] > 0
     total = edge_weight * L_E + body_weight * L_B
 
-Ignored pixels never matter: at locations without a labelled pixel M_E is 0, and those locations are left
-out of the softmax over space. A labelled location that is all edge stays in it with logit 0, as the formula
-says. Both terms are means over the images that have a labelled pixel.
+Ignored pixels never contribute: at locations without a labelled pixel M_E is 0, and those locations are
+excluded from the softmax over space. A labelled location that is all edge stays in it with logit 0, as in the
+formula. Both terms are means over the images that have a labelled pixel.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ def bpkd_loss(
     post_mask: bool = True,
     ignore_index: int = 255,
 ) -> BPKDTerms:
-    """Edge and body distillation of class logits, without the cross-entropy.
+    """Compute edge and body distillation of class logits, without the cross-entropy; returns scalars.
 
     Logits are [B, C, h, w], the student's resized to the teacher's grid; `labels` [B, H, W] are integers.
     `edge_width` is the odd side of the edge window in label pixels; `alpha` scales the edge term, one number
-    or one per class. `pre_mask=False` takes the edge term's softmax from the plain logits. `post_mask=False`
-    averages phi over labelled pixels, times alpha (its mean over classes); with both off the edge term is
-    alpha times pixel-wise KD. Computes in float32 (float64 stays) under autocast too; only
-    the student gets a gradient. Finite, and zero without edges or labelled pixels. Raises ValueError for
-    differing numbers of classes, a wrong length of `alpha`, and what `edge_masks` raises.
+    or one per class. `pre_mask=False` applies the edge term's softmax to the unmasked logits. `post_mask=False`
+    averages phi over labelled pixels, times alpha (its mean over classes); with both false the edge term is
+    alpha times pixel-wise KD. Computed in float32 (float64 is kept), also under autocast; no gradient flows to
+    the teacher. Finite, and zero without edges or labelled pixels. Raises `ValueError` if the numbers of classes
+    differ, if `alpha` has a wrong length, or if `edge_masks` does. Source: Liu et al. 2023 (arXiv 2306.08075).
     """
     student, teacher = logits_on_one_grid(student_logits, teacher_logits, labels)
     num_classes, grid = student.shape[1], (student.shape[2], student.shape[3])
@@ -87,7 +87,7 @@ def bpkd_loss(
 
 
 class BPKDLoss(nn.Module):
-    """`bpkd_loss` with its settings bound: takes its keyword arguments, TypeError for an unknown one."""
+    """`bpkd_loss` as a module with fixed settings, its keyword arguments. Raises `TypeError` if one is unknown."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
@@ -95,16 +95,16 @@ class BPKDLoss(nn.Module):
         self.settings = settings
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> BPKDTerms:
-        """See `bpkd_loss`."""
+        """Return the terms of `bpkd_loss` for logits [B, C, h, w] and labels [B, H, W]."""
         return bpkd_loss(student_logits, teacher_logits, labels, **self.settings)
 
     def extra_repr(self) -> str:
-        """The settings, for `repr`."""
+        """Return the settings, for `repr`."""
         return ", ".join(f"{name}={value}" for name, value in self.settings.items())
 
 
 def _per_class(alpha: float | Sequence[float], num_classes: int, like: Tensor) -> Tensor:
-    # `non_blocking`, as a plain copy to a GPU waits for all that is queued there.
+    # `non_blocking`, because a plain copy to a GPU waits for all queued work.
     alphas = torch.as_tensor(alpha, dtype=like.dtype).flatten().to(like.device, non_blocking=True)
     if len(alphas) not in (1, num_classes):
         raise ValueError(f"alpha: got {len(alphas)} numbers, must be one, or one for each of {num_classes}")

@@ -1,4 +1,4 @@
-"""A sum of distillation terms, as a search states them."""
+"""A weighted sum of distillation terms, as configured in a search."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from bpkd_search.losses.methods import loss_method
 class Criterion(nn.Module):
     """The distillation terms of a training loss, without the cross-entropy.
 
-    Each of `terms` is `{"method": name, parameter: value, ...}`, read as the entry of that name in `METHODS`. The
-    channel numbers are those of the feature maps; only methods that learn something, as "feature_mse" its projection,
-    need them. What they learn are parameters of this module, to be trained along. Raises `ConfigError` with all faults
-    of all terms at once.
+    Each of `terms` is `{"method": name, parameter: value, ...}`, parsed as the entry of that name in `METHODS`. The
+    channel numbers are those of the feature maps; only methods with learned parameters, such as the projection of
+    "feature_mse", need them. Those are parameters of this module, to be trained with the student. Raises `ConfigError`
+    with all faults of all terms.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Criterion(nn.Module):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term looks at the teacher."""
+        """Whether any term uses the teacher."""
         return bool(self._terms)
 
     def forward(
@@ -59,11 +59,11 @@ class Criterion(nn.Module):
         student_features: Tensor | None = None,
         teacher_features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The weighted terms by name, scalars whose sum is the distillation loss; none for "ce".
+        """Return the weighted terms by name, scalars whose sum is the distillation loss; empty for "ce".
 
-        A method with parts gives one term for each, such as "bpkd.edge"; the second term of a method is called
-        "kd_2" and so on. `progress` is the fraction of the run that is done. Raises `ValueError` if a map that a term
-        needs is None.
+        Logits and features are [B, C, h, w], labels [B, H, W]. A method with parts gives one term per part, such as
+        "bpkd.edge"; the second term of a method is "kd_2" and so on. `progress` is the completed fraction of the run.
+        Raises `ValueError` if a map that a term needs is None.
         """
         maps = {
             "teacher logits": (student_logits, teacher_logits),
@@ -85,12 +85,12 @@ class Criterion(nn.Module):
         return results
 
     def extra_repr(self) -> str:
-        """The terms and their settings, for `repr`."""
+        """Return the terms and their settings, for `repr`."""
         return "\n".join(f"{name}: {term}" for name, term in self._terms.items())
 
 
 def _checked(terms: Sequence[Mapping[str, Any]], channels: tuple[int | None, int | None]) -> dict[str, LossMethod]:
-    """The terms that look at the teacher, by the names that reports give them."""
+    """Return the terms that use the teacher, by their names in reports."""
     checked: dict[str, LossMethod] = {}
     faults: list[str] = []
     counts: dict[str, int] = {}

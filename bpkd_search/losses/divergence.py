@@ -1,7 +1,7 @@
-"""What the losses share: one grid, one precision, two Kullback-Leibler divergences, one way to average.
+"""Shared parts of the losses: one grid, one precision, two Kullback-Leibler divergences, one reduction.
 
-A location of the logit grid covers a cell of label pixels. It counts by the share of its pixels that
-are labelled (`valid_fraction`), so that every labelled pixel weighs the same and ignored ones nothing.
+A location of the logit grid covers a cell of label pixels. Its weight is the share of its pixels that
+are labelled (`valid_fraction`), so that all labelled pixels have equal weight and ignored ones none.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# Below any labelled share, and far enough from 0 that its reciprocal times a large loss weight is finite.
+# Below any labelled share, and large enough that its reciprocal times a large loss weight is finite.
 SMALLEST_WEIGHT = 1e-12
 
 
 def on_one_grid(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps [B, C, h, w] in float32 (float64 stays) on the teacher's grid; the teacher is detached.
+    """Return both maps [B, C, h, w] in float32 (float64 is kept) on the teacher's grid; the teacher is detached.
 
-    The student's map is resized bilinearly (`align_corners=False`) where the grids differ.
+    The student's map is resized bilinearly (`align_corners=False`) if the grids differ. `labels` are [B, H, W].
+    Raises `ValueError` if a shape does not fit.
     """
     batches = {student.shape[0], teacher.shape[0], labels.shape[0]}
     if (student.ndim, teacher.ndim, labels.ndim) != (4, 4, 3) or len(batches) > 1:
@@ -35,7 +36,7 @@ def on_one_grid(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tenso
 
 
 def logits_on_one_grid(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """As `on_one_grid`, for class logits: ValueError where the numbers of classes differ."""
+    """As `on_one_grid`, for class logits. Raises `ValueError` also if the numbers of classes differ."""
     if student.ndim == teacher.ndim == 4 and student.shape[1] != teacher.shape[1]:
         raise ValueError(
             f"the student has {student.shape[1]} classes and the teacher {teacher.shape[1]}: must be the same"
@@ -44,9 +45,9 @@ def logits_on_one_grid(student: Tensor, teacher: Tensor, labels: Tensor) -> tupl
 
 
 def kl_over_classes(student: Tensor, teacher: Tensor, temperature: float, scale: Tensor | None = None) -> Tensor:
-    """tau^2 KL(teacher || student) of each location's softmax over classes: [B, C, h, w] -> [B, h, w].
+    """Compute tau^2 KL(teacher || student) of the softmax over classes per location: [B, C, h, w] -> [B, h, w].
 
-    `scale`, of the logits' shape, multiplies both first.
+    `scale` [B, C, h, w] multiplies the logits of both first.
     """
     divergence: Tensor = _KL.apply(student, teacher, 1, temperature, scale, None)
     return divergence
@@ -55,12 +56,13 @@ def kl_over_classes(student: Tensor, teacher: Tensor, temperature: float, scale:
 def kl_over_space(
     student: Tensor, teacher: Tensor, support: Tensor, temperature: float, scale: Tensor | None = None
 ) -> Tensor:
-    """tau^2 KL(teacher || student) of each class's softmax over the supported locations, [B, C].
+    """Compute tau^2 KL(teacher || student) of each class's softmax over the supported locations: [B, C].
 
-    `support` [B, 1, h, w] is bool. An image without support gives 0. `scale` is as in `kl_over_classes`.
+    Logits are [B, C, h, w]; `support` [B, 1, h, w] is bool. An image without support has KL 0. `scale` is as in
+    `kl_over_classes`.
     """
-    # A very negative number and not -inf: its softmax is 0 just as well, and 0 * (low - low) stays 0.
-    # A half of the lowest leaves room for the logit it is added to, which is faster than masked_fill.
+    # A very negative number instead of -inf: its softmax is 0 too, and 0 * (low - low) stays 0.
+    # Half of the lowest leaves room for the logit that is added, which is faster than masked_fill.
     low = (~support).to(student.dtype) * (torch.finfo(student.dtype).min / 2)
     flat = None if scale is None else scale.flatten(2)
     divergence: Tensor = _KL.apply(student.flatten(2), teacher.flatten(2), 2, temperature, flat, low.flatten(2))
@@ -68,19 +70,19 @@ def kl_over_space(
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """sum(values * weights) / sum(weights), and 0 where no weight is left."""
+    """Compute sum(values * weights) / sum(weights), a scalar; 0 if the weights sum to 0."""
     return (values * weights).sum() / weights.sum().clamp(min=SMALLEST_WEIGHT)
 
 
 def mean_over_images(values: Tensor, support: Tensor) -> Tensor:
-    """The mean of `values` [B] over the images with a labelled location in `support` [B, 1, h, w]."""
+    """Compute the mean of `values` [B] over the images with a labelled location in `support` [B, 1, h, w]."""
     return weighted_mean(values, support.flatten(1).any(1).to(values.dtype))
 
 
 class _KL(torch.autograd.Function):
     """tau^2 KL(softmax(teacher * scale / tau + offset) || the student's), its gradient in closed form.
 
-    With few temporaries: on large maps, memory costs more than arithmetic.
+    Few temporaries: on large maps, memory traffic costs more than arithmetic.
     """
 
     @staticmethod

@@ -1,14 +1,14 @@
-"""Class-wise edge masks of a label map, by bit words.
+"""Class-wise edge masks of a label map, with one bit per class.
 
-In a square window, "dilation minus erosion" of one class is 1 exactly where the window holds that class
-and another one. So each pixel gets one bit per class, in bytes of eight classes, and the bits are OR-ed
-over the window (separable, by doubling: about log2(width) steps per axis); windows of one class, where the
-lowest and the highest id agree, are dropped. This equals the one-hot max-pool form bit for bit at a small
-part of its time and memory.
+In a square window, "dilation minus erosion" of a class is 1 exactly where the window contains that class
+and another one. Each pixel gets one bit per class, in bytes of eight classes, and the bits are OR-ed
+over the window (separably, by doubling: about log2(width) steps per axis); windows of one class, where the
+lowest and the highest id are equal, are removed. This equals the one-hot max-pooling bit for bit at a small
+fraction of its time and memory.
 
-Rules, the same for every function here:
-- The frame of the image is no edge: windows are clipped to the image.
-- Ignored pixels are no class and seed no edge, and a window that holds one is no edge.
+Rules of every function here:
+- The image border is not an edge: windows are clipped to the image.
+- Ignored pixels have no class and start no edge, and a window that contains one is not an edge.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bpkd_search.morphology import slide
 
 MAX_CLASSES = 253
 _IGNORED = 255
-# Pixels at a time on a CPU: fewer leave it with overhead, more leave its cache.
+# Pixels per part on a CPU: fewer add overhead, more exceed its cache.
 _CACHED = 2**18
 _STRANGE = 254
 
@@ -33,15 +33,15 @@ def edge_masks(
     size: tuple[int, int] | None = None,
     ignore_index: int = 255,
 ) -> Tensor:
-    """Per class, the share of each cell's pixels that are its edge: float32 [B, C, h, w] in [0, 1].
+    """Compute the share of each cell's pixels that are edge of each class: float32 [B, C, h, w] in [0, 1].
 
     `labels` [B, H, W] of any integer type hold ids 0..C-1 and `ignore_index`; `width` is the odd side
     of the window in label pixels (7: up to 3 pixels to either side of an edge); `size` is the grid (h, w)
     of cells, those of `torch.nn.AdaptiveAvgPool2d`, or None for full resolution.
 
-    Raises ValueError for an even or non-positive width, more than 253 classes, labels of a wrong shape or
-    type and, on the CPU, ids that are neither a class nor `ignore_index`. On a GPU that check would stall the
-    queue: such ids are taken as ignored there. Source: Liu et al. 2023 (arXiv 2306.08075).
+    Raises `ValueError` if width is even or not positive, there are more than 253 classes, or labels have a wrong shape
+    or type or, on the CPU, an id that is neither a class nor `ignore_index`. On a GPU that check would stall the
+    queue, so such ids count as ignored there. Source: Liu et al. 2023 (arXiv 2306.08075).
     """
     _check(labels, width)
     if not 1 <= num_classes <= MAX_CLASSES:
@@ -50,9 +50,9 @@ def edge_masks(
 
 
 def edge_band(labels: Tensor, width: int, ignore_index: int = 255) -> Tensor:
-    """Where two classes meet within the window: bool [B, H, W], the union of the classes' edges.
+    """Compute where two classes meet within the window: bool [B, H, W], the union of the classes' edges.
 
-    Arguments and rules are those of `edge_masks`, without pooling.
+    Arguments, rules and errors are those of `edge_masks`, without pooling.
     """
     _check(labels, width)
     if labels.dtype != torch.uint8 or ignore_index != _IGNORED:
@@ -63,12 +63,12 @@ def edge_band(labels: Tensor, width: int, ignore_index: int = 255) -> Tensor:
 
 
 def valid_fraction(labels: Tensor, size: tuple[int, int] | None = None, ignore_index: int = 255) -> Tensor:
-    """The share of each cell's pixels that are labelled: float32 [B, 1, h, w], cells as in `edge_masks`."""
+    """Compute the share of each cell's pixels that are labelled: float32 [B, 1, h, w], cells as in `edge_masks`."""
     return torch.cat([pool_bits(_valid(part, ignore_index), 1, size) for part in _parts(labels)])
 
 
 def _parts(labels: Tensor) -> tuple[Tensor, ...]:
-    """As many images at a time as stay in a CPU's cache; a GPU wants few, large operations."""
+    """Split a batch into as many images as fit a CPU's cache; a GPU needs few, large operations."""
     if labels.device.type != "cpu":
         return (labels,)
     return torch.split(labels, max(1, _CACHED // max(1, labels.shape[1] * labels.shape[2])))
@@ -87,14 +87,14 @@ def _edge_masks(
     edge = _of_several_classes(ids, width).view(torch.uint8).neg()  # all bits or none
     masks = []
     for first in range(0, num_classes, 8):
-        # A shift by 8 and more gives 0, and ids below `first` wrap around to such shifts.
+        # A shift by 8 or more gives 0, and ids below `first` wrap around to such shifts.
         word = slide(1 << (ids - first), width, padding=width // 2, combine=torch.bitwise_or)
         masks.append(pool_bits(word.bitwise_and_(edge), min(8, num_classes - first), size))
     return torch.cat(masks, 1)
 
 
 def _byte_ids(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """The labels as uint8, with 255 for ignored pixels, checked on the CPU and cleaned elsewhere."""
+    """Return the labels as uint8, with 255 for ignored pixels; invalid ids raise on the CPU, else count as ignored."""
     ids = labels
     if labels.dtype != torch.uint8 or ignore_index != _IGNORED:
         labels = labels.to(torch.int64)
@@ -111,7 +111,7 @@ def _byte_ids(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
 
 
 def _of_several_classes(ids: Tensor, width: int) -> Tensor:
-    """Where the window holds two ids or more and none is the dtype's highest value, which marks ignored pixels."""
+    """Return where the window has two or more ids and no ignored pixel (the highest value of the dtype)."""
     top = torch.iinfo(ids.dtype).max
     highest = slide(ids, width, padding=width // 2, combine=torch.maximum)
     lowest = top ^ slide(top ^ ids, width, padding=width // 2, combine=torch.maximum)

@@ -1,4 +1,4 @@
-"""Distillation of feature maps: they need the teacher itself, its stored logits are not enough."""
+"""Distillation of feature maps, which needs an online teacher: stored logits are not enough."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bpkd_search.losses.edges import valid_fraction
 
 
 class FeatureMSE(nn.Module):
-    """FitNets: mean squared error of features after a learned 1x1 convolution to the teacher's width.
+    """FitNets: mean squared error of features after a learned 1x1 convolution to the teacher's channels.
 
-    Mean over channels and labelled pixels, times `weight`. The projection is trained along with the student.
+    Mean over channels and labelled pixels, times `weight`. The projection is trained with the student.
     Source: Romero et al. 2015 (arXiv 1412.6550).
     """
 
@@ -31,7 +31,7 @@ class FeatureMSE(nn.Module):
         weight: float = 10.0,
         ignore_index: int = 255,
     ) -> Tensor:
-        """A scalar from features [B, C_s, h, w] and [B, C_t, h', w'] and labels [B, H, W]."""
+        """Compute the scalar loss of features [B, C_s, h, w] and [B, C_t, h', w'] and labels [B, H, W]."""
         student, teacher = on_one_grid(self.projection(student_features), teacher_features, labels)
         valid = valid_fraction(labels, (teacher.shape[2], teacher.shape[3]), ignore_index).to(teacher.dtype)
         return weight * weighted_mean((student - teacher).square().mean(1), valid.squeeze(1))
@@ -46,18 +46,18 @@ def cirkd_loss(
     temperature: float = 0.1,
     ignore_index: int = 255,
 ) -> Tensor:
-    """Cross-image relations within a batch: KL of each pixel's similarities to the pixels of every image.
+    """Compute cross-image relations within a batch: KL of each pixel's similarities to the pixels of every image.
 
-    A scalar from features [B, C_s, h, w] and [B, C_t, h', w'] and labels [B, H, W]. For each ordered pair of
-    images, cosine similarities over `temperature` make a softmax over the second image's labelled locations;
-    mean over the first's, then over pairs, times `weight`, without tau^2. It has no memory queues. Time grows
+    Returns a scalar from features [B, C_s, h, w] and [B, C_t, h', w'] and labels [B, H, W]. For each ordered pair
+    of images, cosine similarities over `temperature` give a softmax over the second image's labelled locations;
+    mean over the first's, then over pairs, times `weight`, without tau^2. There are no memory queues. Time grows
     with the square of the batch's locations, memory with that of one image's.
     Source: Yang et al. 2022 (arXiv 2204.06986), the mini-batch part.
     """
     student, teacher = on_one_grid(student_features, teacher_features, labels)
     valid = valid_fraction(labels, (teacher.shape[2], teacher.shape[3]), ignore_index).flatten(1) > 0
     student, teacher = F.normalize(student.flatten(2), dim=1), F.normalize(teacher.flatten(2), dim=1)
-    # Unlabelled locations are masked, not cut out: to know how many there are, a GPU must be waited for.
+    # Unlabelled locations are masked, not removed: to count them, the host would have to wait for the GPU.
     nodes = list(zip(student, teacher, valid, strict=True))
     total = student.new_zeros(())
     with torch.autocast(student.device.type, enabled=False):
@@ -77,8 +77,8 @@ def _relation_kl(
     other_valid: Tensor,
     temperature: float,
 ) -> Tensor:
-    """Mean over the valid locations of the first image; 0 where either image has none."""
-    # As in `kl_over_space`: so low that nothing is left of the logit, and not -inf.
+    """Compute the mean over the valid locations of the first image; 0 if either image has none."""
+    # As in `kl_over_space`: so low that the logit is absorbed, but not -inf.
     low = (~other_valid).to(student.dtype) * (torch.finfo(student.dtype).min / 2)
     log_student = (student.T @ other_student / temperature + low).log_softmax(1)
     log_teacher = (teacher.T @ other_teacher / temperature + low).log_softmax(1)

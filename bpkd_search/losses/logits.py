@@ -1,10 +1,10 @@
 """Distillation of class logits without edges: KD, CWD, DIST and DKD.
 
-One definition for all: a mean per labelled pixel or per class, times tau^2, so that weights compare across
-batch sizes, crop sizes and numbers of classes. A location counts by the labelled share of its cell;
+One reduction for all: a mean per labelled pixel or per class, times tau^2, so that weights are comparable across
+batch sizes, crop sizes and numbers of classes. A location is weighted by the labelled share of its cell;
 without any labelled pixel every loss is 0. Logits are [B, C, h, w], the student's resized to the teacher's
-grid; `labels` are [B, H, W] integers; only the student gets a gradient. Differing numbers of classes are a
-ValueError.
+grid; `labels` are [B, H, W] integers; results are scalars; no gradient flows to the teacher. All raise
+`ValueError` if the numbers of classes differ.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def kd_loss(
     standardise: bool = False,
     ignore_index: int = 255,
 ) -> Tensor:
-    """Pixel-wise KD: tau^2 KL(teacher || student) over classes, mean per labelled pixel, times `weight`.
+    """Compute pixel-wise KD: tau^2 KL(teacher || student) over classes, mean per labelled pixel, times `weight`.
 
     With `standardise`, each pixel's logits are z-scored over classes (population deviation) before the division by
     the temperature, so that the student need not match the teacher's range. Source: Hinton et al. 2015
@@ -55,9 +55,9 @@ def cwd_loss(
     temperature: float = 4.0,
     ignore_index: int = 255,
 ) -> Tensor:
-    """Channel-wise distillation: tau^2 KL over space per class, mean over classes and images, times `weight`.
+    """Compute channel-wise KD: tau^2 KL over space per class, mean over classes and images, times `weight`.
 
-    Locations without a labelled pixel are left out of the softmax, and images without any of the mean.
+    Locations without a labelled pixel are excluded from the softmax, and images without any from the mean.
     Source: Shu et al. 2021 (arXiv 2011.13256).
     """
     student, teacher = logits_on_one_grid(student_logits, teacher_logits, labels)
@@ -77,7 +77,7 @@ def dist_loss(
     temperature: float = 1.0,
     ignore_index: int = 255,
 ) -> Tensor:
-    """DIST: 1 - Pearson correlation of the probabilities, over classes (inter) and over pixels (intra).
+    """Compute DIST: 1 - Pearson correlation of the probabilities, over classes (inter) and over pixels (intra).
 
     Inter: per pixel, mean per labelled pixel. Intra: per class over all labelled pixels of the batch, mean
     per class. Both times tau^2. Source: Huang et al. 2022 (arXiv 2205.10536).
@@ -103,10 +103,10 @@ def dkd_loss(
     temperature: float = 4.0,
     ignore_index: int = 255,
 ) -> Tensor:
-    """Decoupled KD per pixel: tau^2 (alpha TCKD + beta NCKD), mean per labelled location, times `weight`.
+    """Compute decoupled KD per pixel: tau^2 (alpha TCKD + beta NCKD), mean per labelled location, times `weight`.
 
     TCKD is the KL of target class against the rest, NCKD the KL among the rest. A location's target is its
-    nearest label, and a location whose nearest label is ignored is left out. Source: Zhao et al. 2022
+    nearest label, and a location whose nearest label is ignored is excluded. Source: Zhao et al. 2022
     (arXiv 2203.08679).
     """
     student, teacher = logits_on_one_grid(student_logits, teacher_logits, labels)
@@ -125,28 +125,28 @@ def _valid_fraction(labels: Tensor, logits: Tensor, ignore_index: int) -> Tensor
 
 
 def _z_scores(logits: Tensor) -> Tensor:
-    """Logits less their mean over classes, in units of their deviation; zeros where all classes are equal."""
+    """Return logits minus their mean over classes, divided by their deviation; zeros if all classes are equal."""
     centred = logits - logits.mean(1, keepdim=True)
     # The floor keeps the gradient finite where all classes are equal.
     return centred / centred.square().mean(1, keepdim=True).clamp(min=1e-12).sqrt()
 
 
 def _one_minus_pearson(x: Tensor, y: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """1 - the weighted correlation along `dims`, kept; exactly 0 for equal inputs, constant ones included."""
+    """Return 1 - the weighted correlation along `dims`, kept; exactly 0 for equal inputs, including constant ones."""
     total = weights.sum(dims, keepdim=True).clamp(min=SMALLEST_WEIGHT)
 
     def standardised(values: Tensor) -> Tensor:
         centred = values - (values * weights).sum(dims, keepdim=True) / total
         variance = (centred.square() * weights).sum(dims, keepdim=True) / total
-        # The floor, far below any real spread of probabilities, keeps rounding noise from being blown up.
+        # The floor, far below any real spread of probabilities, avoids amplifying rounding noise.
         return centred / variance.clamp(min=1e-12).sqrt()
 
-    # Half the squared distance of standardised variables is one minus their correlation, uncancelled.
+    # Half the squared distance of standardised variables is one minus their correlation, without cancellation.
     return ((standardised(x) - standardised(y)).square() * weights).sum(dims, keepdim=True) / total / 2
 
 
 def _decouple(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of target and rest, [B, 2, h, w], and the logits without the target class."""
+    """Return log-probabilities of target and rest, [B, 2, h, w], and the logits without the target class."""
     log_probs = logits.log_softmax(1)
     low = torch.finfo(logits.dtype).min
     rest = log_probs.scatter(1, index, low)
@@ -154,7 +154,7 @@ def _decouple(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(labels: Tensor, height: int, width: int) -> Tensor:
-    """The label at each cell's centre, [B, h, w]."""
+    """Return the label at each cell's centre, [B, h, w]."""
     rows = (2 * torch.arange(height, device=labels.device) + 1) * labels.shape[1] // (2 * height)
     columns = (2 * torch.arange(width, device=labels.device) + 1) * labels.shape[2] // (2 * width)
     return labels[:, rows][:, :, columns]

@@ -1,8 +1,8 @@
-"""The distillation methods: one entry each, without torch. An entry is the method's block of the configuration.
+"""The distillation methods: one entry each, without torch. An entry is the configuration block of the method.
 
-To add a method, write its function in a module of this room and its entry here; nothing else lists methods. Weights
-of the same method differ by orders of magnitude between codebases because they reduce differently, so an entry
-gives every published weight with the factor that turns it into ours (per labelled pixel or per class).
+To add a method, write its function in a module of this package and its entry here; nothing else lists methods. Weights
+of the same method differ by orders of magnitude between codebases because they use different reductions, so an entry
+lists every published weight with the factor that converts it (to per labelled pixel or per class).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WEIGHT = "Weight of the loss."
 _TEMPERATURE = "Divides the logits before the softmax."
 
 _SAME_FORM = "batch mean of the same formulas; the authors published no training code"
-_PER_CLASS = "KL summed over space, divided by images and classes, times tau^2: as ours"
+_PER_CLASS = "KL summed over space, divided by images and classes, times tau^2: identical"
 _PER_SAMPLE = "mean per sample there, per pixel here"
 
 
@@ -73,7 +73,7 @@ class Kd(LossMethod):
     function = "bpkd_search.losses.logits:kd_loss"
     source = "arXiv 1503.02531"
     published = (
-        PublishedWeight("winycg/CIRKD", "weight", 1.0, "1", "KL per pixel, times tau^2: as ours"),
+        PublishedWeight("winycg/CIRKD", "weight", 1.0, "1", "KL per pixel, times tau^2: identical"),
         PublishedWeight(
             "irfanICMLL/structure_knowledge_distillation",
             "weight",
@@ -119,13 +119,13 @@ class Dist(LossMethod):
     function = "bpkd_search.losses.logits:dist_loss"
     source = "arXiv 2205.10536"
     published = (
-        PublishedWeight("hunto/DIST_KD", "inter_weight", 1.0, "1", "mean over pixels: as ours"),
-        PublishedWeight("hunto/DIST_KD", "intra_weight", 1.0, "1", "mean over classes: as ours"),
+        PublishedWeight("hunto/DIST_KD", "inter_weight", 1.0, "1", "mean over pixels: identical"),
+        PublishedWeight("hunto/DIST_KD", "intra_weight", 1.0, "1", "mean over classes: identical"),
     )
 
 
 class Dkd(LossMethod):
-    """Target class and the rest, decoupled."""
+    """Target class and other classes, decoupled."""
 
     method: Literal["dkd"] = "dkd"
     weight: Weight = Field(default=1.0, description=_WEIGHT)
@@ -142,7 +142,7 @@ class Dkd(LossMethod):
 
 
 class Aicsd(LossMethod):
-    """Similarities between the classes' spatial distributions, beside pixel-wise KL; both fade.
+    """Similarities between the classes' spatial distributions, plus pixel-wise KL; both fade.
 
     The paper raises the weight of the cross-entropy as both terms fade; here it stays 1. No published weight is
     converted: the formulas are the paper's, and its public code computes other losses.
@@ -168,7 +168,7 @@ class FeatureMse(LossMethod):
     function = "bpkd_search.losses.features:FeatureMSE"
     learned = True
     source = "arXiv 1412.6550"
-    published = (PublishedWeight("winycg/CIRKD", "weight", 10.0, "1", "mean over channels and pixels: as ours"),)
+    published = (PublishedWeight("winycg/CIRKD", "weight", 10.0, "1", "mean over channels and pixels: identical"),)
 
 
 class Cirkd(LossMethod):
@@ -182,7 +182,7 @@ class Cirkd(LossMethod):
     function = "bpkd_search.losses.features:cirkd_loss"
     source = "arXiv 2204.06986"
     published = (
-        PublishedWeight("winycg/CIRKD", "weight", 1.0, "1", "KL per pixel and pair of images, no tau^2: as ours"),
+        PublishedWeight("winycg/CIRKD", "weight", 1.0, "1", "KL per pixel and pair of images, no tau^2: identical"),
     )
 
 
@@ -190,12 +190,12 @@ METHODS: dict[str, type[LossMethod]] = {entry.name: entry for entry in LossMetho
 
 
 def loss_method(name: str) -> type[LossMethod]:
-    """The entry called `name`. Raises `ConfigError` listing the valid names for another."""
+    """Return the entry called `name`. Raises `ConfigError` with the valid names if it is unknown."""
     if name not in METHODS:
         raise ConfigError([f"method: got {name!r}, must be one of {', '.join(METHODS)}"], source="loss")
     return METHODS[name]
 
 
 def parameters(name: str) -> dict[str, Any]:
-    """The method's parameters and their defaults as plain values. Raises `ConfigError` for an unknown name."""
+    """Return the method's parameters and their defaults as plain values. Raises `ConfigError` if it is unknown."""
     return loss_method(name)(method=name).model_dump(exclude={"method"})

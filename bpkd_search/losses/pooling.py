@@ -1,7 +1,7 @@
-"""Average pooling of bit words: up to eight binary maps in one map of bytes, pooled without floats.
+"""Average pooling of bit words: up to eight binary maps in one map of bytes, pooled in integers.
 
-Sums of bytes along rows run at the speed of memory, so each bit is taken out and summed over the rows of
-its cell first, two bits at a time where a count fits half a byte; only the small result is summed on.
+Sums of bytes along rows are limited by memory bandwidth only, so each bit is extracted and summed over the rows of
+its cell first, two bits at a time if a count fits half a byte; then the small result is summed along columns.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def _sum_rows(words: Tensor, bit: int, mask: int, dtype: torch.dtype) -> Tensor:
 
 
 def _cells(maps: Tensor, cells: int, dim: int) -> tuple[Tensor, Tensor]:
-    """Split `dim` into `cells` cells by their longest length, zeros where one is shorter; also their lengths."""
+    """Split `dim` into `cells` cells of the longest length, shorter ones zero-padded; also return their lengths."""
     length, device = maps.shape[dim], maps.device
     if length % cells == 0:
-        # A fill: a value copied from the host would make a GPU's queue run dry.
+        # A fill: a value copied from the host would synchronise with the GPU.
         return _split(maps, dim, cells), torch.full((), length // cells, device=device)
     cell = torch.arange(cells, device=device)
     start = cell * length // cells

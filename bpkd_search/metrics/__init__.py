@@ -1,6 +1,6 @@
 """Segmentation scores streamed over a split: mIoU, edge and body mIoU, Boundary IoU, boundary F-score.
 
-`table` lists every measure and needs no torch; what computes them loads on first use.
+`table` lists every measure and does not import torch; the modules that compute them load on first use.
 """
 
 from typing import TYPE_CHECKING

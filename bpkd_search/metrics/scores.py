@@ -16,7 +16,7 @@ from bpkd_search.metrics.table import SCORES
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a split, each in [0, 1], NaN where undefined, beside the settings they were measured with."""
+    """Scores of a split, each in [0, 1], NaN if undefined, and the settings of their measurement."""
 
     miou: float
     accuracy: float
@@ -31,20 +31,20 @@ class Scores:
     boundary_ratio: float
 
     def as_dict(self) -> dict[str, float]:
-        """The scalar scores by name, those of `metrics.table`."""
+        """Return the scalar scores by name, those of `metrics.table`."""
         return {name: getattr(self, name) for name in SCORES}
 
 
 class SegmentationMetrics:
-    """Streaming counts of a split on `device`; no image is kept, and no GPU is waited for before `compute`.
+    """Accumulates counts of a split on `device`; no image is kept, and no GPU is synchronised before `compute`.
 
-    Edge and body mIoU (trimap): the confusion matrix inside and outside `change_band` of the truth at `band`.
+    Edge and body mIoU (trimap): from the confusion matrix inside and outside `change_band` of the truth at `band`.
     Boundary IoU: overlap of the `mask_boundary` of both sides, per class, at `boundary_ratio` of the image
     diagonal. Boundary F-score (Csurka et al., BMVC 2013; Perazzi et al., CVPR 2016): precision and recall,
-    per class, of contour pixels matched within `band` pixels; the image frame is no contour. Means are over
-    the classes that occur on either side. Predictions at ignored pixels are set to ignore first.
+    per class, of contour pixels matched within `band` pixels; the image border is not a contour. Means are over
+    the classes that occur on either side. Predictions at ignored pixels are ignored too.
 
-    Raises ConfigError for settings out of range.
+    Raises `ConfigError` if a setting is out of range.
     """
 
     def __init__(
@@ -68,21 +68,21 @@ class SegmentationMetrics:
         self.reset()
 
     def reset(self) -> None:
-        """Forget every image."""
+        """Reset all counts."""
         classes = self.num_classes
         self._confusion = torch.zeros(2, classes, classes, dtype=torch.int64, device=self.device)
         self._regions = torch.zeros(2, classes, 4, dtype=torch.int64, device=self.device)
         self._invalid = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
-        """Count a batch: integer class ids [B, H, W] each, moved to the metrics' device if elsewhere."""
+        """Count a batch: integer class ids [B, H, W] each. Raises `ValueError` if a shape or dtype is wrong."""
         if predictions.shape != labels.shape or labels.ndim != 3 or predictions.is_floating_point():
             raise ValueError(
                 "predictions and labels must be integer class ids [B, H, W]; got"
                 f" {predictions.dtype} {tuple(predictions.shape)} and {labels.dtype} {tuple(labels.shape)}"
             )
         predictions, labels = predictions.to(self.device), labels.to(self.device)
-        # One image after the other stays in a CPU's cache; a GPU wants few, large operations.
+        # One image at a time fits a CPU's cache; a GPU needs few, large operations.
         step = 1 if self.device.type == "cpu" else max(1, len(labels))
         for start in range(0, len(labels), step):
             self._count(predictions[start : start + step], labels[start : start + step])
@@ -101,7 +101,7 @@ class SegmentationMetrics:
         self._regions += class_counts(both, (boundary, shared, contours.bool(), matched), self.num_classes)
 
     def compute(self) -> Scores:
-        """The scores of everything counted so far. Raises DataError when class ids were out of range."""
+        """Return the scores of all batches so far. Raises `DataError` if class ids were out of range."""
         if invalid := int(self._invalid):
             raise DataError(
                 f"{invalid} pixels have a label or a prediction outside 0..{self.num_classes - 1}"
@@ -109,7 +109,7 @@ class SegmentationMetrics:
             )
         body, edge = self._confusion.cpu()
         boundary, shared, contour, matched = self._regions.cpu().double().unbind(-1)
-        # A class with a contour on one side only scores 0, on neither NaN.
+        # A class with a contour on one side only scores 0, with none NaN.
         recall, precision = matched / contour.clamp(min=1)
         f_score = (2 * precision * recall / (precision + recall)).nan_to_num(0)
         f_score[contour.sum(0) == 0] = math.nan

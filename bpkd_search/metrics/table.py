@@ -1,4 +1,4 @@
-"""Every measure of a student, one row each: what it means, whether more is better, and how it is shown.
+"""Every measure of a student, one row each: meaning, direction, and display format.
 
 A new score is a row here and its computation in `metrics.scores`; a new cost is a row here and a value in the trial's
 report. Configuration, result tables, loggers, leaderboards, reports and exports follow from the row.
@@ -18,10 +18,10 @@ Role = Literal["score", "cost", "record"]
 class Measure:
     """One measure of a student.
 
-    A `score` may rank a search; scores and costs may be objectives and constraints; a `record` is only kept.
-    `decimals` are the digits after the point, None for four significant digits. `label` is a shorter heading,
+    A `score` may rank a search; scores and costs may be objectives and constraints; a `record` is only stored.
+    `decimals` are the decimals shown, None for four significant digits. `label` is a shorter heading,
     `since` the version of the result tables that introduced the column. A measure that is not `per_epoch` is a
-    column of the trials and not of their reports. `headline` measures are shown where there is room for few.
+    column of the trials but not of their reports. `headline` measures are shown in short views.
     """
 
     name: str
@@ -68,7 +68,7 @@ MEASURES: tuple[Measure, ...] = (
 
 SCORES = tuple(m.name for m in MEASURES if m.role == "score")
 COSTS = tuple(m.name for m in MEASURES if m.role == "cost")
-# What a report holds of each epoch.
+# The measures in the report of each epoch.
 REPORTED = tuple(m.name for m in MEASURES if m.per_epoch)
 HEADLINE = tuple(m.name for m in MEASURES if m.headline)
 HIGHER_IS_BETTER = {m.name: m.direction == "max" for m in MEASURES}
@@ -76,9 +76,9 @@ LABELS = {m.name: m.label for m in MEASURES if m.label}
 
 
 def held_out(score: str) -> str:
-    """The column of a score measured on the held-out split."""
+    """Return the column of a score measured on the held-out split."""
     return f"test_{score}"
 
 
-# By column as it is named in tables: also under its label, and a score of the held-out split.
+# By column name in tables, by label, and for scores also by column of the held-out split.
 DECIMALS = {column: m.decimals for m in MEASURES for column in (m.name, m.label or m.name, held_out(m.name))}

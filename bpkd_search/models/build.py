@@ -1,4 +1,4 @@
-"""Networks as the configuration describes them, and the device and precision they compute in."""
+"""Builds networks from the configuration, and picks device and precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bpkd_search.models.segmentor import Segmentor
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU where there is one. Raises `ResourceError` for a GPU that does not exist."""
+    """Return the device; `auto` is the first GPU, or the CPU. Raises `ResourceError` if a GPU does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -21,7 +21,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def build_model(spec: Model, num_classes: int, seed: int) -> Segmentor:
-    """The network that a `student` or `teacher` block describes, its fresh weights fixed by the seed."""
+    """Return the network of a `student` or `teacher` block; its initial weights depend on the seed only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Segmentor(
@@ -37,7 +37,7 @@ def build_model(spec: Model, num_classes: int, seed: int) -> Segmentor:
 
 
 def autocast(device: torch.device, enabled: bool = True) -> torch.autocast:
-    """bfloat16 (float16 on GPUs without it) where the device computes faster in it; nothing on CPU."""
+    """Return autocast to bfloat16 (float16 on GPUs without it) if the device is faster in it; a no-op on CPU."""
     on = enabled and device.type == "cuda"
     half = torch.bfloat16 if on and torch.cuda.is_bf16_supported() else torch.float16
     return torch.autocast(device.type, dtype=half if on else torch.bfloat16, enabled=on)

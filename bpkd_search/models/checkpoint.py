@@ -1,4 +1,4 @@
-"""Weights in and out: complete, safe, and with an error that names what does not fit."""
+"""Saves and loads weights: completely, safely, and with an error that names the keys that do not fit."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ Weights = dict[str, Tensor]
 
 
 def save_weights(path: Path, model: nn.Module, about: Mapping[str, Any] | None = None) -> None:
-    """Write a model's weights to a safetensors file, whole or not at all; `about` goes into its header."""
+    """Write the weights of a model to a safetensors file atomically; `about` is stored in its header."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as partial:
         save_file(weights, partial, metadata={"bpkd_search": json.dumps(about or {})})
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What `save_weights` noted in the header; empty for files of other makers."""
+    """Return what `save_weights` stored in the header; empty for files of other tools."""
     try:
         with safe_open(path, framework="pt") as file:
             about: dict[str, Any] = json.loads((file.metadata() or {}).get("bpkd_search", "{}"))
     except (OSError, SafetensorError, ValueError) as e:
-        raise CheckpointError(f"{path}: is no readable safetensors file: {e}") from e
+        raise CheckpointError(f"{path}: is not a readable safetensors file: {e}") from e
     return about
 
 
 def read_weights(path: Path) -> Weights:
-    """The tensors of a `.safetensors`, or of a `.pt` / `.pth` that holds nothing but tensors.
+    """Return the tensors of a `.safetensors`, or of a `.pt` / `.pth` that contains only tensors.
 
-    A pickle with code in it is refused, not run (`weights_only`). A state dict is also found under the
-    usual keys `state_dict`, `model` and `model_state_dict`, and a `module.` prefix is dropped.
-    Raises `CheckpointError`.
+    A pickle with code in it is rejected, not run (`weights_only`). A state dict is also found under the
+    usual keys `state_dict`, `model` and `model_state_dict`, and a `module.` prefix is removed.
+    Raises `CheckpointError` if the file is missing, unreadable, unsafe or has no state dict.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weights file")
@@ -49,16 +49,16 @@ def read_weights(path: Path) -> Weights:
         try:
             return load_file(path)
         except (OSError, SafetensorError) as e:
-            raise CheckpointError(f"{path}: is no readable safetensors file: {e}") from e
+            raise CheckpointError(f"{path}: is not a readable safetensors file: {e}") from e
     try:
         tree: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise CheckpointError(
-            f"{path}: holds pickled objects beside tensors, which could run code, and was refused;"
+            f"{path}: holds pickled objects beside tensors, which could run code (rejected);"
             " save the bare state dict (or safetensors) instead"
         ) from e
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
-        raise CheckpointError(f"{path}: is no readable PyTorch file: {str(e).splitlines()[0]}") from e
+        raise CheckpointError(f"{path}: is not a readable PyTorch file: {str(e).splitlines()[0]}") from e
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(tree, Mapping) and isinstance(tree.get(key), Mapping):
             tree = tree[key]
@@ -68,15 +68,15 @@ def read_weights(path: Path) -> Weights:
 
 
 def load_segmentor(model: nn.Module, path: Path) -> None:
-    """Load a whole segmentor. Raises `CheckpointError` naming missing, unknown and misshapen keys."""
+    """Load a whole segmentor. Raises `CheckpointError` that names missing, unknown and misshapen keys."""
     _fit(model, read_weights(path), path, allow_unknown=False)
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:
-    """Start an encoder from a file with timm's own names; a classifier in the file is passed over.
+    """Load an encoder from a file with timm's names; a classifier in the file is ignored.
 
-    timm joins nested names with `_` where it cuts a network into its feature pyramid (`stages.0` becomes
-    `stages_0`), so names are compared with both read alike. Raises `CheckpointError` naming keys.
+    timm joins nested names with `_` when it cuts a network into its feature pyramid (`stages.0` becomes
+    `stages_0`), so names are normalised before they are compared. Raises `CheckpointError` that names the keys.
     """
     alike = {name.replace("_", "."): name for name in encoder.state_dict()}
     weights = {alike.get(name.replace("_", "."), name): tensor for name, tensor in read_weights(path).items()}
@@ -85,7 +85,7 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
 
 def _fit(model: nn.Module, weights: Weights, path: Path, *, allow_unknown: bool) -> None:
     wanted = model.state_dict()
-    # Files from before PyTorch 1.0 lack these counters, and nothing here reads them.
+    # Files from before PyTorch 1.0 lack these counters, and nothing here uses them.
     missing = [k for k in wanted if k not in weights and not k.endswith("num_batches_tracked")]
     unknown = [] if allow_unknown else [k for k in weights if k not in wanted]
     shapes = [

@@ -1,4 +1,4 @@
-"""Segmentation heads: encoder features in, one feature map out; the segmentor classifies it."""
+"""Segmentation heads: from encoder features to one feature map, which the segmentor classifies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> nn.Sequential:
-    """Convolution that keeps the size, batch norm, ReLU."""
+    """Return a convolution that keeps the size, batch norm and ReLU."""
     padding = dilation * (kernel // 2)
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False),
@@ -20,7 +20,7 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dilation: int
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resize of [B, C, h, w], pixel areas aligned."""
+    """Resize [B, C, h, w] bilinearly to `size` (height, width), `align_corners=False`."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
@@ -33,7 +33,7 @@ class FCN(nn.Module):
         self.body = nn.Sequential(conv_bn_relu(in_channels[-1], channels, 3), conv_bn_relu(channels, channels, 3))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Maps [B, C_i, h_i, w_i] to [B, channels, h, w] at the deepest stride."""
+        """Map features [B, C_i, h_i, w_i] to [B, channels, h, w] at the deepest stride."""
         out: Tensor = self.body(features[-1])
         return out
 
@@ -49,7 +49,7 @@ class FPN(nn.Module):
         self.smooth = conv_bn_relu(channels, channels, 3)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Maps [B, C_i, h_i, w_i] to [B, channels, h, w] at stride 4."""
+        """Map features [B, C_i, h_i, w_i] to [B, channels, h, w] at stride 4."""
         top: Tensor | None = None
         for level, project in zip(reversed(self.levels), reversed(list(self.lateral)), strict=True):
             here = project(features[level])
@@ -69,9 +69,9 @@ class PSP(nn.Module):
         self.fuse = conv_bn_relu(in_channels[-1] + 4 * (channels // 4), channels, 3)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Maps [B, C_i, h_i, w_i] to [B, channels, h, w] at the deepest stride."""
+        """Map features [B, C_i, h_i, w_i] to [B, channels, h, w] at the deepest stride."""
         deep = features[-1]
-        # No batch norm on pooled maps: at 1x1 a batch of one has no variance.
+        # No batch norm on pooled maps: at 1x1, a batch of one has no variance.
         pooled = [
             resize(F.relu(project(F.adaptive_avg_pool2d(deep, bin_))), deep.shape[-2:])
             for bin_, project in zip(self.bins, self.pools, strict=True)
@@ -98,7 +98,7 @@ class ASPP(nn.Module):
         self.fuse = conv_bn_relu(channels + 48, channels, 3)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Maps [B, C_i, h_i, w_i] to [B, channels, h, w] at stride 4."""
+        """Map features [B, C_i, h_i, w_i] to [B, channels, h, w] at stride 4."""
         deep, low = features[-1], self.low(features[self.skip])
         image = resize(F.relu(self.image(F.adaptive_avg_pool2d(deep, 1))), deep.shape[-2:])
         joined = self.join(torch.cat([*(branch(deep) for branch in self.branches), image], dim=1))

@@ -1,4 +1,4 @@
-"""From logits to class ids: what a network predicts, wherever predictions are measured, shown or written."""
+"""Class predictions from logits, for every place that measures, shows or writes predictions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bpkd_search.models.heads import resize
 
 
 def predict_classes(model: nn.Module, images: Tensor, size: Sequence[int], *, amp: bool = True) -> Tensor:
-    """Class ids that a model in evaluation mode gives images, resized to `size` (height, width).
+    """Return the class ids that a model in evaluation mode predicts, int64 [B, height, width], on the model's device.
 
-    `images` [B, 3, h, w] may be on any device; the ids, int64 [B, height, width], are on the model's. `amp` computes
-    the logits in mixed precision where the device has it; they are resized in float32.
+    `images` [B, 3, h, w] may be on any device; `size` is (height, width) of the result. `amp` computes the logits in
+    mixed precision if the device supports it; they are resized bilinearly in float32.
     """
     device = next(model.parameters()).device
     with torch.inference_mode():

@@ -14,13 +14,13 @@ from bpkd_search.models.heads import HEADS
 
 
 class Segmentor(nn.Module):
-    """A timm encoder with a segmentation head; images in as they are, class logits out.
+    """A timm encoder with a segmentation head; maps unnormalised images to class logits.
 
-    Takes images [B, 3, H, W] as uint8 or as float in 0..255 and normalises them itself with the mean and
-    deviation that the encoder was pretrained with, so that teacher and student read the same batch.
-    Gives logits [B, num_classes, h, w] at `stride` pixels a cell; `return_features=True` gives the map
-    before the classifier, [B, channels, h, w], beside them. Raises `ConfigError` for an encoder that timm
-    does not have or that gives no feature pyramid.
+    Takes images [B, 3, H, W] as uint8 or as float in 0..255 and normalises them with the mean and
+    deviation of the encoder's pretraining, so that teacher and student read the same batch.
+    Returns logits [B, num_classes, h, w] at `stride` pixels per cell; with `return_features=True` also the map
+    before the classifier, [B, channels, h, w]. Raises `ConfigError` if timm does not have the encoder
+    or it has no feature pyramid.
     """
 
     mean: Tensor
@@ -41,7 +41,7 @@ class Segmentor(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, images: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits [B, num_classes, h, w], with the features before the classifier if asked."""
+        """Return logits [B, num_classes, h, w], with `return_features` also the features before the classifier."""
         features = self.head(self.encoder((images.float() - self.mean) / self.std))
         logits: Tensor = self.classifier(features)
         return (logits, features) if return_features else logits
@@ -56,7 +56,7 @@ def create_encoder(name: str, output_stride: int = 32) -> nn.Module:
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise ConfigError([f"encoder: got {name!r}, timm {timm.__version__} has no such model{hint}"])
-    # timm names the default stride for no network, and some know no other.
+    # timm does not state the default stride of a network, and some support no other.
     stride = {} if output_stride == 32 else {"output_stride": output_stride}
     try:
         encoder: nn.Module = timm.create_model(name, features_only=True, pretrained=False, **stride)
@@ -72,5 +72,5 @@ def create_encoder(name: str, output_stride: int = 32) -> nn.Module:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers the model learns."""
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

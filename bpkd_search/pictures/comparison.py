@@ -1,6 +1,6 @@
-"""Pictures for the report: where the best searched student and the best baseline's see different things.
+"""Pictures for the report: images on which the best searched student and the best baseline differ most.
 
-Reads only what is there already, data, students, teacher, and says what is missing; nothing is built or trained.
+Reads only existing data, students and teacher, and reports what is missing; nothing is built or trained.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.training.inputs import open_data, view_recipe
 from bpkd_search.training.teacher import open_teacher, teacher_file
 
-BAND = 3  # pixels to either side of a class change, as edge mIoU counts them
+BAND = 3  # pixels to either side of a class change, as in edge mIoU
 EXAMINED = 96
 LARGEST = 400  # pixels of a picture's longer side in the page
 SMALL = 200  # narrower pictures are enlarged, and show their pixels
@@ -42,7 +42,7 @@ VOID, RIGHT, WRONG = (38, 40, 46), (70, 120, 190), (235, 90, 30)
 
 @dataclass(frozen=True)
 class Student:
-    """A trial's network with what people call it, and the trial's run."""
+    """A trial's network with its display name, and the trial's run."""
 
     title: str
     model: Segmentor
@@ -50,13 +50,13 @@ class Student:
 
 
 def make_panels(board: Leaderboard, count: int = 4) -> Panels:
-    """`count` rows of pictures of an experiment on this machine, or the reason why there are none.
+    """Return `count` rows of pictures of an experiment on this machine, or the reason why there are none.
 
-    The validation split is cut into `count` runs of consecutive images, and of each the image is shown on which
-    the two students disagree in most labelled pixels; of a large split, evenly spread images are examined.
+    The validation split is cut into `count` runs of consecutive images. From each, the image is shown on which
+    the two students disagree in most labelled pixels; of a large split, evenly spaced images are examined.
     """
     if count < 1:
-        return Panels(remarks=["Pictures were not asked for."])
+        return Panels(remarks=["Pictures were not requested."])
     try:
         return _panels(board, count)
     except UserError as e:
@@ -78,15 +78,15 @@ def _panels(board: Leaderboard, count: int) -> Panels:
         differs = classes(mine.model, image) != classes(base.model, image)
         differences.append(int((differs & (labels != IGNORE_INDEX)).sum()))
     remarks = [
-        f"Chosen from {len(indices)} of {len(dataset)} validation images for how much the two students differ, one of"
-        f" each of {min(count, len(indices))} stretches of the split: these are extremes, not typical images.",
+        f"Chosen from {len(indices)} of {len(dataset)} validation images for how much the two students differ, one from"
+        f" each of {min(count, len(indices))} sections of the split: these are extremes, not typical images.",
         f"Errors in the edge band: within {BAND} pixels of a class change, blue where right, orange where wrong.",
     ]
     teacher = None
     try:
         path, _ = teacher_file(run, view_recipe(run.data).key())
         if not path.is_file():
-            raise CheckpointError(f"its weights, {path.name}, are no longer kept")
+            raise CheckpointError(f"its weights {path.name} no longer exist")
         teacher = open_teacher(run, len(dataset.class_names), path, device)
     except CheckpointError as e:
         remarks.append(f"The teacher is not shown: {e}")
@@ -102,18 +102,18 @@ def _panels(board: Leaderboard, count: int) -> Panels:
 
 
 def most_different(indices: Sequence[int], differences: Sequence[int], count: int) -> list[int]:
-    """Of each of `count` equal stretches of `indices` the one with the greatest difference."""
+    """Return, for each of `count` equal sections of `indices`, the one with the largest difference."""
     parts = np.array_split(np.arange(len(indices)), min(count, len(indices)))
     return [indices[max(part, key=lambda place: differences[place])] for part in parts]
 
 
 def classes(model: Segmentor, image: Tensor) -> Tensor:
-    """Class ids uint8 [H, W] that a network gives an image uint8 [3, H, W], as validation counts them."""
+    """Return the class ids uint8 [H, W] that a network predicts for an image uint8 [3, H, W], as in validation."""
     return predict_classes(model, image[None], image.shape[-2:])[0].to(torch.uint8).cpu()
 
 
 def edge_errors(image: Tensor, labels: Tensor, guess: Tensor) -> NDArray[np.uint8]:
-    """The image faded, uint8 [H, W, 3], with the band around class changes blue where `guess` is right."""
+    """Return the image faded, uint8 [H, W, 3], with the band around class changes blue where `guess` is right."""
     codes = torch.where(labels == IGNORE_INDEX, 0, labels.to(torch.int16) + 1)
     band = change_band(codes[None], BAND)[0].numpy()
     grey = image.float().mean(0).numpy()
@@ -124,7 +124,7 @@ def edge_errors(image: Tensor, labels: Tensor, guess: Tensor) -> NDArray[np.uint
 
 
 def _student(board: Leaderboard, searched: bool) -> Student:
-    """The best full-budget student whose weights were kept: of the search, or of the baselines."""
+    """Return the best full-budget student whose weights were kept: of the search, or of the baselines."""
     trials = board.trials()
     full = trials[(trials["state"] == COMPLETE) & ((trials["origin"] != BASELINE) == searched)]
     for _, row in full.iterrows():
@@ -147,7 +147,7 @@ def _row(
     teacher: Segmentor | None,
     dataset: Dataset,
 ) -> list[Picture]:
-    """The pictures of one image."""
+    """Return the pictures of one image."""
     colours = np.full((256, 3), VOID, dtype=np.uint8)
     colours[: len(dataset.palette)] = np.array(dataset.palette, dtype=np.uint8)
     guesses = {student.title: classes(student.model, image) for student in (base, mine)}
@@ -164,9 +164,9 @@ def _row(
 
 
 def _address(pixels: NDArray[np.uint8], kind: str = "PNG") -> str:
-    """A picture as a `data:` address, no larger than a page needs it."""
+    """Return a picture as a `data:` address, no larger than the page needs."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))
-    # Not smoothed where colours are classes: there are none between them.
+    # No smoothing of class colours: colours between classes have no meaning.
     resample = Image.Resampling.NEAREST if kind == "PNG" else Image.Resampling.LANCZOS
     if (largest := max(picture.size)) > LARGEST:
         size = tuple(max(1, round(side * LARGEST / largest)) for side in picture.size)

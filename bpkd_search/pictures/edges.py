@@ -1,4 +1,4 @@
-"""A picture of what each edge width covers, to choose the widths of a search by eye."""
+"""A picture of the edge band at each edge width, to choose the widths of a search by eye."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bpkd_search.files import replacing
 from bpkd_search.losses.edges import edge_band
 from bpkd_search.training.inputs import open_data
 
-PANEL_WIDTHS = (320, 640)  # pixels a panel is wide: small images are enlarged, large ones reduced
+PANEL_WIDTHS = (320, 640)  # width of a panel in pixels: small images are enlarged, large ones reduced
 GAP = 12
 FONT_SIZE = 20
 PAPER, INK = (250, 250, 248), (34, 36, 40)
@@ -29,13 +29,13 @@ UNLABELLED = (58, 60, 66)
 def draw_edges(
     samples: Sequence[tuple[Tensor, Tensor]], widths: Sequence[int], out: Path, *, ignore_index: int = 255
 ) -> Path:
-    """Write a PNG with a row an image: the image, then its edge band at each width; return `out`.
+    """Write a PNG with one row per image: the image, then its edge band at each width. Returns `out`.
 
     `samples` holds images uint8 [3, H, W] with their labels uint8 [H, W]; `widths` are odd window sides in
     label pixels. A column's caption gives the share of all pixels in its band. Band pixels are orange, the
     rest is faded, ignored pixels are dark.
 
-    Raises ConfigError for widths that cannot be used and DataError for no samples.
+    Raises `ConfigError` if a width is invalid and `DataError` if there are no samples.
     """
     check_widths(widths)
     if not samples:
@@ -54,7 +54,7 @@ def draw_edges(
 
 
 def check_widths(widths: Sequence[int]) -> None:
-    """Raise ConfigError, all faults in it, unless there are widths and all are odd integers from 3 to 63."""
+    """Check widths. Raises `ConfigError` with all faults unless there are widths, all odd integers from 3 to 63."""
     faults = [
         f"width: got {width}, must be an odd integer from 3 to 63"
         for width in widths
@@ -67,7 +67,7 @@ def check_widths(widths: Sequence[int]) -> None:
 
 
 def paint(image: Tensor, band: Tensor, unlabelled: Tensor) -> Tensor:
-    """The image, uint8 [3, H, W], faded; band pixels orange, unlabelled ones dark (bool masks [H, W])."""
+    """Return the image uint8 [3, H, W] faded; band pixels orange, unlabelled ones dark (bool masks [H, W])."""
     grey = image.float().mean(0, keepdim=True)
     faded = 0.4 * image + 0.15 * grey + 0.45 * 255
     tint, dark = (torch.tensor(colour).view(3, 1, 1) for colour in (BAND, UNLABELLED))
@@ -76,7 +76,7 @@ def paint(image: Tensor, band: Tensor, unlabelled: Tensor) -> Tensor:
 
 
 def _panel(pixels: Tensor) -> Image.Image:
-    """The picture of [3, H, W] at a legible size: up by whole steps, so that pixels stay square, or down."""
+    """Return the picture of [3, H, W] at a legible size: enlarged by whole factors, or reduced."""
     picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     smallest, largest = PANEL_WIDTHS
     if picture.width > largest:
@@ -87,7 +87,7 @@ def _panel(pixels: Tensor) -> Image.Image:
 
 
 def _sheet(captions: Sequence[str], rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Panels on a grid, a caption above each column, the meaning of the colours below."""
+    """Return panels on a grid, a caption above each column, a legend of the colours below."""
     font = ImageFont.load_default(size=FONT_SIZE)
     columns = list(zip(*rows, strict=True))
     widths = [
@@ -116,10 +116,10 @@ def _sheet(captions: Sequence[str], rows: Sequence[Sequence[Image.Image]]) -> Im
 
 
 def samples_of(target: Path, count: int, overrides: Sequence[str] = ()) -> list[tuple[Tensor, Tensor]]:
-    """`count` validation samples, evenly spread, of a search space, an experiment folder or a data folder.
+    """Return `count` evenly spaced validation samples of a search space, an experiment or a data directory.
 
-    A space's or experiment's samples come at its training size, where `loss.edge_width` is measured; those
-    of a data folder, whose layout is recognised, as they are. Raises DataError and ConfigError.
+    Samples of a space or an experiment have its training size, where `loss.edge_width` is measured; those
+    of a data directory, whose layout is detected, their original size. Raises `DataError` and `ConfigError`.
     """
     file = target / CONFIG if target.is_dir() else target
     if file.is_file() or not target.exists():
@@ -127,20 +127,20 @@ def samples_of(target: Path, count: int, overrides: Sequence[str] = ()) -> list[
         dataset, resize = open_data(data, "val"), EvalTransform(data.height, data.width)
         return [resize(*dataset[index]) for index in _spread(len(dataset), count)]
     if overrides:
-        raise ConfigError(["needs a search space or an experiment folder to override keys of"], source="--set")
+        raise ConfigError(["needs a search space or an experiment directory to override keys of"], source="--set")
     dataset = recognise(target)
     return [dataset[index] for index in _spread(len(dataset), count)]
 
 
 def recognise(root: Path) -> Dataset:
-    """The validation split of a data folder in one of the known layouts. Raises DataError where none fits."""
+    """Return the validation split of a data directory in a known layout. Raises `DataError` if none fits."""
     kinds = [name for name, kind in KINDS.items() if kind.needs_root and not kind.required]
     for kind in kinds:
         with contextlib.suppress(DataError):
             return open_split(kind, "val", root=root)
     raise DataError(
-        f"{root}: is neither an experiment folder nor a data folder in a known layout ({', '.join(kinds)});"
-        " for a folder of your own, give a search space with data.kind: folder"
+        f"{root}: is neither an experiment nor a data directory in a known layout ({', '.join(kinds)});"
+        " for other data, give a search space with data.kind: folder"
     )
 
 

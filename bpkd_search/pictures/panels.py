@@ -1,4 +1,4 @@
-"""Rows of pictures, as a page shows them."""
+"""Rows of pictures for a page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a panel: what it shows and the picture itself as a `data:` address."""
+    """One picture of a panel: its caption and the picture as a `data:` address."""
 
     caption: str
     address: str
@@ -18,7 +18,7 @@ class Picture:
 class Panels:
     """Rows of pictures, each under a title; the colours of classes as (name, #rrggbb); remarks.
 
-    Without rows, the remarks say why there are none.
+    If there are no rows, the remarks state why.
     """
 
     rows: Sequence[tuple[str, Sequence[Picture]]] = ()

@@ -15,7 +15,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 
 
 def draw(outcomes: Mapping[str, Sequence[Outcome]], metric: str, target: float, path: Path) -> Path:
-    """Write the picture as PNG or SVG, by the path's ending.
+    """Write the picture as PNG or SVG, depending on the suffix of `path`.
 
     Raises `MissingPackageError` without matplotlib.
     """

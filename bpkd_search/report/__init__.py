@@ -11,10 +11,10 @@ __all__ = ["report"]
 
 
 def report(directory: Path | str, out: Path | str, panels: int = 4) -> Path:
-    """Write the report of an experiment, one HTML file that works offline; gives the file.
+    """Write the report of an experiment, one HTML file that works offline; returns its path.
 
     `directory` may be a URL; `panels` is the number of validation images to show, with their predictions.
-    Raises `UserError` of every kind: an `out` that exists, no plotly, a folder that is no experiment.
+    Raises `UserError`: `out` exists, plotly is missing, or `directory` is not an experiment.
     """
     from bpkd_search.report.page import plotly_script, write_report
     from bpkd_search.results.leaderboard import Leaderboard
@@ -24,7 +24,7 @@ def report(directory: Path | str, out: Path | str, panels: int = 4) -> Path:
         raise UserError(f"{out}: exists already; choose another --out")
     board = Leaderboard(directory)
     board.trials(["state"])
-    plotly_script()  # before the panels, which take a while
+    plotly_script()  # before the panels, which take long
 
     from bpkd_search.pictures.comparison import make_panels
 

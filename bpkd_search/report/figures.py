@@ -1,7 +1,7 @@
 """Figures of the report as plain mappings that plotly.js draws: `{"data": [...], "layout": {...}, "height": ...}`.
 
-Plain, because a page needs plotly's script and none of its Python objects. plotly.js reads some markup in every
-text, so whatever comes from an experiment passes `words` first.
+Plain mappings, because a page needs plotly's script and none of its Python objects. plotly.js interprets some markup
+in every text, so text from an experiment passes through `words` first.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ INK, SOFT, GRID = "#1d2733", "#8793a3", "#e6eaef"
 BLUE, ORANGE = "#2f6db5", "#d9702b"
 METHODS = (BLUE, ORANGE, "#3a9272", "#8a63b8", "#b8494f", "#7d6a4f", "#c16fa3", "#5a9fb8", "#9a9a3a", "#5b6675")
 STATES = {COMPLETE: "#3a9272", PRUNED: "#e0b04a", FAILED: "#b8494f", RUNNING: "#8fb3dd"}
-# More points than this in one figure only cover each other, and slow the page down.
+# More points than this in one figure only overlap, and slow the page down.
 MANY = 1500
 
 
 def words(text: object) -> str:
-    """A text of an experiment as plotly.js shall show it."""
+    """Escape text of an experiment for plotly.js."""
     return html.escape(str(text), quote=False)
 
 
 def short(path: str) -> str:
-    """A searched parameter's short name."""
+    """Return the short name of a searched parameter."""
     return words(path.removeprefix("loss.").replace("_", " "))
 
 
 def figure(data: list[dict[str, Any]], height: int = 320, **layout: Any) -> Figure:
-    """A figure in the report's style."""
+    """Return a figure in the report's style."""
     axis = {"gridcolor": GRID, "linecolor": GRID, "zeroline": False, "automargin": True, "title": {"standoff": 8}}
     base: dict[str, Any] = {
         "font": {"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 12, "color": INK},
@@ -56,19 +56,19 @@ def figure(data: list[dict[str, Any]], height: int = 320, **layout: Any) -> Figu
 
 
 def axis_title(text: str) -> dict[str, Any]:
-    """The `title` of an axis."""
+    """Return the `title` of an axis."""
     return {"title": {"text": text, "standoff": 8}}
 
 
 def level(value: float, text: str) -> dict[str, Any]:
-    """Shape and label of a dashed horizontal line at `value`."""
+    """Return shape and label of a dashed horizontal line at `value`."""
     line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value}
     label = {"text": text, "textposition": "end", "yanchor": "bottom", "font": {"size": 11, "color": ORANGE}}
     return {**line, "layer": "below", "line": {"color": ORANGE, "width": 1.5, "dash": "dash"}, "label": label}
 
 
 def time_unit(seconds: float) -> tuple[float, str]:
-    """What to divide seconds by for people, and what that is called."""
+    """Return a divisor of seconds for display, and the name of the unit."""
     for size, name in ((3600.0, "hours"), (60.0, "minutes")):
         if seconds >= 3 * size:
             return size, f"GPU-{name}"
@@ -76,9 +76,9 @@ def time_unit(seconds: float) -> tuple[float, str]:
 
 
 def course(curves: pd.DataFrame, searched: pd.Series, metric: str) -> Figure:
-    """Scores of full-budget trials against the time spent, the search's best so far, the best baseline.
+    """Return a figure of full-budget scores against the time spent, the search's best so far, the best baseline.
 
-    `curves` is `Leaderboard.curves()`; `searched` says for each row whether the search chose the trial.
+    `curves` is `Leaderboard.curves()`; `searched` is true for the rows whose trial the search chose.
     """
     size, unit = time_unit(float(curves["gpu_seconds"].max()))
     spent = curves["gpu_seconds"] / size
@@ -118,7 +118,7 @@ def course(curves: pd.DataFrame, searched: pd.Series, metric: str) -> Figure:
 
 
 def rank_agreement(agreement: pd.DataFrame, rungs: Sequence[float]) -> Figure:
-    """Rank correlation of each epoch with the end; dotted lines where trials are judged."""
+    """Return a figure of the rank correlation of each epoch with the end; dotted lines mark the rungs."""
     line = {
         "type": "scatter",
         "mode": "lines+markers",
@@ -147,7 +147,7 @@ def rank_agreement(agreement: pd.DataFrame, rungs: Sequence[float]) -> Figure:
 
 
 def pareto(full: pd.DataFrame, front: pd.DataFrame, x: str, y: str) -> Figure:
-    """Full-budget trials by two objectives; those of the front stand out."""
+    """Return a figure of full-budget trials by two objectives, with the Pareto front highlighted."""
 
     def points(rows: pd.DataFrame, name: str, **marker: Any) -> dict[str, Any]:
         return {
@@ -171,7 +171,7 @@ def pareto(full: pd.DataFrame, front: pd.DataFrame, x: str, y: str) -> Figure:
 
 
 def by_state(table: pd.DataFrame, title: str, form: str) -> Figure:
-    """Stacked bars: a row a method, a part a state. `form` is how plotly.js writes a value."""
+    """Return stacked bars: one row per method, one part per state. `form` is plotly.js's number format."""
     data = [
         {
             "type": "bar",
@@ -199,7 +199,7 @@ def by_state(table: pd.DataFrame, title: str, form: str) -> Figure:
 
 
 def gains(groups: Mapping[str, Mapping[str, float]], title: str) -> Figure:
-    """Grouped bars of differences in points: a group a baseline, a bar a measure."""
+    """Return grouped bars of differences in points: one group per baseline, one bar per measure."""
     names = list(dict.fromkeys(name for values in groups.values() for name in values))
     data = [
         {
@@ -207,7 +207,7 @@ def gains(groups: Mapping[str, Mapping[str, float]], title: str) -> Figure:
             "name": name,
             "x": [words(group) for group in groups],
             "y": [100 * values.get(name, math.nan) for values in groups.values()],
-            "hovertemplate": f"{name} against %{{x}}: %{{y:+.1f}} points<extra></extra>",
+            "hovertemplate": f"{name} minus %{{x}}: %{{y:+.1f}} points<extra></extra>",
         }
         for name in names
     ]
@@ -217,7 +217,7 @@ def gains(groups: Mapping[str, Mapping[str, float]], title: str) -> Figure:
 
 
 def class_gains(mine: pd.Series, other: pd.Series, name: str) -> Figure:
-    """Differences of IoU by class, in points, the greatest gain on top."""
+    """Return differences of IoU by class, in points, the largest gain on top."""
     gain = (100 * (mine - other)).dropna().sort_values()
     pairs = [[f"{mine[k]:.3f}", f"{other[k]:.3f}"] for k in gain.index]
     bars = {
@@ -227,7 +227,7 @@ def class_gains(mine: pd.Series, other: pd.Series, name: str) -> Figure:
         "y": [words(k) for k in gain.index],
         "customdata": pairs,
         "marker": {"color": [BLUE if value >= 0 else ORANGE for value in gain]},
-        "hovertemplate": "%{y}: %{x:+.1f} points<br>IoU %{customdata[0]} against %{customdata[1]}<extra></extra>",
+        "hovertemplate": "%{y}: %{x:+.1f} points<br>IoU %{customdata[0]} versus %{customdata[1]}<extra></extra>",
     }
-    axis = {**axis_title(f"IoU less that of {words(name)}, in points"), "zeroline": True, "zerolinecolor": SOFT}
+    axis = {**axis_title(f"IoU minus that of {words(name)}, in points"), "zeroline": True, "zerolinecolor": SOFT}
     return figure([bars], 110 + 24 * len(gain), bargap=0.3, xaxis=axis, yaxis={"gridcolor": "rgba(0,0,0,0)"})

@@ -1,7 +1,7 @@
-"""One HTML page of an experiment that works without a network: tables, figures, pictures, and what they mean.
+"""The HTML page of an experiment, which works offline: tables, figures, pictures, and remarks.
 
-Everything that an experiment brings into the page is escaped: in markup by `html.escape`, in scripts as JSON
-without `<`, in figures by `report_figures.words`. The page also forbids itself every connection.
+Everything from an experiment is escaped: in markup by `html.escape`, in scripts as JSON
+without `<`, in figures by `figures.words`. The page's content policy also forbids every connection.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bpkd_search.report.parts import Section
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.text_table import decimals_of, is_number
 
-# Columns of the leaderboard in the page, scores before and parameters between; all empty ones are left out.
+# Columns of the page's leaderboard, scores first and parameters between; empty columns are omitted.
 BEFORE = ("number", "method")
 SHOWN_SCORES = (*HEADLINE, "boundary_iou")
 AFTER = ("epochs", "gpu_seconds", "latency_ms", "state", "origin", "reason", "message")
@@ -33,9 +33,9 @@ SHOWN_CHARACTERS = 200
 
 
 def write_report(board: Leaderboard, out: Path, panels: Panels) -> Path:
-    """Write the page of an experiment to a new file; gives the file.
+    """Write the page of an experiment to a new file; returns its path.
 
-    Raises `ExperimentError` for a file that exists or cannot be written; `MissingPackageError` without plotly.
+    Raises `ExperimentError` if the file exists or cannot be written; `MissingPackageError` without plotly.
     """
     if out.exists():
         raise ExperimentError(f"{out}: exists already; choose another --out")
@@ -48,7 +48,7 @@ def write_report(board: Leaderboard, out: Path, panels: Panels) -> Path:
 
 
 def report_page(board: Leaderboard, panels: Panels) -> str:
-    """The page as text."""
+    """Return the page as text."""
     from bpkd_search.report.sections import headline, sections
 
     trials = board.trials()
@@ -60,7 +60,7 @@ def report_page(board: Leaderboard, panels: Panels) -> str:
     blocks = [
         _section("Leaderboard", '<div id="leaderboard"></div>', _leaderboard_remarks(board)),
         *(_section(part.title, _charts(part, [next(numbers) for _ in part.figures]), part.remarks) for part in parts),
-        _section("What the students see", _pictures(panels), panels.remarks),
+        _section("Predictions", _pictures(panels), panels.remarks),
     ]
     data = {"table": _table(board, trials), "figures": figures}
     filled = {
@@ -73,22 +73,22 @@ def report_page(board: Leaderboard, panels: Panels) -> str:
         "plotly": plotly_script(),
     }
     template = files("bpkd_search.report").joinpath("page.html").read_text(encoding="utf-8")
-    # In one pass, so that what is filled in is not searched for places to fill.
+    # In one pass, so that inserted text is not searched for placeholders.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: filled[found[1]], template)
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand in a script element: no `<` opens or closes anything, and numbers are finite."""
+    """Return JSON that is safe in a script element: no `<`, and all numbers are finite."""
     return json.dumps(_finite(value), separators=(",", ":"), default=str).replace("<", "\\u003c")
 
 
 def plotly_script() -> str:
-    """plotly.js, whole. Raises `MissingPackageError` without plotly."""
+    """Return plotly.js. Raises `MissingPackageError` without plotly."""
     return str(require("plotly.offline", "report", "the report").get_plotlyjs())
 
 
 def _finite(value: Any) -> Any:
-    """The same value with nothing that JSON lacks, and numbers of no more digits than anyone reads."""
+    """Return the value without anything that JSON lacks, and with numbers rounded to a few digits."""
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -99,7 +99,7 @@ def _finite(value: Any) -> Any:
 
 
 def _table(board: Leaderboard, trials: pd.DataFrame) -> dict[str, Any]:
-    """Columns and rows of the leaderboard, best first; the page draws and sorts them."""
+    """Return columns and rows of the leaderboard, best first; the page draws and sorts them."""
     names = dict.fromkeys([*BEFORE, board.metric, *SHOWN_SCORES, *board.parameters, *AFTER])
     shown = [name for name in names if name in trials and (name == "state" or trials[name].notna().any())]
     columns = [_column("rank", "rank", number=True)]
@@ -118,7 +118,7 @@ def _table(board: Leaderboard, trials: pd.DataFrame) -> dict[str, Any]:
 
 
 def _column(name: str, label: str, number: bool) -> dict[str, Any]:
-    """How the page heads, writes and sorts a column."""
+    """Return how the page labels, formats and sorts a column."""
     best_first = HIGHER_IS_BETTER.get(name, False)
     return {"name": name, "label": label, "number": number, "decimals": decimals_of(name), "bestFirst": best_first}
 

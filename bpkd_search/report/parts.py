@@ -1,4 +1,4 @@
-"""A part of the page."""
+"""The section of the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bpkd_search.report.figures import Figure
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: figures side by side under a title, and remarks below."""
+    """A section of the page: figures side by side under a title, and remarks below."""
 
     title: str
     figures: Sequence[Figure] = ()

@@ -1,4 +1,4 @@
-"""What the report shows and says of an experiment, part by part; honest remarks stand with each figure."""
+"""Figures and remarks of the report, section by section."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWN_CLASSES = 40
 
 
 def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """What was searched, in a few words, and what came of it, in a few sentences."""
+    """Return facts on the search, in a few words, and its result, in a few sentences."""
     config, metric = board.config, board.metric
     counts = trials["state"].astype(object).value_counts()
     facts = [f"{len(trials)} trials: " + ", ".join(f"{n} {str(s).lower()}" for s, n in counts.items())]
@@ -37,7 +37,7 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
     if data:
         facts.append(f"{data.get('kind')} at {data.get('height')}x{data.get('width')}")
     if student and teacher:
-        facts.append(f"{student.get('encoder')} taught by {teacher.get('encoder')}")
+        facts.append(f"{student.get('encoder')} distilled from {teacher.get('encoder')}")
     if epochs := (config.get("train") or {}).get("epochs"):
         facts.append(f"full budget {epochs} epochs")
     if board.commit:
@@ -49,14 +49,14 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
     else:
         lead = 100 * (float(mine[metric]) - float(base[metric]))
         against = f"the best baseline ({base['method']}, {base[metric]:.4f})"
-        how = f"{abs(lead):.1f} points {'above' if lead > 0 else 'below'}" if round(lead, 1) else "level with"
+        how = f"{abs(lead):.1f} points {'above' if lead > 0 else 'below'}" if round(lead, 1) else "equal to"
         said.append(
             f"The best searched setting, trial {mine['number']}, reaches {metric} {mine[metric]:.4f}: {how} {against}."
         )
         drawn = int(((trials["state"] == COMPLETE) & (trials["origin"] != BASELINE)).sum())
         said.append(
-            f"{ONE_SEED} The setting was picked as the best of {drawn} full-budget trials by this very score, which"
-            " flatters it."
+            f"{ONE_SEED} The setting was chosen as the best of {drawn} full-budget trials by this score, which"
+            " is optimistic."
         )
     if data.get("kind") == "camvid":
         said.append(CAMVID)
@@ -64,7 +64,7 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
 
 
 def sections(board: Leaderboard, trials: pd.DataFrame) -> list[Section]:
-    """The parts of the page between leaderboard and pictures; what cannot be shown says why."""
+    """Return the sections between leaderboard and pictures; one that cannot be shown has a remark why."""
     parts: dict[str, Callable[[Leaderboard, pd.DataFrame], Section]] = {
         "Best so far": _course,
         "Gains over the baselines": _gains,
@@ -72,7 +72,7 @@ def sections(board: Leaderboard, trials: pd.DataFrame) -> list[Section]:
         "Parallel coordinates": _parallel,
         "Slices": _slices,
         "Importance": _importance,
-        "Does the first rung know?": _rungs,
+        "Rank correlation at the rungs": _rungs,
         "Pareto front": _front,
         "States and costs": _costs,
     }
@@ -109,7 +109,7 @@ def _gains(board: Leaderboard, trials: pd.DataFrame) -> Section:
         for _, row in full.iterrows()
     }
     remark = (
-        f"Trial {mine['number']}, the best searched setting, less each baseline, in points (hundredths). edge_miou"
+        f"Trial {mine['number']}, the best searched setting, minus each baseline, in points (hundredths). edge_miou"
         " counts only pixels in the band around class changes, body_miou those outside it. "
     )
     return Section(title, [draw.gains(groups, "difference in points")], [remark + ONE_SEED])
@@ -129,7 +129,7 @@ def _classes(board: Leaderboard, trials: pd.DataFrame) -> Section:
     ious = [pd.Series(list(last[number]), index=names, dtype=float) for number in numbers]
     gap = (ious[0] - ious[1]).abs().sort_values(ascending=False)
     shown = gap.dropna().index[:SHOWN_CLASSES]
-    remarks = [f"Trial {numbers[0]}, the best searched setting, less the best baseline, {base['method']}. {ONE_SEED}"]
+    remarks = [f"Trial {numbers[0]}, the best searched setting, minus the best baseline, {base['method']}. {ONE_SEED}"]
     never = [str(k) for k in names if ious[0][k] == 0 and ious[1][k] == 0]
     if never:
         remarks.append(f"Found by neither: {', '.join(never)}.")
@@ -173,14 +173,14 @@ def _importance(board: Leaderboard, trials: pd.DataFrame) -> Section:
         warnings.simplefilter("always", UserWarning)
         try:
             table = importance(drawn, board.metric, board.config["space"])
-        except RuntimeError as e:  # where all points or all scores are the same
+        except RuntimeError as e:  # if all points or all scores are the same
             raise ExperimentError(f"Importance cannot be computed: {e}") from e
     notes = [*scope(table, board.metric), *(str(w.message) for w in said if "fANOVA" in str(w.message))]
     return Section("Importance", [space.importance(table)], notes)
 
 
 def _rungs(board: Leaderboard, trials: pd.DataFrame) -> Section:
-    title, metric = "Does the first rung know?", board.metric
+    title, metric = "Rank correlation at the rungs", board.metric
     agreement = rank_agreement(trials, board.reports([metric]), metric)
     if agreement.empty:
         return Section(title, remarks=["Needs three trials that ran their full budget."])
@@ -226,7 +226,7 @@ def _costs(board: Leaderboard, trials: pd.DataFrame) -> Section:
     remarks = [f"{total / 3600:.2f} GPU-hours in training in all"]
     if total and PRUNED in spent:
         remarks[0] += f", {spent[PRUNED] / total:.0%} of them on trials stopped early"
-    remarks[0] += "; on a machine without a GPU these are seconds of its processor."
+    remarks[0] += "; on a machine without a GPU, these are seconds of CPU training."
     failed = trials.loc[trials["state"] == FAILED, "reason"].astype(str).value_counts()
     if len(failed):
         remarks.append("Failed: " + ", ".join(f"{n} {reason}" for reason, n in failed.items()) + ".")
@@ -234,13 +234,13 @@ def _costs(board: Leaderboard, trials: pd.DataFrame) -> Section:
 
 
 def _best(trials: pd.DataFrame, *, searched: bool) -> pd.Series | None:
-    """The best full-budget trial that the search chose, or the best baseline."""
+    """Return the best full-budget trial that the search chose, or the best baseline."""
     chosen = (trials["origin"] != BASELINE) == searched
     found = trials[(trials["state"] == COMPLETE) & chosen]
     return found.iloc[0] if len(found) else None
 
 
 def _drawn(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The search's full-budget trials and its stopped ones, best first."""
+    """Return the search's full-budget trials and its stopped ones, best first."""
     mine = trials[trials["origin"] != BASELINE]
     return mine[mine["state"] == COMPLETE], mine[mine["state"] == PRUNED]

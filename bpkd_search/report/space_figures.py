@@ -15,7 +15,7 @@ SCALE = [[0, "#e4d9c8"], [0.5, "#7fa7c9"], [1, "#17457d"]]
 
 
 def parallel(drawn: pd.DataFrame, space: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
-    """A line a full-budget trial through its parameters to its score; drag along an axis to keep a part."""
+    """Return one line per full-budget trial through its parameters to its score; drag along an axis to filter."""
     rows = drawn.sort_values(metric)
     dimensions = [_dimension(path, rule, rows[path]) for path, rule in space.items()]
     scores = [_plain(value) for value in rows[metric]]
@@ -26,7 +26,7 @@ def parallel(drawn: pd.DataFrame, space: Mapping[str, Mapping[str, Any]], metric
 
 
 def _dimension(path: str, rule: Mapping[str, Any], values: pd.Series) -> dict[str, Any]:
-    """An axis: choices by their place in the list, log ranges by their logarithm, absent values below."""
+    """Return an axis: choices by their index, log ranges by their logarithm, missing values below."""
     if "choice" in rule:
         options = [str(option) for option in rule["choice"]]
         places = {option: float(place) for place, option in enumerate(options)}
@@ -52,7 +52,7 @@ def _dimension(path: str, rule: Mapping[str, Any], values: pd.Series) -> dict[st
 
 
 def _ticks(low: float, high: float, log: bool) -> dict[float, str]:
-    """The ends and, between them, decades or quarters."""
+    """Return the ends and, between them, decades or quarters."""
     if log:
         between = [float(place) for place in range(math.ceil(low), math.floor(high) + 1)]
         between = [place for place in between if min(place - low, high - place) > 0.08 * (high - low)]
@@ -61,7 +61,7 @@ def _ticks(low: float, high: float, log: bool) -> dict[float, str]:
 
 
 def _round_values(low: float, high: float) -> list[float]:
-    """Decades within the powers of ten `low` and `high`; of short ranges their double and fivefold too."""
+    """Return decades within the powers of ten `low` and `high`; for short ranges also 2 and 5 times those."""
     steps = (1, 2, 5) if high - low < 2 else (1,)
     values = [step * 10.0**place for place in range(math.floor(low), math.ceil(high) + 1) for step in steps]
     return [value for value in values if low <= math.log10(value) <= high]
@@ -74,7 +74,7 @@ def slices(
     metric: str,
     baseline: float | None,
 ) -> list[Figure]:
-    """Score against each parameter: full-budget trials blue, stopped ones hollow, the best baseline dashed."""
+    """Return score against each parameter: full-budget trials blue, stopped ones hollow, best baseline dashed."""
     kinds = ((drawn.head(MANY), "full budget"), (stopped.head(MANY // 3), "stopped early"))
     markers = ({"color": BLUE, "size": 8, "opacity": 0.75}, {"color": SOFT, "size": 7, "symbol": "circle-open"})
     found = []
@@ -114,7 +114,7 @@ def slices(
 
 
 def importance(table: pd.DataFrame) -> Figure:
-    """Bars of each parameter's share by PED-ANOVA and, where there is one, fANOVA."""
+    """Return bars of each parameter's share by PED-ANOVA and, if present, fANOVA."""
     rows = table.iloc[::-1]
     names = [short(str(path)) for path in rows.index]
     data = [
@@ -137,5 +137,5 @@ def importance(table: pd.DataFrame) -> Figure:
 
 
 def _plain(value: Any) -> Any:
-    """A cell as JSON has it."""
+    """Convert a cell to a JSON value."""
     return None if pd.isna(value) else float(value)

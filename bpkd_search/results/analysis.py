@@ -1,4 +1,4 @@
-"""What the tables say: the front, the course of a search, and classes. Pure functions of frames."""
+"""Pareto front, progress of a search, rank correlations and IoU per class, as pure functions of frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY = ["experiment", "number"]
 
 
 def front(full: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """The rows that no other row dominates: at least as good in every measure and better in one."""
+    """Return the rows that no other row dominates: at least as good in every measure and better in one."""
     if unknown := [name for name in metrics if name not in HIGHER_IS_BETTER]:
         raise ConfigError([f"got {name!r}, valid: {', '.join(HIGHER_IS_BETTER)}" for name in unknown], "metrics")
     if not metrics:
@@ -28,17 +28,17 @@ def front(full: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def best_so_far(trials: pd.DataFrame, reports: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One row a trial that ran its full budget, in the order of their ends, by experiment.
+    """Return one row per trial that ran its full budget, in the order of their ends, by experiment.
 
-    Columns: experiment, gpu_seconds (spent by all trials until then, stopped and failed ones too; validation
-    and start-up are left out), number, method, the metric, best (the highest until then).
+    Columns: experiment, gpu_seconds (spent by all trials until then, stopped and failed trials included; validation
+    and start-up excluded), number, method, the metric, best (the highest value until then).
     """
     spent = reports.assign(spent=reports.groupby(KEY, observed=True)["gpu_seconds"].diff())
     spent["spent"] = spent["spent"].fillna(spent["gpu_seconds"]).fillna(0.0)
     rows = []
     for name, full in trials[trials["state"] == COMPLETE].groupby("experiment", observed=True, sort=False):
         mine = spent[spent["experiment"] == name].sort_values("time", kind="stable")
-        # Where the last report of each of its trials comes in the order of all reports.
+        # The position of the last report of each of its trials among all reports.
         total = mine.assign(total=mine["spent"].cumsum()).groupby("number")["total"].last()
         ended = full.assign(gpu_seconds=full["number"].map(total)).sort_values(["gpu_seconds", "ended"])
         rows.append(ended.assign(best=ended[metric].cummax()))
@@ -47,14 +47,14 @@ def best_so_far(trials: pd.DataFrame, reports: pd.DataFrame, metric: str) -> pd.
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's rank correlation, ties given their mean rank; NaN where one side does not vary."""
+    """Return Spearman's rank correlation, with mean ranks for ties; NaN if one side is constant."""
     return float(pd.Series(a).rank().corr(pd.Series(b).rank()))
 
 
 def rank_agreement(trials: pd.DataFrame, reports: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Spearman's correlation of each epoch's metric with the final one, over full-budget trials.
+    """Return Spearman's correlation of each epoch's metric with the final metric, over full-budget trials.
 
-    Columns: epoch, rho, trials (how many had a report at that epoch). Epochs of fewer than three are left out.
+    Columns: epoch, rho, trials (number with a report at that epoch). Epochs with fewer than three are omitted.
     """
     final = trials[trials["state"] == COMPLETE].set_index("number")[metric].astype(float)
     wide = reports[reports["number"].isin(final.index)].pivot(index="number", columns="epoch", values=metric)
@@ -69,7 +69,7 @@ def rank_agreement(trials: pd.DataFrame, reports: pd.DataFrame, metric: str) -> 
 def per_class(
     best: pd.DataFrame, reports: pd.DataFrame, by: Sequence[str], names: Sequence[str] | None
 ) -> pd.DataFrame:
-    """IoU of each class at the end of each trial in `best`; rows are classes, by name where names are known."""
+    """Return the IoU of each class (rows, by name if names are known) at the end of each trial in `best`."""
     if best.empty:
         raise ExperimentError("no trial has run its full budget yet")
     last = best.merge(reports, left_on=[*KEY, "epochs"], right_on=[*KEY, "epoch"])
@@ -81,7 +81,7 @@ def per_class(
     counts = {len(values) for values in scores.values()}
     if len(counts) > 1 or (names is not None and counts and counts != {len(names)}):
         raise ExperimentError(
-            f"trials report {', '.join(map(str, sorted(counts)))} classes, {len(names or [])} are named"
+            f"trials report {', '.join(map(str, sorted(counts)))} classes, but there are {len(names or [])} class names"
         )
     index = names if names is not None else [f"class {k}" for k in range(max(counts, default=0))]
     table = pd.DataFrame({key: pd.Series(values, dtype=float) for key, values in scores.items()})

@@ -1,4 +1,4 @@
-"""Methods beside one another on equal terms, with the differences that matter and what one may read into them."""
+"""Compares methods at equal epochs and at equal GPU-seconds, with the differences from the baselines."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ EPOCHS, SECONDS = "equal epochs", "equal GPU-seconds"
 def compare(
     trials: pd.DataFrame, reports: pd.DataFrame, metric: str, methods: Sequence[str] | None, by: Sequence[str]
 ) -> pd.DataFrame:
-    """One row a method (and experiment) and kind of comparison, best first.
+    """Return one row per method (and experiment) and kind of comparison, best first.
 
-    Only trials that ran their full budget take part. At *equal epochs* each counts with its last report
-    within the fewest epochs that one of them had; at *equal GPU-seconds* with its last report within the
-    fewest GPU-seconds that one of them took in all. Nothing is interpolated; a trial without a report within
-    the limit does not count. `attrs` holds both limits under `epochs` and `gpu_seconds`.
+    Only trials that ran their full budget are compared. At *equal epochs* each counts with its last report
+    within the lowest number of epochs of any of them; at *equal GPU-seconds* with its last report within the
+    lowest number of GPU-seconds of any of them. Nothing is interpolated; a trial without a report within
+    the limit is omitted. `attrs` holds both limits as `epochs` and `gpu_seconds`.
 
-    Columns: at, those of `by`, trials (how many), best, median, number and epochs and gpu_seconds (of the best),
-    best and median less those of the baseline `bpkd-paper` (`best_vs_paper`, `median_vs_paper`) and of the
+    Columns: at, those of `by`, trials (their number), best, median, number and epochs and gpu_seconds (of the best),
+    best and median minus those of the baseline `bpkd-paper` (`best_vs_paper`, `median_vs_paper`) and of the
     best plain baseline (ce, kd, cwd: `best_vs_plain`, `median_vs_plain`), both of the same experiment, and note.
 
-    Raises `ExperimentError` if no trial ran its full budget, `ConfigError` if no such trial has one of `methods`.
+    Raises `ExperimentError` if no trial ran its full budget, `ConfigError` if none of those has one of `methods`.
     """
     full = trials[trials["state"] == COMPLETE]
     if full.empty:
@@ -49,7 +49,7 @@ def compare(
 
 
 def _rows(scores: pd.DataFrame, at: str, by: Sequence[str], methods: Sequence[str] | None) -> pd.DataFrame:
-    """The rows of one kind of comparison, best first."""
+    """Return the rows of one kind of comparison, best first."""
     references = {name: _references(mine) for name, mine in scores.groupby("experiment", observed=True)}
     rows = []
     for _, group in scores.groupby(list(by), observed=True, sort=False):
@@ -74,14 +74,14 @@ def _rows(scores: pd.DataFrame, at: str, by: Sequence[str], methods: Sequence[st
                 "median_vs_plain": median - plain,
                 "note": "one run: its spread is unknown"
                 if count == 1
-                else f"best of {count}: picked by its score, so it flatters",
+                else f"best of {count}: chosen by its score, so it is optimistic",
             }
         )
     return pd.DataFrame(rows).sort_values("best", ascending=False, kind="stable") if rows else pd.DataFrame()
 
 
 def _references(scores: pd.DataFrame) -> tuple[float, float]:
-    """The scores of the paper's setting and of the best plain baseline; NaN where there is none."""
+    """Return the scores of the paper's setting and of the best plain baseline; NaN if missing."""
     baselines = scores[scores["origin"] == BASELINE]
     paper = baselines.loc[baselines["method"] == PAPER, "score"].max()
     plain = baselines.loc[baselines["method"].isin(PLAIN_BASELINES), "score"].max()

@@ -1,4 +1,4 @@
-"""What a confirmation proves: means, intervals and paired differences over seeds, and whether there is a winner."""
+"""Statistics of a confirmation: means, intervals and paired differences over seeds, and the winner, if any."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEVEL, RESAMPLES = 0.95, 10_000
 
 
 def interval(values: np.ndarray[Any, Any]) -> tuple[float, float, float]:
-    """Mean of values and the ends of its 95 % interval by Student's t; NaN ends for fewer than two values."""
+    """Return the mean of values and the ends of its 95 % interval by Student's t; NaN ends for fewer than two."""
     from scipy.special import stdtrit
 
     count = len(values)
@@ -26,9 +26,9 @@ def interval(values: np.ndarray[Any, Any]) -> tuple[float, float, float]:
 
 
 def prediction(values: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """The ends of the 95 % prediction interval for one further value: mean +- t s sqrt(1 + 1/n), as from `interval`.
+    """Return the ends of the 95 % prediction interval for one further value: mean +- t s sqrt(1 + 1/n).
 
-    It holds for values that are drawn alike and normally; NaN ends for fewer than two.
+    It assumes independent, normally distributed values; NaN ends for fewer than two.
     """
     mean, low, _ = interval(values)
     half = (mean - low) * float(np.sqrt(len(values) + 1))
@@ -36,10 +36,10 @@ def prediction(values: np.ndarray[Any, Any]) -> tuple[float, float]:
 
 
 def probability_best(scores: pd.DataFrame, seed: int = 0) -> pd.Series:
-    """How often each setting (column) has the highest mean when the seeds (rows) are resampled with replacement.
+    """Return how often each setting (column) has the highest mean when seeds (rows) are resampled with replacement.
 
-    All settings get the same draw; those that tie share it. A missing score is a failed run and counts as worse
-    than any other. The draws are fixed by `seed`. Without a row, NaN.
+    All settings use the same resamples; ties share one. A missing score is a failed run and counts as worse
+    than any other. The resamples are determined by `seed`. Without rows, NaN.
     """
     if scores.empty:
         return pd.Series(np.nan, index=scores.columns, dtype=float)
@@ -50,14 +50,14 @@ def probability_best(scores: pd.DataFrame, seed: int = 0) -> pd.Series:
 
 
 def summarise(rows: pd.DataFrame, metric: str, chosen_by: str | None = None) -> pd.DataFrame:
-    """One row a setting, best mean first, from the rows of `confirm`.
+    """Return one row per setting, best mean first, from the rows of `confirm`.
 
-    Columns: number, method, origin, seeds (that have the metric), failed, mean with its interval (`low`, `high`),
-    the difference from `bpkd-paper` with its own (`vs_paper`, `vs_paper_low`, `vs_paper_high`) and from the plain
+    Columns: number, method, origin, seeds (with a value of the metric), failed, mean with its interval (`low`, `high`),
+    the difference from `bpkd-paper` with its interval (`vs_paper`, `vs_paper_low`, `vs_paper_high`) and from the plain
     baseline with the highest mean (`vs_plain`, ...), both over the seeds that the two share, and `p_best`, see
-    `probability_best`. Intervals are 95 % by Student's t over seeds. Order, reference and candidate come from
-    `chosen_by`, by default the metric itself: nothing is picked on a held-out split. `attrs` holds metric, paper
-    and plain (the references' numbers), winner (a number or None) and verdict (a sentence).
+    `probability_best`. Intervals are 95 % by Student's t over seeds. Order, reference and candidate are chosen by
+    `chosen_by`, by default the metric itself: nothing is chosen on a held-out split. `attrs` holds metric, paper
+    and plain (numbers of the references), winner (a number or None) and verdict (a sentence).
     """
     scores, picked = (rows.pivot(index="seed", columns="number", values=m) for m in (metric, chosen_by or metric))
     told = rows.assign(settled=rows[metric].notna() | (rows["state"] != COMPLETE))
@@ -92,7 +92,7 @@ def summarise(rows: pd.DataFrame, metric: str, chosen_by: str | None = None) -> 
 
 
 def label(row: pd.Series) -> str:
-    """A setting's display name: a baseline by its name, another by its trial."""
+    """Return the display name of a setting: its method for a baseline, otherwise its trial."""
     return str(row["method"]) if row["origin"] == BASELINE else f"trial {row['number']} ({row['method']})"
 
 
@@ -101,7 +101,7 @@ def _named(mean: str, ends: str, values: pd.Series) -> dict[str, float]:
 
 
 def format_interval(row: pd.Series, of: str) -> str:
-    """A difference with its interval, or the interval of the mean; empty where there is none."""
+    """Format a difference with its interval, or the interval of the mean; empty if it is missing."""
     if not of:
         return "" if np.isnan(row["low"]) else f"[{row['low']:.4f}, {row['high']:.4f}]"
     if np.isnan(row[of]):
@@ -111,11 +111,11 @@ def format_interval(row: pd.Series, of: str) -> str:
 
 
 def _verdict(table: pd.DataFrame, metric: str, references: dict[str, int | None]) -> tuple[int | None, str]:
-    """The winner's number, if there is one, and what can be said.
+    """Return the number of the winner, or None, and the verdict.
 
-    A winner never failed, and its differences from bpkd-paper and from the best plain baseline lie above zero
-    with their whole intervals. It is the best of the searched settings: in simulation, with normal noise and
-    settings that are no better than one baseline, one of three was named in 5 % of cases (3 seeds), one of ten in
+    A winner never failed, and the whole intervals of its differences from bpkd-paper and from the best plain baseline
+    are above zero. It is the best of the searched settings: in simulation, with normal noise and
+    settings no better than one baseline, one of three was named the winner in 5 % of cases (3 seeds), one of ten in
     8 %; with settings no better than all of them, below 1 %.
     """
     able = table[(table["origin"] != BASELINE) & table["mean"].notna() & (table["failed"] == 0)]

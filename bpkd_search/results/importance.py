@@ -1,4 +1,4 @@
-"""How much each searched parameter matters, from the tables alone: Optuna's evaluators on a study rebuilt in memory."""
+"""Importance of each searched parameter, from the tables alone: Optuna's evaluators on a study rebuilt in memory."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
-# With fewer, PED-ANOVA's best tenth is one trial and fANOVA's forest fits noise.
+# With fewer, the best tenth of PED-ANOVA is one trial and the forest of fANOVA fits noise.
 FEWEST, ENOUGH = 4, 50
-# fANOVA's time grows with the square of the trials and with the trees. Optuna's 64 trees give the same shares.
+# The time of fANOVA grows with the square of the trials and with the trees. Optuna's 64 trees give the same shares.
 FOREST, TREES = 500, 16
 
 
 def importance(full: pd.DataFrame, metric: str, space: Mapping[str, Any], seed: int = 0) -> pd.DataFrame:
-    """Shares that sum to 1 over the parameters, most important first by PED-ANOVA; `parameter` is the index.
+    """Return shares that sum to 1 over the parameters (the index), most important first by PED-ANOVA.
 
     Columns: `ped_anova` (what separates the best tenth from the rest; arXiv 2304.10255, conditional parameters
-    included), `fanova` (share of the variance, Hutter et al. 2014; empty for parameters that not every trial
-    has), `trials` (how many have the parameter). Only sampled and enqueued trials that ran their full budget
+    included), `fanova` (share of the variance, Hutter et al. 2014; empty for parameters that some trials
+    lack), `trials` (number with the parameter). Only sampled and enqueued trials that ran their full budget
     count: baselines were not drawn from the space. With early stopping those are the survivors, so a parameter
-    that decides who is stopped looks less important than it is. `attrs` holds `trials`, how many count, and
-    `forest`, on how many of them fANOVA is: at most 500, drawn at random. `seed` is of the draw and the forest.
+    that decides which trials are stopped looks less important than it is. `attrs` holds `trials`, the number that
+    count, and `forest`, the number used by fANOVA: at most 500, sampled with `seed`, which also seeds the forest.
 
-    Raises `ExperimentError` for fewer than 4 trials. Without scikit-learn `fanova` is empty, with a warning.
+    Raises `ExperimentError` for fewer than 4 trials. Without scikit-learn, `fanova` is empty, with a warning.
     """
     import optuna
     from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
@@ -67,7 +67,7 @@ def importance(full: pd.DataFrame, metric: str, space: Mapping[str, Any], seed: 
             try:
                 columns["fanova"] = get_param_importances(some, evaluator=forest, params=always)
             except RuntimeError as e:  # all points or all scores are equal
-                remark = f"fANOVA has nothing to go by: {e}"
+                remark = f"fANOVA cannot be computed: {e}"
     if remark:
         warnings.warn(remark, stacklevel=2)
     table = pd.DataFrame(columns, index=pd.Index(list(space), name="parameter"), dtype=float)
@@ -78,7 +78,7 @@ def importance(full: pd.DataFrame, metric: str, space: Mapping[str, Any], seed: 
 
 
 def scope(table: pd.DataFrame, metric: str) -> list[str]:
-    """What the shares of `importance` are of, and what they leave out."""
+    """Return sentences on which trials the shares of `importance` cover and which they omit."""
     count, forest = table.attrs["trials"], table.attrs["forest"]
     part = forest < count and table["fanova"].notna().any()
     some = f"; fANOVA over {forest} of them, drawn at random" if part else ""
@@ -86,13 +86,13 @@ def scope(table: pd.DataFrame, metric: str) -> list[str]:
     return [
         f"Shares for {metric} over {count} searched trials that ran their full budget{some}{few}."
         " PED-ANOVA: what separates the best tenth from the rest; fANOVA: share of the variance.",
-        "Trials stopped early are not among them: a parameter that decides who is stopped looks less important than it"
-        " is.",
+        "Trials stopped early are not among them: a parameter that decides which are stopped looks less important than"
+        " it is.",
     ]
 
 
 def rebuild(drawn: pd.DataFrame, metric: str, space: Mapping[str, Any]) -> optuna.Study:
-    """The trials as a study in memory that maximises the metric; those outside the space are left out."""
+    """Return the trials as a study in memory that maximises the metric; those outside the space are omitted."""
     import optuna
 
     from bpkd_search.config.distributions import to_optuna
@@ -104,14 +104,14 @@ def rebuild(drawn: pd.DataFrame, metric: str, space: Mapping[str, Any]) -> optun
     for _, row in drawn.iterrows():
         params = {path: _plain(row[path], distributions[path]) for path in space if not pd.isna(row[path])}
         here = {path: distributions[path] for path in params}
-        # An enqueued point may lie outside, and Optuna takes no such trial.
+        # An enqueued point may be outside the space, and Optuna rejects such trials.
         with suppress(ValueError):
             study.add_trial(optuna.trial.create_trial(params=params, distributions=here, value=float(row[metric])))
     return study
 
 
 def _plain(value: Any, within: BaseDistribution) -> Any:
-    """A cell as the value that was sampled: a column of mixed choices holds them as text or real numbers."""
+    """Return the sampled value of a cell: a column of mixed choices stores them as text or floats."""
     value = value.item() if hasattr(value, "item") else value
     choices = getattr(within, "choices", ())
     same = [c for c in choices if c == value and type(c) is type(value)]

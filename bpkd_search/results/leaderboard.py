@@ -1,4 +1,4 @@
-"""Reading experiments: trials and reports as pandas frames, ranked honestly. No torch, no Ray."""
+"""Reads experiments: trials and reports as pandas frames, and their ranking. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ from bpkd_search.experiment.schema import (
 from bpkd_search.metrics.table import HEADLINE, SCORES, held_out
 
 _ORDER = {COMPLETE: 0, RUNNING: 1, PRUNED: 1, FAILED: 2}
-# Experiments that differ in one of these cannot be ranked against each other without a word of warning.
+# Scores of experiments that differ in one of these are not comparable; a caveat is shown.
 _COMPARABLE = ("data.kind", "data.height", "data.width", *DATA_OPTIONS, "train.epochs", "student")
 
 
 class Leaderboard:
-    """The results of one or several experiment folders, readable while their searches run.
+    """The results of one or several experiment directories, readable while their searches run.
 
         board = Leaderboard("runs/camvid")
         board.best(5)[["method", "loss.edge_width", "miou"]]
         both = Leaderboard(["runs/camvid", "s3://bucket/runs/camvid-wide"])
 
-    A folder is a path, or a URL of any filesystem that pyarrow opens. Of several, the frames hold the union
-    of the searched parameters, and `experiment` tells them apart. Every call reads the files again. Raises
-    `ExperimentError` for a folder that is no experiment or cannot be read, and for experiments that
-    maximised different metrics. A damaged part file is left out with a `DamagedFileWarning`.
+    A directory is a path, or a URL of any filesystem that pyarrow opens. For several, the frames hold the union
+    of the searched parameters, and `experiment` distinguishes them. Every call reads the files again. Raises
+    `ExperimentError` if a directory is not an experiment or cannot be read, or if the experiments
+    maximised different metrics. A damaged part file is omitted with a `DamagedFileWarning`.
     """
 
     def __init__(self, directories: Path | str | Sequence[Path | str]) -> None:
         given = [directories] if isinstance(directories, Path | str) else list(directories)
         if not given:
-            raise ExperimentError("got no experiment folder, must be one or more")
+            raise ExperimentError("got no experiment directory, must be one or more")
         self.folders = [Folder(where) for where in given]
         self.names = [folder.name for folder in self.folders]
         if twice := [name for name in self.names if self.names.count(name) > 1]:
-            raise ExperimentError(f"{twice[0]}: is named twice")
+            raise ExperimentError(f"{twice[0]}: is given twice")
         self._paths = [
             None if folder.is_url else Path(where) for folder, where in zip(self.folders, given, strict=True)
         ]
@@ -74,14 +74,14 @@ class Leaderboard:
 
     @property
     def directory(self) -> Path:
-        """The folder on this machine. Raises `ExperimentError` for several folders and for a URL."""
+        """The local directory. Raises `ExperimentError` for several directories and for a URL."""
         if len(self._paths) != 1 or self._paths[0] is None:
-            raise ExperimentError(f"{', '.join(self.names)}: must be one experiment folder on this machine")
+            raise ExperimentError(f"{', '.join(self.names)}: must be one experiment directory on this machine")
         return self._paths[0]
 
     @cached_property
     def configs(self) -> list[dict[str, Any]]:
-        """The searches' resolved configurations as plain mappings."""
+        """The resolved configurations of the searches as plain mappings."""
         return [folder.config() for folder in self.folders]
 
     @property
@@ -91,23 +91,23 @@ class Leaderboard:
 
     @property
     def metric(self) -> str:
-        """What ranks: the metric that the search maximised, of several objectives the first."""
+        """The metric that ranks: the one the search maximised, or the first of several objectives."""
         return _ranked_by(self.config["search"])
 
     @property
     def parameters(self) -> list[str]:
-        """The searched parameters, as columns are named."""
+        """The searched parameters, by column name."""
         return list(dict.fromkeys(path for config in self.configs for path in config["space"]))
 
     @cached_property
     def experiments(self) -> list[str]:
-        """What column `experiment` calls each folder: the search's name, or the folder's where names repeat."""
+        """The `experiment` value of each directory: the name of the search, or of the directory if names repeat."""
         names = [str(config.get("name", "search")) for config in self.configs]
         return names if len(set(names)) == len(names) else self.names
 
     @property
     def caveats(self) -> list[str]:
-        """What keeps the experiments' scores from being comparable, one line each; empty for one experiment."""
+        """Reasons why the experiments' scores are not comparable, one line each; empty for one experiment."""
         lines = []
         for path in _COMPARABLE:
             values = [find(config, path) for config in self.configs]
@@ -118,7 +118,7 @@ class Leaderboard:
         return lines
 
     def columns(self, table: str = TRIALS) -> pd.DataFrame:
-        """Type and meaning of each column of a table; without one, of `trials`. Raises `ConfigError` for another."""
+        """Return type and meaning of each column of a table, by default `trials`. Raises `ConfigError` if unknown."""
         known = {TRIALS: TRIAL_COLUMNS, REPORTS: REPORT_COLUMNS, CONFIRM: CONFIRM_COLUMNS}
         if table not in known:
             raise ConfigError([f"got {table!r}, valid: {', '.join(known)}"], "table")
@@ -129,11 +129,11 @@ class Leaderboard:
         return pd.DataFrame({"type": kinds, "meaning": meaning}, index=pd.Index(rows.column_names, name="column"))
 
     def trials(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """One row a trial, best first, with `rank` as the index; `columns` are only these and what ranks them.
+        """Return one row per trial, best first, with `rank` as the index; `columns` selects some, plus those that rank.
 
-        Trials that ran their full budget come first by the search's metric, those that break a constraint
-        after the others; those that are running or were
-        stopped follow by epochs and metric, failed ones last: a partial result never outranks a full one.
+        Trials that ran their full budget come first, ordered by the search's metric, those that violate a constraint
+        after the others. Running and stopped trials follow, ordered by epochs and metric; failed ones are last. A
+        partial result never outranks a full one.
         """
         needed = ("experiment", "number", "state", "epochs", "feasible", self.metric)
         frame = to_pandas(self._table(TRIALS, None if columns is None else [*dict.fromkeys([*needed, *columns])]))
@@ -151,25 +151,25 @@ class Leaderboard:
         return ranked
 
     def reports(self, columns: Sequence[str] | None = None, numbers: Sequence[int] | None = None) -> pd.DataFrame:
-        """One row a validated epoch, by experiment, trial and epoch; of all trials, or of those in `numbers`."""
+        """Return one row per validated epoch, by experiment, trial and epoch, of all trials or those in `numbers`."""
         key = ["experiment", "number", "epoch"]
         rows = self._table(REPORTS, None if columns is None else [*dict.fromkeys([*key, *columns])])
         if numbers is not None:
             rows = rows.filter(pc.is_in(rows["number"], pa.array(numbers, pa.int64())))
         frame = to_pandas(rows)
-        # A trial continued from a checkpoint reports an epoch twice if it died between report and checkpoint.
+        # A trial resumed from a checkpoint reports an epoch twice if it died between report and checkpoint.
         return frame.drop_duplicates(key, keep="last").sort_values(key, ignore_index=True)
 
     def best(self, n: int = 1) -> pd.DataFrame:
-        """The n best of the trials that ran their full budget, baselines among them."""
+        """Return the n best of the trials that ran their full budget, including baselines."""
         return self._full().head(n)
 
     def front(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-        """The full-budget trials that no other one beats in every one of `metrics`, by rank.
+        """Return the Pareto-optimal full-budget trials for `metrics`, by rank.
 
-        Without `metrics`, the search's objectives count, or edge_miou and body_miou if it had one.
-        Scores and speed are better when higher, costs when lower. Trials that lack one of the measures are left
-        out. Raises `ConfigError` for a column that is no measure.
+        Without `metrics`, the objectives of the search are used, or edge_miou and body_miou if it had one.
+        Scores and speed are better when higher, costs when lower. Trials without a value of a measure are
+        omitted. Raises `ConfigError` if a column is not a measure.
         """
         from bpkd_search.results.analysis import front
 
@@ -177,7 +177,7 @@ class Leaderboard:
         return front(self._full(), objectives if metrics is None else metrics)
 
     def compare(self, methods: Sequence[str] | None = None) -> pd.DataFrame:
-        """Every method beside the others, at equal epochs and at equal GPU-seconds; see `compare.compare`."""
+        """Return a comparison of the methods at equal epochs and at equal GPU-seconds; see `compare.compare`."""
         from bpkd_search.results.compare import compare
 
         several = len(self.folders) > 1
@@ -186,7 +186,7 @@ class Leaderboard:
         return compare(trials, reports, self.metric, methods, ["experiment", "method"] if several else ["method"])
 
     def importance(self, seed: int = 0) -> pd.DataFrame:
-        """How much each parameter matters, by PED-ANOVA and fANOVA; see `importance.importance`."""
+        """Return the importance of each parameter by PED-ANOVA and fANOVA; see `importance.importance`."""
         from bpkd_search.results.importance import importance
 
         spaces = [config["space"] for config in self.configs]
@@ -195,17 +195,17 @@ class Leaderboard:
         return importance(self._full(), self.metric, spaces[0], seed)
 
     def curves(self) -> pd.DataFrame:
-        """The best score so far against the GPU-seconds spent; see `analysis.best_so_far`."""
+        """Return the best score so far against the GPU-seconds spent; see `analysis.best_so_far`."""
         from bpkd_search.results.analysis import best_so_far
 
         trials = self.trials(["method", "ended"])
         return best_so_far(trials, self.reports([self.metric, "gpu_seconds", "time"]), self.metric)
 
     def per_class(self) -> pd.DataFrame:
-        """IoU of each class (rows) in the best full-budget trial of each method (columns, best first).
+        """Return the IoU of each class (rows) in the best full-budget trial of each method (columns, best first).
 
-        Of several experiments, the columns are (experiment, method). Raises `ExperimentError` when their
-        classes differ, or when no trial has run its full budget.
+        For several experiments, the columns are (experiment, method). Raises `ExperimentError` if their
+        classes differ, or if no trial has run its full budget.
         """
         from bpkd_search.results.analysis import per_class
 
@@ -216,15 +216,15 @@ class Leaderboard:
         return per_class(best, reports, by, self.class_names)
 
     def confirm(self) -> pd.DataFrame:
-        """One row a confirmed setting and seed, by experiment, seed and trial: what `bpkd-search confirm` ran."""
+        """Return one row per confirmed setting and seed of `bpkd-search confirm`, by experiment, seed and trial."""
         return to_pandas(self._table(CONFIRM)).sort_values(["experiment", "seed", "number"], ignore_index=True)
 
     def winner(self, metric: str | None = None) -> pd.DataFrame:
-        """What the confirmation proves, a row a setting, with a verdict in `attrs`; see `confirm.summarise`.
+        """Return the statistics of the confirmation, one row per setting, verdict in `attrs`; see `confirm.summarise`.
 
-        `metric` is by default what ranks the search; `test_miou` and the like are those of the held-out split,
-        on which nothing is chosen. Raises `ExperimentError` for several experiments and for one that has no such
-        scores, `ConfigError` for another metric.
+        `metric` is by default the metric that ranks the search; `test_miou` and similar are those of the held-out
+        split, on which nothing is chosen. Raises `ExperimentError` for several experiments or if one has no such
+        scores, `ConfigError` if the metric is unknown.
         """
         from bpkd_search.results.confirm import summarise
 
@@ -240,7 +240,7 @@ class Leaderboard:
 
     @cached_property
     def class_names(self) -> list[str] | None:
-        """Names of the classes in the order of `class_iou`; None where the experiment does not say.
+        """Names of the classes in the order of `class_iou`; None if the experiment does not store them.
 
         They come from `experiment.json`, or from `data.folder.class_names`.
         """
@@ -254,13 +254,13 @@ class Leaderboard:
 
     @property
     def commit(self) -> str | None:
-        """The commit of the code that ran the only, or first, search; None where it is not known."""
+        """The commit of the code that ran the only, or first, search; None if unknown."""
         commit = self._facts[0].get("commit")
         return None if commit is None else str(commit)
 
     @cached_property
     def _facts(self) -> list[dict[str, Any]]:
-        """What each search wrote down when it ran (`experiment.json`)."""
+        """The facts that each search stored (`experiment.json`)."""
         found = []
         for folder in self.folders:
             try:
@@ -274,7 +274,7 @@ class Leaderboard:
         return trials[trials["state"] == COMPLETE]
 
     def _table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """One table of all experiments; columns that an older version did not write are there and empty."""
+        """Return one table of all experiments; columns that an older version did not write are empty."""
         parts = []
         for folder, name, config in zip(self.folders, self.experiments, self.configs, strict=True):
             rows = folder.table(table, columns)
@@ -315,5 +315,5 @@ class Leaderboard:
 
 
 def _ranked_by(search: dict[str, Any]) -> str:
-    # Not validated: a folder of a newer version may hold keys that this one does not know.
+    # Not validated: a directory of a newer version may hold keys that this one does not know.
     return str(Search.model_construct(**search).ranked_by)

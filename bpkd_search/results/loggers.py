@@ -1,7 +1,7 @@
-"""Loggers that people already use, off by default: each follows the engine's events beside the tables.
+"""Optional loggers (CSV, TensorBoard, MLflow, Weights & Biases) that record the engine's events.
 
-The tables hold everything; these copies are for people whose eyes live elsewhere. A logger that fails is
-named in a warning and left out from then on: the search continues without it.
+The tables hold everything; these are copies for other tools. If a logger fails, a warning names it
+and it is disabled; the search continues without it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bpkd_search.experiment.trial import Trial
 from bpkd_search.imports import require
 from bpkd_search.metrics.table import REPORTED
 
-# As MLflow's own integration of Optuna has it.
+# As in MLflow's own Optuna integration.
 MLFLOW_STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
 TENSORBOARD_FAILURE = 2  # STATUS_FAILURE of its HPARAMS plugin
 LOGGED = (*REPORTED, "loss")
@@ -34,10 +34,10 @@ Logger = Callable[[str, Trial], None]
 
 
 def make_loggers(config: SearchConfig, directory: Path) -> list[Logger]:
-    """The loggers that `config.logging` asks for; they write below `directory`/logs unless told otherwise.
+    """Return the loggers that `config.logging` enables; files are below `directory`/logs unless configured otherwise.
 
     Each is called with (event, trial) after every `ask`, `report` and `end`. Raises `MissingPackageError`
-    without a logger's package, and `ConfigError` for a store that does not answer.
+    if a logger's package is missing, and `ConfigError` if a store does not respond.
     """
     switches = config.logging
     asked: dict[str, Callable[[], Logger]] = {
@@ -50,20 +50,20 @@ def make_loggers(config: SearchConfig, directory: Path) -> list[Logger]:
 
 
 class CsvLogger:
-    """A line a report: trial, searched parameters, measures. A resumed search continues the file."""
+    """One line per report: trial, searched parameters, measures. A resumed search appends to the file."""
 
     def __init__(self, config: SearchConfig, path: Path) -> None:
         self.path, self.space = path, list(config.space)
         self.columns = ["number", "method", "origin", "epoch", *self.space, *LOGGED]
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and (begun := self._header()):
-            # A version that knew other measures may have begun the file.
+            # A version with other measures may have created the file.
             self.columns = begun
         else:
             self._write(self.columns)
 
     def __call__(self, event: str, trial: Trial) -> None:
-        """Write a report's line."""
+        """Write the line of a report."""
         if event == "report":
             row = {"number": trial.number, "method": trial.method, "origin": trial.origin, "epoch": trial.epoch}
             row |= {**parameters(trial, self.space), **{name: trial.last().get(name) for name in LOGGED}}
@@ -79,11 +79,11 @@ class CsvLogger:
 
 
 class TensorBoardLogger:
-    """A run a trial, `trial-00007`, with its scalars by epoch and its point for the HPARAMS page."""
+    """One run per trial, `trial-00007`, with its scalars by epoch and its entry on the HPARAMS page."""
 
     def __init__(self, config: SearchConfig, folder: Path) -> None:
-        # Of tensorboardX, which comes with Ray Tune, the plain writer: the usual one writes from a thread, and what
-        # waits in its queue is lost with the process.
+        # The plain writer of tensorboardX, which is a dependency of Ray Tune: the usual one writes from a thread, and
+        # its queue is lost if the process dies.
         self._events, self._file, self._summary, self._hparams = (
             require(f"tensorboardX.{part}", "tensorboard", "logging.tensorboard")
             for part in ("proto.event_pb2", "event_file_writer", "summary", "proto.plugin_hparams_pb2")
@@ -93,7 +93,7 @@ class TensorBoardLogger:
         self._writers: dict[int, Any] = {}
 
     def __call__(self, event: str, trial: Trial) -> None:
-        """Write a report's scalars, and at the end the point with what it reached."""
+        """Write the scalars of a report, and at the end the HPARAMS entry with the final scores."""
         if event == "report":
             self._write(trial, trial.epoch, (self._summary.scalar(name, value) for name, value in scalars(trial)))
         elif event == "end":
@@ -101,10 +101,10 @@ class TensorBoardLogger:
             self._writers.pop(trial.number).close()
 
     def _point(self, trial: Trial) -> Iterable[Any]:
-        """What the HPARAMS page reads: what the trial was, what it reached and how it ended."""
+        """Yield the summaries of the HPARAMS page: parameters, final scores and state of the trial."""
         point = {**parameters(trial, self.space), "method": trial.method, **outcome(trial)}
         experiment, start, end = self._summary.hparams(point, dict(scalars(trial)))
-        if trial.state == FAILED:  # the writer takes every session for a success
+        if trial.state == FAILED:  # the writer marks every session as a success
             plugin = end.value[0].metadata.plugin_data
             content = self._hparams.HParamsPluginData.FromString(plugin.content)
             content.session_end_info.status = TENSORBOARD_FAILURE
@@ -116,7 +116,7 @@ class TensorBoardLogger:
         if writer is None:
             folder = self.folder / _name(trial)
             folder.mkdir(exist_ok=True)
-            # Files are named by the second: what a resumed search writes must not replace what was there.
+            # File names contain the second: a resumed search must not overwrite existing files.
             writer = self._file.EventsWriter(str(folder / "events"), f".{time.time_ns()}")
             self._writers[trial.number] = writer
         for summary in summaries:
@@ -125,11 +125,11 @@ class TensorBoardLogger:
 
 
 class MlflowLogger:
-    """A run a trial in the experiment of the search's name; a resumed trial continues its run."""
+    """One run per trial, in the experiment named after the search; a resumed trial continues its run."""
 
     def __init__(self, config: SearchConfig, store: str) -> None:
         if "://" not in store:
-            # MLflow requires a confirmation that its plain-file store is meant.
+            # MLflow requires a confirmation that its plain-file store is intended.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             store = Path(store).expanduser().resolve().as_uri()
         mlflow = require("mlflow", "mlflow", "logging.mlflow")
@@ -151,7 +151,7 @@ class MlflowLogger:
             self.client.set_terminated(self._runs.pop(trial.number), MLFLOW_STATUS[str(trial.state)])
 
     def _run(self, trial: Trial) -> str:
-        """The trial's run, found again by its tag or made."""
+        """Return the trial's run, found by its tag or created."""
         found = self.client.search_runs([self.experiment], f"tags.trial = '{trial.number}'", max_results=1)
         if found:
             return str(found[0].info.run_id)
@@ -163,7 +163,7 @@ class MlflowLogger:
 
 
 class WandbLogger:
-    """A run a trial in the project of the search's name; `WANDB_MODE=offline` keeps it all on this machine."""
+    """One run per trial, in the project named after the search; `WANDB_MODE=offline` keeps everything local."""
 
     def __init__(self, config: SearchConfig, folder: Path) -> None:
         self.wandb, self.config, self.folder = require("wandb", "wandb", "logging.wandb"), config, folder
@@ -188,14 +188,14 @@ class WandbLogger:
             config={**parameters(trial, list(self.config.space)), "method": trial.method, "origin": trial.origin},
             dir=str(self.folder),
             resume="allow",
-            # Several trials run at once, so each has a run of its own.
+            # Several trials run at once, so each has its own run.
             reinit="create_new",
             settings=self.wandb.Settings(silent=True, console="off"),
         )
 
 
 class _Guarded:
-    """A logger that is left out, with a warning, once it has failed: it is a copy, and the search is not."""
+    """Disables a logger, with a warning, after its first exception, so that the search continues."""
 
     def __init__(self, name: str, logger: Logger) -> None:
         self.name, self.logger = name, logger
@@ -206,15 +206,15 @@ class _Guarded:
             return
         try:
             self.logger(event, trial)
-        except Exception as e:  # whatever a foreign package, a disk or a server may raise
+        except Exception as e:  # third-party packages, disks and servers may raise anything
             self.failed = True
             warnings.warn(
-                f"logging.{self.name}: failed and is left out from here on: {' '.join(str(e).split())}", stacklevel=2
+                f"logging.{self.name}: failed and is disabled from here on: {' '.join(str(e).split())}", stacklevel=2
             )
 
 
 def scalars(trial: Trial) -> Iterator[tuple[str, float]]:
-    """The numbers of a trial's newest report by name, each loss term among them."""
+    """Yield name and value of each number in a trial's newest report, including each loss term."""
     for name, value in trial.last().items():
         known = name in LOGGED or name.startswith("loss_")
         if known and isinstance(value, int | float) and value == value:
@@ -222,13 +222,13 @@ def scalars(trial: Trial) -> Iterator[tuple[str, float]]:
 
 
 def outcome(trial: Trial) -> dict[str, str]:
-    """The state of an ended trial in the tables, and the reason of a failed one."""
+    """Return the state of an ended trial, and the reason of a failed one."""
     known = {"state": trial.state, "reason": trial.reason}
     return {name: value for name, value in known.items() if value is not None}
 
 
 def parameters(trial: Trial, space: list[str]) -> dict[str, Any]:
-    """The trial's value of each searched path that its loss has."""
+    """Return the trial's value of each searched path that its loss has."""
     tree = to_tree(trial.run)
     values = {path: find(tree, path) for path in space}
     return {path: value for path, value in values.items() if isinstance(value, bool | int | float | str)}
@@ -239,12 +239,12 @@ def _store(value: bool | str, directory: Path) -> str:
 
 
 def _open(name: str, make: Callable[[], Logger]) -> Logger:
-    """A logger, or what keeps it from starting: better said before a search than after it."""
+    """Create a logger. Raises `ConfigError` if it cannot start, so that the search fails early."""
     try:
         return make()
     except UserError:
         raise
-    except Exception as e:  # whatever a foreign package, a disk or a server may raise
+    except Exception as e:  # third-party packages, disks and servers may raise anything
         raise ConfigError([f"logging.{name}: cannot be used: {' '.join(str(e).split())}"]) from e
 
 

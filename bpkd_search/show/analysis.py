@@ -1,4 +1,4 @@
-"""Comparisons and importance as text, each with what one may read into it."""
+"""Prints comparisons and importance as text, with notes on their limits."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def show_comparison(
         title = f"{at}: {limit}"
         lines += [bold(title, styled), *TextTable(rows.set_index(first)).lines(), ""]
     said = [
-        f"{board.metric} on the validation split, full-budget trials only; vs paper: less bpkd-paper; vs plain: less"
+        f"{board.metric} on the validation split, full-budget trials only; vs paper: minus bpkd-paper; vs plain: minus"
         f" the best plain baseline ({', '.join(PLAIN_BASELINES)}).",
-        "One run says nothing of its spread; the best of several is picked by its score, so it flatters.",
-        "At equal GPU-seconds slower runs are read before their end, with a learning rate that has not decayed.",
+        "The spread of a single run is unknown; the best of several is chosen by its score, so it is optimistic.",
+        "At equal GPU-seconds, slower runs are compared before their end, before their learning rate has decayed.",
         *board.caveats,
     ]
     sys.stdout.write("\n".join([*lines, *remarks(said, styled)]) + "\n")
 
 
 def show_importance(board: Leaderboard, format: str = "table", out: Path | None = None) -> None:
-    """Print the importance of each parameter, or write it. Raises what `importance` raises."""
+    """Print the importance of each parameter, or write it to `out`. Raises what `importance` raises."""
     check_format(format, out)
     table = board.importance()
     if format != "table":

@@ -1,4 +1,4 @@
-"""What a confirmation found, as text: one table, the verdict, and what neither says."""
+"""Prints a confirmation as text: one table, the verdict, and their limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INTERVALS = {"95 % interval": "", "from bpkd-paper": "vs_paper", "from the best
 
 
 def show_confirmation(board: Leaderboard) -> None:
-    """Print what the confirmation of an experiment came to. Raises what `Leaderboard.winner` raises."""
+    """Print the result of the confirmation of an experiment. Raises what `Leaderboard.winner` raises."""
     _, styled = terminal()
     lines: list[str] = []
     searched = board.trials(["number"]).set_index("number")[board.metric]
@@ -37,8 +37,8 @@ def show_confirmation(board: Leaderboard) -> None:
     said = [
         "Fresh training seeds, the same for every setting; differences are paired by seed; 95 % intervals by Student's"
         " t. P(best): how often the mean is the highest when seeds are resampled. The verdict is on the best of the"
-        " searched settings, so chance had as many tries as there are.",
-        "The settings were chosen on this validation split: what its images favour, seeds do not show"
+        " searched settings and is not corrected for their number.",
+        "The settings were chosen on this validation split: seeds do not show overfitting to its images"
         + ("; the held-out split does, and nothing was chosen on it." if tested else "."),
     ]
     sys.stdout.write("\n".join([*lines, *remarks(said, styled)]) + "\n")

@@ -1,4 +1,4 @@
-"""Optuna's own dashboard on an experiment's study, for this machine alone."""
+"""Serves Optuna's dashboard for the study of an experiment, reachable from this machine only."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ HOST = "127.0.0.1"
 
 
 def serve(directory: Path, port: int, say: Callable[[str], None]) -> None:
-    """Serve `optuna-dashboard` until it is interrupted; it shows a running search as it goes.
+    """Serve `optuna-dashboard` until it is interrupted; a running search is updated live.
 
-    Raises `ExperimentError` for a folder without a study, `MissingPackageError` without optuna-dashboard,
-    `ResourceError` for a port that cannot be had.
+    Raises `ExperimentError` if the directory has no study, `MissingPackageError` without optuna-dashboard,
+    `ResourceError` if the port is not available.
     """
     path = directory / STUDY
     if not path.is_file():
@@ -25,8 +25,8 @@ def serve(directory: Path, port: int, say: Callable[[str], None]) -> None:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    say(f"http://{HOST}:{port}/ (Ctrl-C ends it)")
+    say(f"http://{HOST}:{port}/ (stop with Ctrl-C)")
     try:
         dashboard.run_server(JournalStorage(JournalFileBackend(str(path))), host=HOST, port=port)
     except OSError as e:
-        raise ResourceError(f"port {port}: cannot be had ({e.strerror}); choose another --port") from e
+        raise ResourceError(f"port {port}: is not available ({e.strerror}); choose another --port") from e

@@ -1,4 +1,4 @@
-"""A frame in the formats that people paste and programs read; text from experiments is escaped for each."""
+"""A frame as Markdown, LaTeX, CSV, JSON or Parquet; text from experiments is escaped for each format."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """A GitHub table; the index is the first column."""
+    """Return a GitHub table; the index is the first column."""
     rows = _cells(frame, lambda text: text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;"))
     rows.insert(1, ["---:" if number else "---" for number in _numbers(frame)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
 def to_latex(frame: pd.DataFrame) -> str:
-    """A `tabular` with the rules of booktabs; the index is the first column."""
+    """Return a `tabular` with the rules of booktabs; the index is the first column."""
     head, *rows = _cells(frame, lambda text: "".join(_LATEX.get(c, c) for c in text))
     align = "".join("r" if number else "l" for number in _numbers(frame))
     lines = [" & ".join(row) + r" \\" for row in rows]
@@ -55,19 +55,19 @@ FORMATS = ("table", "csv", "json", "parquet", "markdown", "latex")
 
 
 def check_format(format: str, out: Path | None) -> None:
-    """Refuse what cannot be written. Raises `ConfigError`, `ExperimentError` for a file that exists."""
+    """Check format and output file. Raises `ConfigError` if invalid, `ExperimentError` if the file exists."""
     if format not in FORMATS:
         raise ConfigError([f"got {format!r}, valid: {', '.join(FORMATS)}"], "--format")
     if format == "parquet" and out is None:
-        raise ConfigError(["parquet is no text: name a file with --out"], "--format")
+        raise ConfigError(["parquet is not text: give a file with --out"], "--format")
     if format == "table" and out is not None:
-        raise ConfigError([f"a table goes to the screen, valid with --out: {', '.join(FORMATS[1:])}"], "--format")
+        raise ConfigError([f"table is for the terminal, valid with --out: {', '.join(FORMATS[1:])}"], "--format")
     if out is not None and out.exists():
         raise ExperimentError(f"{out}: exists already; choose another --out")
 
 
 def write(frame: pd.DataFrame, format: str, out: Path | None) -> None:
-    """Print a frame, or write it to a new file. Raises `ExperimentError` when that fails."""
+    """Print a frame, or write it to a new file. Raises `ExperimentError` if that fails."""
     try:
         if format == "parquet":
             assert out is not None

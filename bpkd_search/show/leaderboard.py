@@ -1,4 +1,4 @@
-"""Leaderboards as text: which rows and columns, and a table for people that fits the terminal."""
+"""Prints leaderboards: selection of rows and columns, and a table that fits the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bpkd_search.show.text_table import DIM, RESET, TextTable, terminal
 
 @dataclass(frozen=True)
 class View:
-    """Which rows and columns of a leaderboard: the options of the command, each checked when it is used."""
+    """Selected rows and columns of a leaderboard: the options of the command, checked when they are used."""
 
     where: str | None = None
     sort: str | None = None
@@ -33,9 +33,9 @@ EVERYTHING = View()
 
 
 def leaderboard_frame(board: Leaderboard, view: View = EVERYTHING) -> pd.DataFrame:
-    """The chosen rows and columns; without a choice rank, state, method, parameters, measures, cost.
+    """Return the selected rows and columns; by default rank, state, method, parameters, measures, cost.
 
-    Raises `ConfigError` for an unknown column and an invalid condition.
+    Raises `ConfigError` if a column is unknown or a condition is invalid.
     """
     several = ["experiment"] if len(board.folders) > 1 else []
     usual = [*several, "number", "state", "method", *board.parameters, *HEADLINE]
@@ -43,7 +43,7 @@ def leaderboard_frame(board: Leaderboard, view: View = EVERYTHING) -> pd.DataFra
     valid = [*dict.fromkeys([*(name for name, _, _ in TRIAL_COLUMNS), *board.parameters])]
     shown = _names(view.columns, valid, "--columns") if view.columns else usual
     keys = _names(view.sort, valid, "--sort") if view.sort else []
-    # The whole run of each trial is most of the table's bytes; it is read only where it is asked for.
+    # The configuration of each trial is most of the table's bytes; it is read only if it is used.
     asked = [name for name in valid if name != "config" or "config" in f"{shown} {view.where}"]
     frame = board.trials(asked if view.where else [*shown, *keys])
     if view.where:
@@ -59,7 +59,7 @@ def leaderboard_frame(board: Leaderboard, view: View = EVERYTHING) -> pd.DataFra
 
 
 def show_leaderboard(board: Leaderboard, format: str, view: View = EVERYTHING, out: Path | None = None) -> None:
-    """Print a leaderboard or write it to `out`. Raises `ConfigError`, `ExperimentError`."""
+    """Print a leaderboard or write it to `out`. Raises `ConfigError` or `ExperimentError`."""
     check_format(format, out)
     frame = leaderboard_frame(board, view)
     if format == "table":
@@ -69,7 +69,7 @@ def show_leaderboard(board: Leaderboard, format: str, view: View = EVERYTHING, o
 
 
 def watch_leaderboard(board: Leaderboard, view: View, every: float = 2.0) -> None:
-    """Redraw a leaderboard until no trial runs any more, seen twice: one may end a moment before the next begins."""
+    """Redraw a leaderboard until no trial runs in two checks: one may end a moment before the next starts."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -90,7 +90,7 @@ def watch_leaderboard(board: Leaderboard, view: View, every: float = 2.0) -> Non
 
 
 def leaderboard_lines(board: Leaderboard, frame: pd.DataFrame, width: int, styled: bool) -> list[str]:
-    """The table with its remarks; parameters that do not fit are left out, the last first."""
+    """Return the table with its remarks; parameters that do not fit are omitted, the last first."""
     shown = frame.drop(columns=[c for c in ("reason",) if c in frame and frame[c].isna().all()])
     dim = (shown["state"] != COMPLETE).tolist() if "state" in shown else None
     table, hidden = TextTable(shown, dim), list[str]()
@@ -108,12 +108,12 @@ def leaderboard_lines(board: Leaderboard, frame: pd.DataFrame, width: int, style
 
 
 def remarks(lines: Sequence[str], styled: bool) -> list[str]:
-    """Remarks under a table."""
+    """Return the remarks under a table."""
     return [f"{DIM}{line}{RESET}" if styled else line for line in lines]
 
 
 def _names(text: str | None, valid: Sequence[str], option: str) -> list[str]:
-    """Column names from `a,b`; what a short view calls a column is understood too."""
+    """Split column names `a,b`; short names of a view are accepted too."""
     long = {short: name for name, short in LABELS.items()}
     names = [part.strip().removeprefix("-" if option == "--sort" else "") for part in (text or "").split(",")]
     names = [long.get(name, name) for name in names]
@@ -123,15 +123,15 @@ def _names(text: str | None, valid: Sequence[str], option: str) -> list[str]:
 
 
 def _where(frame: pd.DataFrame, where: str, valid: Sequence[str]) -> pd.DataFrame:
-    """The rows for which a condition of `DataFrame.query` holds; dotted names need no backticks."""
+    """Return the rows that match a condition of `DataFrame.query`; dotted names need no backticks."""
     quoted = where
     for name in sorted((n for n in valid if "." in n), key=len, reverse=True):
         quoted = re.sub(rf"(?<![`\w.]){re.escape(name)}(?![`\w.])", f"`{name}`", quoted)
     try:
         kept = frame.query(quoted, engine="python")
         if not isinstance(kept, pd.DataFrame):
-            raise TypeError("is no condition")
-    except Exception as e:  # whatever a mistyped expression may raise
+            raise TypeError("is not a condition")
+    except Exception as e:  # a mistyped expression may raise anything
         raise ConfigError(
             [
                 f"got {where!r}: {' '.join(str(e).split())}; a condition is like \"method == 'bpkd' and miou > 0.5\","

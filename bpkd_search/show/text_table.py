@@ -1,4 +1,4 @@
-"""Frames and values as lines of text for a terminal: ten thousand rows in a fraction of a second."""
+"""Frames and values as lines of text for a terminal; ten thousand rows take a fraction of a second."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rich.cells import cell_len
 
 from bpkd_search.metrics.table import DECIMALS, SCORE_DECIMALS
 
-# Columns written as scores are that are no measures themselves.
+# Columns formatted as scores that are not measures.
 _DERIVED = dict.fromkeys(("best", "median", "class_iou", "ped_anova", "fanova"), SCORE_DECIMALS)
 BOLD, DIM, RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
 def decimals_of(column: str) -> int | None:
-    """Digits after the point in a column of numbers; None for four significant digits."""
+    """Return the number of decimals of a numeric column; None for four significant digits."""
     return DECIMALS.get(column, _DERIVED.get(column))
 
 
 def cell(name: object, value: object) -> str:
-    """A value for display: scores with four digits, empty where unknown, one line, no control characters."""
+    """Format a value: scores with four decimals, empty if unknown, one line, no control characters."""
     if isinstance(value, float):
         if value != value:
             return ""
@@ -37,22 +37,22 @@ def cell(name: object, value: object) -> str:
     if isinstance(value, pd.Timestamp):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     text = str(value)
-    # An error message may hold anything, also what would move a terminal's cursor.
+    # An error message may contain anything, including codes that move the cursor.
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def cells(frame: pd.DataFrame) -> list[list[str]]:
-    """The columns of a frame as texts, without its index."""
+    """Return the columns of a frame as text, without its index."""
     return [[cell(name, value) for value in column.astype(object)] for name, column in frame.items()]
 
 
 def is_number(column: pd.Series) -> bool:
-    """Whether a column is set flush right."""
+    """Return whether a column is right-aligned."""
     return pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
 
 
 class TextTable:
-    """A frame as lines, its index first, numbers flush right; one word of a header a line keeps columns narrow."""
+    """A frame as lines, index first, numbers right-aligned; headers have one word per line to keep columns narrow."""
 
     def __init__(self, frame: pd.DataFrame, dim: Sequence[bool] | None = None) -> None:
         flat = frame.reset_index()
@@ -64,12 +64,12 @@ class TextTable:
         ]
 
     def width(self, without: Iterable[str] = ()) -> int:
-        """Columns of the terminal that the table takes."""
+        """Return the width of the table in terminal columns."""
         kept = [w for name, w in zip(self.names, self._widths, strict=True) if name not in set(without)]
         return sum(kept) + 2 * (len(kept) - 1)
 
     def lines(self, without: Iterable[str] = (), styled: bool = False) -> list[str]:
-        """The lines, with the codes of a terminal for bold and dim if `styled`."""
+        """Return the lines, with terminal codes for bold and dim if `styled`."""
         kept = [i for i, name in enumerate(self.names) if name not in set(without)]
         height = max((len(self._heads[i]) for i in kept), default=0)
         heads = [[""] * (height - len(self._heads[i])) + self._heads[i] for i in kept]
@@ -89,19 +89,19 @@ class TextTable:
 
 
 def pairs(values: Mapping[str, Any], as_name: str | None = None) -> list[str]:
-    """Names and values below one another; what is not known is left out."""
+    """Return names and values, one per line; unknown values are omitted."""
     shown = {cell("", name): cell(as_name or name, value) for name, value in values.items()}
     room = max((len(name) for name, text in shown.items() if text), default=0)
     return [f"{name:{room}}  {text}" for name, text in shown.items() if text]
 
 
 def bold(text: str, styled: bool) -> str:
-    """A text in bold, with the codes of a terminal if `styled`."""
+    """Return a text in bold, with terminal codes if `styled`."""
     return f"{BOLD}{text}{RESET}" if styled else text
 
 
 def terminal() -> tuple[int, bool]:
-    """Columns to fill and whether they are a terminal's; without one a line is as long as it likes."""
+    """Return the width to fill and whether stdout is a terminal; without one, the width is unlimited."""
     on = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return (shutil.get_terminal_size().columns if sys.stdout.isatty() else 1_000_000), on
 

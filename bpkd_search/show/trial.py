@@ -1,4 +1,4 @@
-"""Everything about one trial, on one page of text."""
+"""Prints everything about one trial."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _FACTS = ("state", "reason", "message", "method", "origin", "epochs", "seed", "n
 
 
 def find_trial(board: Leaderboard, which: str) -> pd.Series:
-    """The row of a trial by its number, its trial_id, or as `best`; `name` is its rank.
+    """Return the row of a trial by its number, its trial_id, or as `best`; `name` is its rank.
 
-    Raises `ExperimentError` when there is none.
+    Raises `ExperimentError` if it is missing.
     """
     trials = board.trials()
     if which == "best":
@@ -41,7 +41,7 @@ def find_trial(board: Leaderboard, which: str) -> pd.Series:
 
 
 def trial_record(board: Leaderboard, which: str) -> dict[str, Any]:
-    """A trial as plain values: its row, `rank`, `config` as a mapping, and its `reports`, for programs."""
+    """Return a trial as plain values: its row, `rank`, `config` as a mapping, and its `reports`."""
     row = find_trial(board, which)
     reports = _reports_of(board, row)
     record: dict[str, Any] = {"rank": int(str(row.name)), **json.loads(row.to_json(date_format="iso"))}
@@ -53,7 +53,7 @@ def trial_record(board: Leaderboard, which: str) -> dict[str, Any]:
 
 
 def show_trial(board: Leaderboard, which: str, format: str = "table") -> None:
-    """Print everything about one trial. Raises `ExperimentError` when there is none, `ConfigError` for a format."""
+    """Print everything about one trial. Raises `ExperimentError` if it is missing, `ConfigError` for a format."""
     if format not in ("table", "json"):
         raise ConfigError([f"got {format!r}, valid: table, json"], "--format")
     if format == "json":
@@ -88,7 +88,7 @@ def _reports_of(board: Leaderboard, row: pd.Series) -> pd.DataFrame:
 
 
 def _course(reports: pd.DataFrame) -> pd.DataFrame:
-    """What changed from epoch to epoch, with a column for each loss term."""
+    """Return the columns that changed from epoch to epoch, with one column per loss term."""
     terms = pd.DataFrame([json.loads(text or "{}") for text in reports["loss_terms"]], index=reports.index)
     columns = ["epoch", *SCORES, "gpu_seconds", "loss"]
     course = pd.concat([reports[columns], terms.add_prefix("loss.")], axis=1).set_index("epoch")

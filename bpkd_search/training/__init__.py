@@ -1,1 +1,1 @@
-"""Distillation runs: their inputs, the teacher, one run from start to end, and what a process keeps between runs."""
+"""Distillation runs: inputs, the teacher, one run from start to end, and what a process keeps between runs."""

@@ -1,13 +1,13 @@
-"""One distillation run: a student, a loss, an optimiser, epochs, a checkpoint. Without Ray and Optuna.
+"""One distillation run: student, loss, optimiser, epochs, checkpoint. Without Ray and Optuna.
 
     run = Distillation(config.student, config.loss, config.train, store)
     while not run.finished:
         report = run.train_epoch() | run.evaluate()
 
-A teacher is trained the same way, with the loss `ce`. Everything random is a function of (seed, epoch), so a
-run continued from a checkpoint after any epoch gives the weights of one that never stopped; on CPU with a
-fixed thread count they are equal bit for bit. With `train.compile` that holds where PyTorch compiles the same code
-again: on the same machine and version.
+A teacher is trained the same way, with the loss `ce`. All randomness is a function of (seed, epoch), so a
+run resumed from a checkpoint after any epoch gives the weights of an uninterrupted one; on CPU with a
+fixed thread count they are equal bit for bit. With `train.compile` that requires that PyTorch compiles the same code
+again: the same machine and version.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class TeacherNet(Protocol):
     channels: int
 
     def __call__(self, images: Tensor, return_features: bool = False) -> Any:
-        """Logits [B, C, h, w], with features beside them if asked."""
+        """Return logits [B, C, h, w], with `return_features` also features."""
 
 
 class Diverged(Exception):
-    """A loss term left the finite numbers; the message names the term, the epoch and the step."""
+    """A loss term is not finite; the message names the term, the epoch and the step."""
 
 
 def evaluate(model: nn.Module, store: ViewStore, device: torch.device, batch_size: int = 16) -> Scores:
-    """Every measure of a model on the store's validation split; logits are resized to the labels' grid."""
+    """Return every measure of a model on the store's validation split; logits are resized to the labels' grid."""
     metrics = SegmentationMetrics(store.num_classes, device=device)
     model.eval()
     for images, labels in store.val_batches(batch_size, device=device):
@@ -62,7 +62,7 @@ def evaluate(model: nn.Module, store: ViewStore, device: torch.device, batch_siz
 
 
 class Distillation:
-    """A run in progress: `train_epoch` and `evaluate` move it on, `save` and `load` stop and continue it."""
+    """A run in progress: `train_epoch` and `evaluate` advance it, `save` and `load` interrupt and resume it."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Distillation:
         device: torch.device | None = None,
         student: Segmentor | None = None,
     ) -> None:
-        """`student` is a network as `build_model` gives for `model`, to be trained in place; one is built without."""
+        """`student` is a network of `build_model` for `model`, to be trained in place; by default one is built."""
         self.settings, self.store, self.teacher = train, store, teacher
         self.device = device or pick_device(train.device)
         self.epoch = 0
@@ -106,24 +106,24 @@ class Distillation:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the student learns."""
+        """Number of trainable parameters of the student."""
         return count_parameters(self.student)
 
     @property
     def finished(self) -> bool:
-        """Whether the run has had its epochs, or comes no nearer to its `gpu_seconds` by another one."""
+        """Whether the run has had its epochs, or another one would not bring it nearer to its `gpu_seconds`."""
         if self.settings.gpu_seconds is None:
             return self.epoch >= self.settings.epochs
         return self.epoch > 0 and self.spent * (1 + 0.5 / self.epoch) >= self.settings.gpu_seconds
 
     def progress(self, position: int, seconds: float) -> float:
-        """The share of the run that is done after `position` steps and `seconds` inside training."""
+        """Return the completed fraction of the run after `position` steps and `seconds` inside training."""
         if self.settings.gpu_seconds is not None:
             return min(1.0, seconds / self.settings.gpu_seconds)
         return position / (self.settings.epochs * self.store.steps(self.settings.batch_size))
 
     def learning_rate(self, step: int, progress: float) -> float:
-        """Linear warm-up over the first steps, then `(1 - t)^power` to zero over the rest of the run."""
+        """Return the learning rate: linear warm-up over the first steps, then `(1 - t)^power` to zero."""
         warmup = self.settings.warmup * self.store.steps(self.settings.batch_size)
         if step < warmup:
             return self.settings.lr * (step + 1) / (warmup + 1)
@@ -134,8 +134,8 @@ class Distillation:
     def train_epoch(self) -> Report:
         """Train one epoch.
 
-        Returns its mean loss terms, seconds inside training so far (`gpu_seconds`, data reading counted,
-        validation not), images per second, and peak memory in MiB on a GPU. Raises `Diverged`.
+        Returns its mean loss terms, seconds inside training so far (`gpu_seconds`, with data reading, without
+        validation), images per second, and peak memory in MiB on a GPU. Raises `Diverged` if a loss is not finite.
         """
         settings, steps = self.settings, self.store.steps(self.settings.batch_size)
         torch.manual_seed(settings.seed * 100_003 + self.epoch)
@@ -152,7 +152,7 @@ class Distillation:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(position, progress)
             losses = self.step(*batch, progress=progress)
-            # Sums stay on the device: reading one here would make the GPU wait at every step.
+            # Sums stay on the device: reading one here would synchronise at every step.
             values = torch.stack([v.detach() for v in losses.values()])
             if not names:
                 names, sums = list(losses), torch.zeros_like(values)
@@ -182,13 +182,13 @@ class Distillation:
         return report
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch on the device, with the stored teacher logits where the loss reads them."""
+        """Yield the batches of an epoch on the device, with the stored teacher logits if the loss uses them."""
         stored = self.criterion.needs_teacher and self.teacher is None
         settings = self.settings
         return self.store.epoch(epoch, settings.batch_size, settings.seed, device=self.device, logits=stored)
 
     def step(self, images: Tensor, labels: Tensor, stored: Tensor | None, *, progress: float) -> dict[str, Tensor]:
-        """One update of the weights on a batch of the store; its loss terms by name, left on the device."""
+        """Update the weights once on a batch; returns its loss terms by name, scalars on the device."""
         losses = self._losses(images, labels, stored, progress=progress)
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -208,13 +208,13 @@ class Distillation:
             if self.teacher is not None:
                 with torch.inference_mode(), autocast(self.device, self.amp):
                     teacher_logits, teacher_features = self.teacher(images, return_features=True)
-                # Inference tensors may not be saved for backward; a copy may.
+                # Inference tensors may not be saved for backward; a clone may.
                 teacher_logits, teacher_features = teacher_logits.clone(), teacher_features.clone()
             elif stored is not None:
                 teacher_logits = stored.to(self.device, non_blocking=True)
         with autocast(self.device, self.amp):
             logits, student_features, ce = self.forward(self.student, images, labels, IGNORE_INDEX)
-            # A batch of void alone has no mean; its loss is zero.
+            # A batch with only ignored pixels has no mean; its loss is zero.
             losses = {"ce": ce / (labels != IGNORE_INDEX).sum().clamp(min=1)}
             if self.criterion.needs_teacher:
                 losses |= self.criterion(
@@ -228,7 +228,7 @@ class Distillation:
         return losses
 
     def latency_ms(self, repeats: int = 5) -> float:
-        """Milliseconds for one validation image through the student, the median of some passes."""
+        """Return milliseconds for one validation image through the student, the median of `repeats` passes."""
         images, _ = next(self.store.val_batches(1))
         images = images.to(self.device)
         self.student.eval()
@@ -243,11 +243,11 @@ class Distillation:
         return statistics.median(times[1:])
 
     def evaluate(self) -> Scores:
-        """Every measure of the student on the validation split."""
+        """Return every measure of the student on the validation split."""
         return evaluate(self.student, self.store, self.device)
 
     def save(self, path: Path, report: Report | None = None) -> None:
-        """Write a checkpoint, with the epoch's report if given, whole or not at all."""
+        """Write a checkpoint atomically, with the epoch's report if given."""
         state = {
             "epoch": self.epoch,
             "spent": self.spent,
@@ -261,9 +261,9 @@ class Distillation:
             torch.save(state, partial)
 
     def load(self, path: Path) -> Report | None:
-        """Continue from a checkpoint of the same configuration; gives the report saved with it.
+        """Resume from a checkpoint of the same configuration; returns the report saved with it.
 
-        Raises `CheckpointError`.
+        Raises `CheckpointError` if the checkpoint does not fit.
         """
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
@@ -274,5 +274,5 @@ class Distillation:
             self.epoch, self.spent = int(state["epoch"]), float(state["spent"])
             report: Report | None = state["report"]
         except Exception as e:
-            raise CheckpointError(f"{path}: is no checkpoint of this configuration: {e}") from e
+            raise CheckpointError(f"{path}: is not a checkpoint of this configuration: {e}") from e
         return report

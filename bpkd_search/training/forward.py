@@ -1,4 +1,4 @@
-"""A training step's forward pass, the same for every loss: the student and its cross-entropy, plain or compiled."""
+"""The forward pass of a training step, the same for every loss: student and cross-entropy, eager or compiled."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bpkd_search.models import Segmentor
 from bpkd_search.models.heads import resize
 
 BACKEND = "inductor"
-# Students and batch sizes that have compiled code side by side; PyTorch stops compiling at 8.
+# Students and batch sizes with compiled code at the same time; PyTorch's default limit is 8.
 CODES = 64
 
 Outputs = tuple[Tensor, Tensor, Tensor]
 
 
 def forward(student: Segmentor, images: Tensor, labels: Tensor, ignore_index: int) -> Outputs:
-    """Logits [B, C, h, w], features [B, channels, h, w], and the cross-entropy summed over labelled pixels.
+    """Return logits [B, C, h, w], features [B, channels, h, w], and the cross-entropy summed over labelled pixels.
 
     Images are [B, 3, H, W] as `Segmentor` takes them, labels [B, H, W]; logits are resized to the labels' grid.
     """
@@ -31,11 +31,11 @@ def forward(student: Segmentor, images: Tensor, labels: Tensor, ignore_index: in
 
 
 def compiled_forward(student: Segmentor, images: Tensor, labels: Tensor, ignore_index: int) -> Outputs:
-    """`forward` by `torch.compile`, equal to it up to rounding.
+    """Run `forward` with `torch.compile`, equal up to rounding.
 
-    Code is kept by the process and serves every student of the same architecture at the same batch shape, so only
-    the first run of many waits for it. Shapes are static: a run's numbers do not depend on what ran before it in the
-    process. Raises `ResourceError` where PyTorch cannot compile.
+    The process keeps the code and uses it for every student of the same architecture at the same batch shape, so only
+    the first of many runs waits for it. Shapes are static: the results of a run do not depend on earlier runs in the
+    process. Raises `ResourceError` if PyTorch cannot compile.
     """
     from torch._dynamo.exc import BackendCompilerFailed
 
@@ -48,7 +48,7 @@ def compiled_forward(student: Segmentor, images: Tensor, labels: Tensor, ignore_
 
 @cache
 def _compiled() -> Callable[[Segmentor, Tensor, Tensor, int], Outputs]:
-    # Not before it is wanted: the import alone takes seconds.
+    # Only when needed: the import alone takes seconds.
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, CODES)

@@ -1,4 +1,4 @@
-"""What a run reads of its data: the data set that a `data` block names, and the views made from it."""
+"""The data of a run: the data set of a `data` block, and the views made from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 
 
 def prepare_views(data: Data, say: Say, map: Map = thread_map, recipe: ViewRecipe | None = None) -> ViewStore:
-    """The view store of a `data` block. Raises `DataError` naming every damaged sample."""
+    """Return the view store of a `data` block. Raises `DataError` that names every damaged sample."""
     recipe, root = recipe or view_recipe(data), cache_dir(data.views_dir)
     if views_left(data, recipe):
         train, val = recipe.train, recipe.val
@@ -41,7 +41,7 @@ def prepare_views(data: Data, say: Say, map: Map = thread_map, recipe: ViewRecip
 
 
 def view_recipe(data: Data) -> ViewRecipe:
-    """What fixes the views of a `data` block. Raises `DataError`."""
+    """Return the recipe of the views of a `data` block. Raises `DataError` if the data cannot be opened."""
     return ViewRecipe(
         open_data(data, "train"),
         open_data(data, "val"),
@@ -54,25 +54,25 @@ def view_recipe(data: Data) -> ViewRecipe:
 
 
 def views_path(data: Data) -> Path:
-    """Where the views of a `data` block are kept. Raises `DataError`."""
+    """Return the path of the views of a `data` block. Raises `DataError` if the data cannot be opened."""
     return cache_dir(data.views_dir) / "views" / view_recipe(data).key()
 
 
 def views_left(data: Data, recipe: ViewRecipe) -> int:
-    """Bytes of a `data` block's views that are still to be written."""
+    """Return the number of bytes of a `data` block's views that are still to be written."""
     path = cache_dir(data.views_dir) / "views" / recipe.key()
     parts = ("train", "val") if data.images == "stored" else ("val",)
     return sum(bytes_left(path / part, recipe.layouts[part]) for part in parts)
 
 
 def open_data(data: Data, split: str) -> Dataset:
-    """A split of a `data` block's data set. Raises `DataError` for one that is not found or is damaged."""
+    """Open a split of a `data` block's data set. Raises `DataError` if it is missing or damaged."""
     root = data.root
     if root is None and KINDS[data.kind].needs_root:
         variable = f"BPKD_{data.kind.upper()}"
         if variable not in os.environ:
             raise DataError(
-                f"data.root: is not set; give the folder of the {data.kind} data as --set data.root=DIR"
+                f"data.root: is not set; give the directory of the {data.kind} data as --set data.root=DIR"
                 f" or in the environment variable {variable}"
             )
         root = Path(os.environ[variable])
@@ -80,7 +80,7 @@ def open_data(data: Data, split: str) -> Dataset:
 
 
 def every_tenth(say: Say, what: str) -> Callable[[int, int], None]:
-    """Progress as a line at each tenth of the work."""
+    """Return a callback that prints one line at each tenth of the work."""
     last = 0
 
     def progress(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""What every trial of a search shares: the views, the teacher, and the teacher's logits."""
+"""What all trials of a search share: the views, the teacher, and the teacher's logits."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from bpkd_search.training.teacher import FrozenTeacher, file_hash, logits_shape,
 
 @dataclass(frozen=True)
 class Prepared:
-    """Paths of the views, of the teacher's logits on them, and of the teacher's weights; and its scores.
+    """Paths of the views, of the teacher's logits on them and of the teacher's weights, and the teacher's scores.
 
-    `data` is the plain `data` block where views are computed as they are read. Where every node keeps a copy,
-    `local` is the folder of copies as the user wrote it, and `local_teacher` the name of the weights in it.
+    `data` is the plain `data` block if views are computed as they are read. If every node keeps a copy,
+    `local` is the directory of copies as configured, and `local_teacher` the name of the weights in it.
     """
 
     views: str
@@ -47,14 +47,14 @@ class Prepared:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The folders of the store that are read."""
+        """The directories of the store that are read."""
         stored = ("val",) if self.data else ("train", "val")
         return (*stored, Path(self.logits).name) if self.logits else stored
 
     def here(self) -> Prepared:
-        """The same with the paths of this node's own copy; without a whole one, as it is, for a shared folder.
+        """Return the same with the paths of this node's copy; without a complete one, return it unchanged.
 
-        Raises `DataError` where this node has neither, `ResourceError` as `local_root`.
+        Raises `DataError` if this node has neither, `ResourceError` as `local_root`.
         """
         if self.local is None:
             return self
@@ -66,21 +66,21 @@ class Prepared:
             return replace(self, views=str(store), logits=logits, teacher=str(teacher) if teacher else self.teacher)
         if not is_whole(Path(self.views), self.parts):
             raise DataError(
-                f"{store}: is no whole copy of the views on {socket.gethostname()}, which may have joined after the"
-                f" trials began, and {self.views} is not seen there; stop the search and resume it to copy them"
+                f"{store}: is not a complete copy of the views on {socket.gethostname()}, which may have joined after"
+                f" the trials started, and {self.views} is missing there; stop the search and resume it to copy them"
             )
         return self
 
     def open(self) -> ViewStore:
-        """The views, with logits where they are stored."""
+        """Open the views, with logits if they are stored."""
         recipe = view_recipe(Data.model_validate(self.data)) if self.data else None
         return ViewStore(Path(self.views), Path(self.logits) if self.logits else None, recipe)
 
 
 def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map = map) -> Prepared:
-    """Views, teacher and logits of a run: found where they exist, made where they do not.
+    """Find or create the views, teacher and logits of a run.
 
-    `say` gets progress in lines; the two maps spread the work (see `data.views`). Raises `DataError`,
+    `say` is called with lines of progress; the two maps distribute the work (see `data.views`). Raises `DataError`,
     `CheckpointError`, `ResourceError`, `ConfigError`.
     """
     check_networks(run)
@@ -94,7 +94,7 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     teacher, scores = prepare_teacher(run, store, say)
     logits = None
     if run.teacher.mode == "stored":
-        # A teacher of the same weights gives the same logits, wherever its file is.
+        # A teacher with the same weights gives the same logits, wherever its file is.
         codec = run.data.logits
         key = digest([plain_model(run.teacher), file_hash(teacher), codec])
         path = logits_path(store.path, key)
@@ -116,7 +116,7 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
 
 
 def needed_bytes(run: RunConfig, recipe: ViewRecipe) -> dict[str, int]:
-    """What a run would write to the disk and has not yet, in bytes; nothing where its views are finished."""
+    """Return the bytes that a run still has to write to disk, by content; empty if its views are finished."""
     needed = {"the views": views_left(run.data, recipe)}
     if needed["the views"] and run.teacher.mode == "stored":
         needed["the teacher's logits"] = logits_layout(

@@ -1,8 +1,8 @@
-"""What a process keeps from one run to the next, and whether it has freed the rest.
+"""What a process keeps from one run to the next, and the check that it has freed the rest.
 
 Runs share view stores and online teachers, which no run changes. A student is a copy of a network that is built and
-loaded once and never trained, so that it starts with the bits of a fresh one, whatever ran before. That network stays
-in host memory: nothing of an ended run stays on a GPU. Compiled code is kept by `forward`.
+loaded once and never trained, so that it starts from the same bits, whatever ran before. That network stays
+in host memory: nothing of a finished run stays on a GPU. Compiled code is kept by `forward`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from bpkd_search.training.forward import forget_code
 from bpkd_search.training.prepare import Prepared
 from bpkd_search.training.teacher import open_teacher
 
-# First weights that are kept, of the newest students and seeds.
+# Number of initial weights that are kept, of the newest students and seeds.
 STUDENTS = 4
-# What the libraries below PyTorch keep on a GPU for themselves, at most: workspaces of cuBLAS and cuDNN.
+# Upper limit of what libraries below PyTorch keep on a GPU: workspaces of cuBLAS and cuDNN.
 WORKSPACES = 256 * 2**20
 
 
 class ProcessCache:
-    """View stores, first weights of students, and online teachers of one process.
+    """View stores, initial weights of students, and online teachers of one process.
 
-    A file of weights is read when its student is first wanted; changes to it afterwards are not seen.
+    A file of weights is read when its student is first used; later changes to it are not seen.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class ProcessCache:
         self._warned = False
 
     def start(self, run: RunConfig, prepared: Prepared) -> Distillation:
-        """A run at its beginning, as a process that just started would have it. Raises `UserError` of every kind."""
+        """Return a new run, in the same state as in a new process. Raises `UserError` if its inputs are invalid."""
         prepared = prepared.here()
         key = (prepared.views, prepared.logits)
         if key not in self.stores:
@@ -57,10 +57,10 @@ class ProcessCache:
         return Distillation(run.student, run.loss, run.train, store, teacher=teacher, device=device, student=student)
 
     def release(self) -> int:
-        """Free what is left of an ended run; returns the bytes of GPU memory that were not freed.
+        """Free the rest of a finished run; returns the bytes of GPU memory that were not freed.
 
-        Those are what is allocated beyond the online teachers and the workspaces of libraries. If there are any, all
-        that was kept is dropped, compiled code included, and what even then does not come back is warned of, once.
+        Those are the allocations beyond the online teachers and the workspaces of libraries. If there are any, all
+        caches are dropped, including compiled code, and one warning states what remains even then.
         """
         excess = self._excess()
         if excess:
@@ -72,7 +72,7 @@ class ProcessCache:
         if excess and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{excess / 2**20:,.0f} MiB of GPU memory were not freed by a run that has ended; this process"
+                f"{excess / 2**20:,.0f} MiB of GPU memory were not freed by a finished run; this process"
                 " continues, and later trials have that much less",
                 RuntimeWarning,
                 stacklevel=2,
@@ -89,5 +89,5 @@ class ProcessCache:
 
 
 def allocated() -> int:
-    """Bytes of this process's tensors on all GPUs; 0 without any."""
+    """Return the bytes of this process's tensors on all GPUs; 0 without a GPU."""
     return sum(torch.cuda.memory_allocated(index) for index in range(torch.cuda.device_count()))

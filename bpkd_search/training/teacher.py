@@ -1,4 +1,4 @@
-"""The teacher: found under the hash of what makes it, read from a checkpoint, or trained."""
+"""The teacher: loaded from the cache or a checkpoint, or trained."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from bpkd_search.training.inputs import Say
 
 
 def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, dict[str, float]]:
-    """The teacher's weights file and its validation scores; trained here if there is neither file nor cache.
+    """Return the teacher's weights file and its validation scores; trained here if neither file nor cache exists.
 
-    Trained teachers are kept under a hash of what made them. Of two processes that need the same one, the second
-    waits for the first. Raises `CheckpointError`, which names the keys, if a checkpoint does not fit.
+    Trained teachers are cached under a hash of everything that determines them. If two processes need the same one, the
+    second waits for the first. Raises `CheckpointError` that names the keys if a checkpoint does not fit.
     """
     spec = run.teacher
     path, key = teacher_file(run, store.path.name)
@@ -50,9 +50,9 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
 
 
 def teacher_file(run: RunConfig, views: str) -> tuple[Path, str]:
-    """Where the weights of a run's teacher lie, made or not yet, and the key of what makes them and their scores.
+    """Return the path of the teacher's weights, existing or not, and the key of what determines them and their scores.
 
-    `views` is the key of the run's views. Raises `CheckpointError` for a file that is named and not there.
+    `views` is the key of the run's views. Raises `CheckpointError` if a configured file is missing.
     """
     spec = run.teacher
     if spec.checkpoint is not None:
@@ -64,21 +64,21 @@ def teacher_file(run: RunConfig, views: str) -> tuple[Path, str]:
 
 
 def open_teacher(run: RunConfig, num_classes: int, path: Path, device: torch.device) -> Segmentor:
-    """The frozen teacher, in evaluation mode. Raises `CheckpointError`."""
+    """Load the frozen teacher, in evaluation mode. Raises `CheckpointError` if the weights do not fit."""
     model = build_model(run.teacher.model_copy(update={"weights": None}), num_classes, 0)
     load_segmentor(model, path)
     return model.to(device).eval().requires_grad_(False)
 
 
 class FrozenTeacher:
-    """A teacher as a function of images uint8 [B, 3, H, W]; every process that gets it opens its own network."""
+    """A teacher as a function of images uint8 [B, 3, H, W]; picklable, each process opens its own network."""
 
     def __init__(self, run: RunConfig, num_classes: int, path: Path) -> None:
         self._arguments, self._device = (run, num_classes, path), pick_device(run.train.device)
         self._net: Segmentor | None = None
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [B, C, h, w]."""
+        """Return logits [B, C, h, w]."""
         if self._net is None:
             self._net = open_teacher(*self._arguments, self._device)
         with torch.inference_mode(), autocast(self._device):
@@ -90,19 +90,19 @@ class FrozenTeacher:
 
 
 def logits_shape(teacher: Model, num_classes: int, height: int, width: int) -> tuple[int, ...]:
-    """(C, h, w) of a network's logits on images of a size, without computing any."""
+    """Return (C, h, w) of a network's logits for an image size, without computing any."""
     with torch.device("meta"):
         model = build_model(teacher.model_copy(update={"weights": None}), num_classes, 0).eval()
         return tuple(model(torch.zeros(1, 3, height, width, dtype=torch.uint8)).shape[1:])
 
 
 def plain_model(model: Model) -> dict[str, Any]:
-    """What fixes a network's shape, without the files that fill it."""
+    """Return what determines the shape of a network, without the paths of its weights."""
     return {k: v for k, v in to_tree(model).items() if k in ("encoder", "head", "channels", "output_stride")}
 
 
 def file_hash(path: Path) -> str:
-    """Hash of a file's bytes. Raises `CheckpointError` when there is no such file."""
+    """Return a hash of a file's bytes. Raises `CheckpointError` if the file is missing."""
     try:
         return hashlib.sha256(path.expanduser().read_bytes()).hexdigest()
     except OSError as e:
@@ -110,7 +110,7 @@ def file_hash(path: Path) -> str:
 
 
 def _read_scores(path: Path) -> dict[str, float] | None:
-    """The scores in a file, or None if it is missing or damaged."""
+    """Return the scores in a file, or None if it is missing or damaged."""
     try:
         scores = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -119,13 +119,13 @@ def _read_scores(path: Path) -> dict[str, float] | None:
 
 
 def _train_teacher(run: RunConfig, store: ViewStore, path: Path, say: Say) -> None:
-    """Train the teacher on labels alone, on the same views as the students; continues after a crash."""
+    """Train the teacher on labels alone, on the students' views; resumes after a crash."""
     settings = run.teacher.train
     training = Distillation(run.teacher, Ce(), settings, store)
     checkpoint = path.with_suffix(".checkpoint.pt")
     if checkpoint.is_file():
         training.load(checkpoint)
-        say(f"teacher: continues after epoch {training.epoch}")
+        say(f"teacher: resumes after epoch {training.epoch}")
     while not training.finished:
         report = training.train_epoch()
         training.save(checkpoint)

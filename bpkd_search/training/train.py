@@ -1,4 +1,4 @@
-"""One run from a configuration to a folder with its weights, metrics and history."""
+"""One run from a configuration to a directory with its weights, metrics and history."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from bpkd_search.training.teacher import open_teacher
 
 
 def train(config: RunConfig, out: Path | str, say: Say = lambda line: None) -> dict[str, Any]:
-    """Train one student into `out` and give its final metrics; `say` gets a line of progress per epoch.
+    """Train one student into `out` and return its final metrics; `say` is called with one line per epoch.
 
-    Writes `config.yaml`, `history.csv` (a row an epoch), `metrics.json` and `student.safetensors`. A folder
-    that holds an unfinished run of the same configuration is continued; any other content is an error.
-    Raises `UserError` of every kind.
+    Writes `config.yaml`, `history.csv` (one row per epoch), `metrics.json` and `student.safetensors`. An
+    unfinished run of the same configuration in `out` is resumed; any other content is an error.
+    Raises `UserError` if an input is invalid, `out` is taken or the training diverges.
     """
     out = Path(out)
     if (out / METRICS).exists():
@@ -48,7 +48,7 @@ def train(config: RunConfig, out: Path | str, say: Say = lambda line: None) -> d
     if (out / CHECKPOINT).is_file():
         saved = run.load(out / CHECKPOINT)
         history = json.loads((saved or {}).get("history", "[]"))
-        say(f"train: continues after epoch {run.epoch}")
+        say(f"train: resumes after epoch {run.epoch}")
     report: dict[str, Any] = history[-1] if history else {}
     while not run.finished:
         try:

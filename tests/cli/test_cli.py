@@ -130,7 +130,7 @@ def test_rows_and_columns_of_a_leaderboard(call, folder: Path) -> None:
         ("--where", "miuo > 0.5", "got 'miuo > 0.5': name 'miuo' is not defined; a condition is like"),
         ("--where", "miou >", "got 'miou >': "),
         ("--where", "miou + 1", "got 'miou + 1': "),
-        ("--format", "parquet", "parquet is no text: name a file with --out"),
+        ("--format", "parquet", "parquet is not text: give a file with --out"),
         ("--out", "x.csv", "a table goes to the screen, valid with --out: csv, json, parquet, markdown, latex"),
     ],
 )
@@ -188,7 +188,7 @@ def test_several_experiments_on_the_command_line(call, folder: Path, tmp_path: P
 def test_compare_says_what_may_be_read_into_it(call, folder: Path) -> None:
     code, text, _ = call("compare", folder)
     assert code == 0
-    for said in ("equal epochs: 4 epochs", "equal GPU-seconds: 8 GPU-seconds", "nothing of its spread"):
+    for said in ("equal epochs: 4 epochs", "equal GPU-seconds: 8 GPU-seconds", "spread of a single run"):
         assert said in text
     code, text, _ = call("compare", folder, "--methods", "bpkd,kd", "--format", "csv")
     assert set(pd.read_csv(StringIO(text))["method"]) == {"bpkd", "kd"}
@@ -324,7 +324,7 @@ def test_a_training_that_was_cut_continues_to_the_same_weights(
         patch.setattr(Distillation, "train_epoch", cut)
         assert call("train", space, "--out", tmp_path / "cut")[0] == 130
     code, _, err = call("train", space, "--out", tmp_path / "cut")
-    assert (code, "continues after epoch 2" in err) == (0, True)
+    assert (code, "resumes after epoch 2" in err) == (0, True)
     files = [(tmp_path / name / "student.safetensors").read_bytes() for name in ("whole", "cut")]
     assert files[0] == files[1]
 
@@ -353,7 +353,7 @@ def truncate(path: Path) -> None:
 
 
 DAMAGE = [
-    (lambda r: shutil.rmtree(r), "no such folder"),
+    (lambda r: shutil.rmtree(r), "no such directory"),
     (lambda r: (r / "trainannot" / "f2.png").unlink(), "f2"),
     (lambda r: (r / "train" / "f1.png").unlink(), "f1"),
     (lambda r: Image.new("L", (10, 10)).save(r / "valannot" / "f0.png"), "f0.png"),

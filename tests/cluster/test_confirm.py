@@ -235,7 +235,7 @@ def test_the_held_out_split_must_be_there_and_held_out(tiny: dict[str, Any], tmp
     with pytest.raises(DataError, match="again holds the very samples of val"):
         open_held_out(parse(SearchConfig, tree, "test"), tmp_path)
     tree["data"]["test_split"] = "gone"
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no such directory"):
         open_held_out(parse(SearchConfig, tree, "test"), tmp_path)
     for wrong in ("val", "../val"):
         tree["data"]["test_split"] = wrong

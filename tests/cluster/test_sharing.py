@@ -165,7 +165,7 @@ def test_a_trial_reads_the_copy_then_the_shared_folder_and_fails_without_either(
     (tmp_path / "shared").rename(tmp_path / "away")
     assert first_epoch()["read"] == [str(contents.path(tmp_path / "own"))]
     shutil.rmtree(tmp_path / "own")
-    with pytest.raises(DataError, match="is no whole copy of the views"):
+    with pytest.raises(DataError, match="is not a complete copy of the views"):
         prepared.here()
     failed = first_epoch()
     assert failed["failure"] == "error" and "stop the search and resume it to copy them" in failed["message"]

@@ -148,13 +148,13 @@ def test_ids_outside_the_classes(root: Path) -> None:
 
 def test_colour_coded_mask(root: Path) -> None:
     save(root / "masks/train/s0.png", IMAGE)
-    with fails("masks/train/s0.png", "mode RGB", "colour-coded", "one id a pixel"):
+    with fails("masks/train/s0.png", "mode RGB", "colour-coded", "one id per pixel"):
         opened(root)[0]
 
 
 def test_image_deeper_than_8_bits(root: Path) -> None:
     save(root / "images/train/s0.png", IMAGE[..., 0].astype(np.uint16) * 256)
-    with fails("images/train/s0.png", "8 bits a channel"):
+    with fails("images/train/s0.png", "8 bits per channel"):
         opened(root)[0]
 
 

@@ -96,7 +96,7 @@ def test_unknown_split_lists_the_valid_ones(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["camvid", "cityscapes", "ade20k", "voc", "pascal_context"])
 def test_wrong_root_says_the_layout(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such folder: .*expected layout: <root>/"):
+    with pytest.raises(DataError, match=r"no such directory: .*expected layout: <root>/"):
         open_split(kind, "train", root=tmp_path)
 
 

@@ -68,7 +68,7 @@ def test_any_order_gives_the_same_files(tmp_path: Path) -> None:
 def test_an_interrupted_build_keeps_its_chunks_and_makes_the_others(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         chunks.build(tmp_path, LAYOUT, Worker(stop_at=2), about={})
-    with pytest.raises(DataError, match=r"misses 2 chunks; `bpkd-search views SPACE.yaml` builds the rest"):
+    with pytest.raises(DataError, match=r"lacks 2 chunks; `bpkd-search views SPACE.yaml` builds the rest"):
         chunks.read(tmp_path)
     second, seen = Worker(), []
     chunks.build(tmp_path, LAYOUT, second, about={}, progress=lambda done, total: seen.append((done, total)))
@@ -164,7 +164,7 @@ def test_a_truncated_or_missing_file_is_found_by_its_size_and_its_lost_chunks_ar
     chunks.build(tmp_path, LAYOUT, Worker(), about={})
     # The last three rows of group 1: chunk 3 and two thirds of chunk 2.
     os.truncate(tmp_path / "a.npy", (tmp_path / "a.npy").stat().st_size - 3 * 24)
-    with pytest.raises(DataError, match=r"a\.npy: is no readable array.*views SPACE.yaml --verify"):
+    with pytest.raises(DataError, match=r"a\.npy: is not a readable array.*views SPACE.yaml --verify"):
         chunks.read(tmp_path)
     again = Worker()
     chunks.build(tmp_path, LAYOUT, again, about={})
@@ -196,7 +196,7 @@ def test_a_damaged_table_or_header_and_another_layout(tmp_path: Path) -> None:
 def test_a_worker_that_sees_another_folder_at_the_path_is_refused(tmp_path: Path) -> None:
     chunks.build(tmp_path, LAYOUT, Worker(), about={})
     task = chunks.ChunkTask(tmp_path, "the token of another build", LAYOUT, Worker())
-    with pytest.raises(DataError, match=r"is not the folder that the driver sees; set data\.views_dir"):
+    with pytest.raises(DataError, match=r"is not the directory that the driver sees; set data\.views_dir"):
         task(0)
 
 
@@ -233,7 +233,7 @@ def test_stores_are_listed_verified_and_removed_only_when_nobody_reads_them(tmp_
     del reader
     remove(find(tmp_path, entry.key))
     assert list_stores(tmp_path) == []
-    with pytest.raises(DataError, match="has no store 'nothing'; there are: none"):
+    with pytest.raises(DataError, match="has no store 'nothing'; existing: none"):
         find(tmp_path, "nothing")
 
 

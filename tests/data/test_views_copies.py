@@ -115,7 +115,7 @@ def test_a_damaged_source_is_not_copied(source: Path, tmp_path: Path) -> None:
     shutil.copytree(source, store)
     flip(store / "train" / "images.npy", 128 + 39 * 3 * 32 * 48)
     contents = Contents.of(store, PARTS)
-    with pytest.raises(DataError, match=r"train: chunk 2 is not what was built; `bpkd-search views .* --verify`"):
+    with pytest.raises(DataError, match=r"train: chunk 2 does not match its checksum; `bpkd-search views .* --verify`"):
         copy_store(contents, tmp_path, Reader(store))
     assert not is_whole(contents.path(tmp_path), PARTS)
 

@@ -57,7 +57,7 @@ def test_polars(folder: Path) -> None:
 def test_a_file_url(folder: Path) -> None:
     board = Leaderboard(folder.as_uri())
     pd.testing.assert_frame_equal(board.trials(), Leaderboard(folder).trials())
-    with pytest.raises(ExperimentError, match="must be one experiment folder on this machine"):
+    with pytest.raises(ExperimentError, match="must be one experiment directory on this machine"):
         _ = board.directory
 
 

@@ -120,7 +120,7 @@ def test_truncated_and_missing_files_are_named(tmp_path: Path, name: str) -> Non
     else:
         save_weights(path, small())
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=f"{name}: is no readable"):
+    with pytest.raises(CheckpointError, match=f"{name}: is not a readable"):
         read_weights(path)
 
 

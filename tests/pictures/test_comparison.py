@@ -132,7 +132,7 @@ def test_what_is_gone_is_said(searched: tuple[SearchConfig, Path], monkeypatch: 
         file.unlink()
     panels = make_panels(board)
     assert panels.rows == () and "the weights of no searched trial" in panels.remarks[0]
-    assert make_panels(board, 0).remarks == ["Pictures were not asked for."]
+    assert make_panels(board, 0).remarks == ["Pictures were not requested."]
 
 
 def test_the_command_writes_a_page_with_pictures(call, searched: tuple[SearchConfig, Path], tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_what_came_of_it_is_said_honestly(board: Leaderboard) -> None:
     lead = 100 * (best["miou"] - 0.43)
     assert f"trial {best['number']}, reaches miou {best['miou']:.4f}: {abs(lead):.1f} points" in said[0]
     assert ("above" in said[0]) == (lead > 0) and "(cwd, 0.4300)" in said[0]
-    assert "One seed each" in said[1] and "flatters" in said[1]
+    assert "One seed each" in said[1] and "optimistic" in said[1]
     assert said[2].startswith("CamVid's validation frames")
     assert facts[0] == "25 trials: " + ", ".join(
         f"{n} {s.lower()}" for s, n in trials["state"].astype(object).value_counts().items()
@@ -106,7 +106,7 @@ def test_every_figure_is_one_that_plotly_takes(board: Leaderboard) -> None:
         "Parallel coordinates",
         "Slices",
         "Importance",
-        "Does the first rung know?",
+        "Rank correlation at the rungs",
         "States and costs",
     ]
     for part in parts.values():
@@ -135,7 +135,7 @@ def test_rungs_are_drawn_beside_spearmans_correlation_with_the_end(board: Leader
     trials, reports = board.trials(), board.reports()
     full = trials[trials["state"] == "COMPLETE"]["number"].tolist()
     curve = {n: reports[reports["number"] == n]["miou"].tolist() for n in full}
-    chart = drawn(board)["Does the first rung know?"].figures[0]
+    chart = drawn(board)["Rank correlation at the rungs"].figures[0]
     (line,) = chart["data"]
     assert line["x"] == [1, 2, 3, 4]
     expected = [spearmanr([curve[n][e] for n in full], [curve[n][3] for n in full]).statistic for e in range(4)]
@@ -367,7 +367,7 @@ def test_the_dashboard_serves_the_experiments_study_on_this_machine(
     said: list[str] = []
     report_dashboard.serve(tmp_path, 8123, said.append)
     assert served == {"names": ["mine"], "host": "127.0.0.1", "port": 8123}
-    assert said == ["http://127.0.0.1:8123/ (Ctrl-C ends it)"]
+    assert said == ["http://127.0.0.1:8123/ (stop with Ctrl-C)"]
 
     def taken(storage: Any, host: str, port: int) -> None:
         raise OSError(98, "Address already in use")

@@ -36,6 +36,6 @@ def test_without_scikit_learn_fanova_is_empty_and_the_extra_is_named(
 
 def test_equal_scores_leave_fanova_empty_with_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    with pytest.warns(UserWarning, match="^fANOVA has nothing to go by: "):
+    with pytest.warns(UserWarning, match="^fANOVA cannot be computed: "):
         table = board(tmp_path / "e", [0.3] * 4).importance()
     assert table["fanova"].isna().all()

@@ -69,7 +69,7 @@ def test_comparison_at_equal_epochs_and_at_equal_seconds(board: Leaderboard) -> 
     assert full.loc["cwd", "best_vs_plain"] == pytest.approx(-0.02)
     assert full.loc["bpkd-paper", "best_vs_paper"] == 0
     assert full.loc["kd", "note"] == "one run: its spread is unknown"
-    assert row["note"].startswith("best of 2: picked by its score")
+    assert row["note"].startswith("best of 2: chosen by its score")
     cheap = table[table["at"] == "equal GPU-seconds"].set_index("method")
     # 20 seconds are 4 epochs of ce, 2 of kd, cwd and the first bpkd trial, 1 of the paper's and the other's.
     assert cheap["best"].to_dict() == {"bpkd": 0.3, "ce": 0.3, "cwd": 0.3, "kd": 0.2, "bpkd-paper": 0.1}
@@ -88,7 +88,7 @@ def test_where_ce_leads_it_is_the_plain_baseline_to_beat(tmp_path: Path, capsys:
         {"bpkd": 0.05, "ce": 0.03, "kd": -0.05, "cwd": -0.07, "bpkd-paper": -0.1}
     )
     show_comparison(board, None)
-    assert "vs plain: less the best plain baseline (ce, kd, cwd)." in " ".join(capsys.readouterr().out.split())
+    assert "vs plain: minus the best plain baseline (ce, kd, cwd)." in " ".join(capsys.readouterr().out.split())
 
 
 def test_comparison_of_chosen_methods_and_of_unknown_ones(board: Leaderboard) -> None:
@@ -257,7 +257,7 @@ def test_several_experiments_are_one_table(tmp_path: Path) -> None:
     assert list(board.curves()["experiment"].unique()) == ["two", "one"]
     with pytest.raises(ExperimentError, match="search different spaces"):
         board.importance()
-    with pytest.raises(ExperimentError, match="must be one experiment folder on this machine"):
+    with pytest.raises(ExperimentError, match="must be one experiment directory on this machine"):
         _ = board.directory
 
 
@@ -266,7 +266,7 @@ def test_experiments_of_one_name_go_by_their_folders(tmp_path: Path) -> None:
     trials = Leaderboard(folders).trials()
     assert trials["experiment"].tolist() == [str(folders[1]), str(folders[0])]
     assert len(Leaderboard(folders).reports()) == 2
-    with pytest.raises(ExperimentError, match="is named twice"):
+    with pytest.raises(ExperimentError, match="is given twice"):
         Leaderboard([folders[0], folders[0]])
 
 

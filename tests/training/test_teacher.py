@@ -95,7 +95,7 @@ def test_a_killed_process_blocks_nobody_and_its_teacher_is_continued(
     first.communicate()
     lines: list[str] = []
     prepare_teacher(run, store, lines.append)
-    assert lines[0] == "teacher: continues after epoch 1"
+    assert lines[0] == "teacher: resumes after epoch 1"
     assert [line.partition(",")[0] for line in lines[1:2]] == ["teacher: epoch 2/2"]
 
 

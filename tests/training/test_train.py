@@ -43,7 +43,7 @@ def test_an_unfinished_run_is_continued_however_its_configuration_was_written(
         train(other, tmp_path / "cut", lambda line: None)
     said: list[str] = []
     continued = train(run, tmp_path / "cut", said.append)
-    assert any("continues after epoch 1" in line for line in said)
+    assert any("resumes after epoch 1" in line for line in said)
     assert continued["miou"] == whole["miou"]
     weights = [(tmp_path / name / "student.safetensors").read_bytes() for name in ("whole", "cut")]
     assert weights[0] == weights[1]

@@ -1,14 +1,14 @@
-"""Views: augmented crops made once, kept in flat memory-mapped arrays, and read by every trial of a node.
+"""Views: augmented crops made once, stored in flat memory-mapped arrays, and read by every trial on a node.
 
-A view is one crop of one training image, fixed by (data seed, image, view index). The store also keeps the
-validation split at its evaluation size, and beside the views the logits that a frozen teacher gives on them.
-Folders are named by a hash of everything that went in, so that a change of data, transform or teacher can
-never meet stale arrays, and equal settings share one build.
+A view is one crop of one training image, determined by (data seed, image, view index). The store also contains the
+validation split at its evaluation size and, optionally, the logits of a frozen teacher on the views.
+Directories are named by a hash of everything that determines the arrays: a change of data, transform or teacher never
+reads stale arrays, and equal settings share one build.
 
-    views/KEY/manifest.json            what the store is
-    views/KEY/use                      locked by readers and builders; its time is the last use
-    views/KEY/{train,val}/             images.npy, labels.npy, and chunks.json with a checksum a chunk
-    views/KEY/logits-KEY/              a teacher's logits as their codec keeps them, and chunks.json
+    views/KEY/manifest.json            description of the store
+    views/KEY/use                      locked by readers and builders; its modification time is the last use
+    views/KEY/{train,val}/             images.npy, labels.npy, and chunks.json with one checksum per chunk
+    views/KEY/logits-KEY/              encoded logits of a teacher, and chunks.json
 """
 
 from bpkd_search.data.views.build import (

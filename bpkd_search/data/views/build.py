@@ -1,4 +1,4 @@
-"""Building views and a teacher's logits on them: what is missing, chunk by chunk, after asking the disk."""
+"""Builds views and teacher logits: checks the disk space, then computes the missing chunks."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from bpkd_search.errors import DataError, ResourceError
 from bpkd_search.files import write_text
 
 Teacher = Callable[[Tensor], Tensor]
-# Views a chunk of logits; on a CPU that is seconds of work for a large teacher.
+# Views per chunk of logits; on a CPU, a large teacher needs seconds for one chunk.
 LOGIT_CHUNK = 128
 
 
 def cache_dir(given: Path | None = None) -> Path:
-    """Where views and teachers are kept: the given folder, `BPKD_SEARCH_CACHE`, or the user's cache."""
+    """Return the directory of views and teachers: `given`, `BPKD_SEARCH_CACHE`, or the user's cache."""
     if given is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bpkd-search"
         given = Path(os.environ.get("BPKD_SEARCH_CACHE") or home)
-    # Ray's processes may work in another folder than this one.
+    # Ray's processes may have another working directory.
     return given.expanduser().absolute()
 
 
@@ -46,11 +46,11 @@ def build_views(
     stored: bool = True,
     waiting: Callable[[], None] | None = None,
 ) -> ViewStore:
-    """Open the recipe's views under `root`, building first what is missing.
+    """Open the views of a recipe under `root`; missing arrays are built first.
 
-    With `stored=False` only validation images go to the disk, and views are computed as they are read. For
-    `map` and `waiting` see `chunks.build`. Raises `DataError` for damaged samples, `ResourceError` where the
-    disk cannot hold the arrays.
+    With `stored=False` only validation images are written to disk, and views are computed as they are read. For
+    `map` and `waiting` see `chunks.build`. Raises `DataError` if a sample is damaged, `ResourceError` if the disk is
+    too small for the arrays.
     """
     if recipe.train.class_names != recipe.val.class_names:
         raise DataError("train and val name different classes")
@@ -91,11 +91,11 @@ def build_logits(
     waiting: Callable[[], None] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> ViewStore:
-    """The store with a teacher's logits beside its views, computed first where they are missing.
+    """Return the store with the logits of a teacher on its views; missing logits are computed first.
 
-    `teacher` maps images uint8 [B, 3, H, W] to logits [B, C, h, w]; `key` identifies its weights and `codec`
-    (see `codecs`). Where `map` sends chunks to other processes, `teacher` goes with them by pickle.
-    Raises `ResourceError` where the disk cannot hold the arrays, `ConfigError` for an unknown codec.
+    `teacher` maps images uint8 [B, 3, H, W] to logits [B, C, h, w]; `key` identifies its weights, `codec` the storage
+    format (see `codecs`). If `map` sends chunks to other processes, `teacher` must be picklable.
+    Raises `ResourceError` if the disk is too small for the arrays, `ConfigError` if the codec is unknown.
     """
     path = logits_path(store.path, key)
     count = store.num_images * store.views
@@ -114,7 +114,7 @@ def build_logits(
 
 @dataclass(frozen=True)
 class LogitWork:
-    """A teacher's encoded logits on a range of views; opens the views where it runs."""
+    """Computes the encoded logits of a teacher for a range of views; opens the views in the process that calls it."""
 
     store: Path
     recipe: ViewRecipe | None
@@ -123,7 +123,7 @@ class LogitWork:
     batch_size: int
 
     def __call__(self, start: int, stop: int) -> dict[str, Array]:
-        """Arrays [1, stop - start, ...] for views `start` to `stop`."""
+        """Return arrays [1, stop - start, ...] for views `start` to `stop`."""
         store = ViewStore(self.store, recipe=self.recipe)
         parts: list[dict[str, Tensor]] = []
         for at in range(start, stop, self.batch_size):
@@ -135,19 +135,19 @@ class LogitWork:
 
 
 def logits_path(store: Path, key: str) -> Path:
-    """Where the logits of a teacher lie beside the views."""
+    """Return the directory of the logits of a teacher on the views."""
     return store / f"logits-{key}"
 
 
 def logits_layout(codec: str, shape: tuple[int, ...], views: int, batch_size: int = 16) -> Layout:
-    """The arrays of a number of views' logits, each [C, h, w]. Raises `ConfigError` for an unknown codec."""
+    """Return the layout of the logits [C, h, w] of `views` views. Raises `ConfigError` if the codec is unknown."""
     classes, height, width = shape
     chunk = max(batch_size, LOGIT_CHUNK // batch_size * batch_size)
     return Layout.of(open_codec(codec, classes).rows((classes, height, width)), views, chunk=chunk)
 
 
 def bytes_left(folder: Path, layout: Layout) -> int:
-    """What of a folder's arrays is still to be written, in bytes."""
+    """Return the size of the arrays that are still to be written, in bytes."""
     table = Table.read(folder)
     if table is None or table.layout != layout:
         return layout.bytes
@@ -155,14 +155,14 @@ def bytes_left(folder: Path, layout: Layout) -> int:
 
 
 def require_space(folder: Path, needed: Mapping[str, int], option: str = "data.views_dir") -> None:
-    """Refuse work that the disk cannot hold, before it starts. Raises `ResourceError` with every size.
+    """Check the free disk space before work starts. Raises `ResourceError` with every size if it is too small.
 
-    `option` is the one that names the folder.
+    `option` is the configuration key that sets the directory.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise ResourceError(f"{folder}: cannot be made: {e.strerror}; set {option} to another folder") from e
+        raise ResourceError(f"{folder}: cannot be made: {e.strerror}; set {option} to another directory") from e
     free = shutil.disk_usage(folder).free
     if sum(needed.values()) > free:
         sizes = " and ".join(f"{what} {shown_bytes(size)}" for what, size in needed.items() if size)
@@ -173,6 +173,6 @@ def require_space(folder: Path, needed: Mapping[str, int], option: str = "data.v
 
 
 def shown_bytes(count: int) -> str:
-    """A size in KiB, MiB or GiB, for display."""
+    """Format a number of bytes in KiB, MiB or GiB."""
     unit, power = next((u for u in (("GiB", 30), ("MiB", 20)) if count >= 2 ** u[1]), ("KiB", 10))
     return f"{count / 2**power:,.{1 if unit == 'GiB' else 0}f} {unit}"

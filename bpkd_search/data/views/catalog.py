@@ -1,4 +1,4 @@
-"""The stores in a cache of views: list, check and delete them."""
+"""Lists, checks and deletes the stores in a cache of views."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Entry:
-    """A store: its folder, what is in it, bytes on the disk, seconds since its last use, whether it is finished."""
+    """A store: its path, contents, bytes on disk, seconds since its last use, and whether it is finished."""
 
     path: Path
     about: dict[str, Any]
@@ -32,11 +32,11 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """The folder's name."""
+        """Name of the directory."""
         return self.path.name
 
     def line(self) -> str:
-        """The store in a line."""
+        """Return a one-line summary of the store."""
         about = self.about
         size = f"{about.get('height', '?')}x{about.get('width', '?')}"
         logits = "; ".join(self.logits) or "none"
@@ -48,29 +48,29 @@ class Entry:
 
 
 def list_stores(root: Path) -> list[Entry]:
-    """The stores under a cache folder, the last used first."""
+    """Return the stores in a cache directory, the most recently used first."""
     return sorted((_entry(path.parent) for path in (root / "views").glob(f"*/{MANIFEST}")), key=lambda e: e.unused)
 
 
 def select_stores(root: Path, key: str | None, days: float | None) -> list[Entry]:
-    """The store of a key, or those that were not used for a number of days. Raises what `find` raises."""
+    """Return the store of a key, or those unused for a number of days. Raises what `find` raises."""
     if key is not None:
         return [find(root, key)]
     return [] if days is None else [entry for entry in list_stores(root) if entry.unused >= days * DAY]
 
 
 def find(root: Path, key: str) -> Entry:
-    """The store of a key. Raises `DataError` with the keys there are."""
+    """Return the store of a key. Raises `DataError` with the existing keys if it is missing."""
     stores = {entry.key: entry for entry in list_stores(root)}
     if key not in stores:
-        raise DataError(f"{root / 'views'}: has no store {key!r}; there are: {', '.join(stores) or 'none'}")
+        raise DataError(f"{root / 'views'}: has no store {key!r}; existing: {', '.join(stores) or 'none'}")
     return stores[key]
 
 
 def verify_store(path: Path, say: Callable[[str], None]) -> int:
-    """Check every finished chunk of a store; damaged ones are forgotten, so that the next build makes them.
+    """Check every finished chunk of a store; damaged chunks are marked as missing, so that the next build makes them.
 
-    Gives how many were damaged.
+    Returns the number of damaged chunks.
     """
     damaged = 0
     if not path.is_dir():
@@ -88,12 +88,12 @@ def verify_store(path: Path, say: Callable[[str], None]) -> int:
 
 
 def remove(entry: Entry) -> None:
-    """Free a store. Raises `DataError` while a process reads or builds it."""
+    """Delete a store. Raises `DataError` if a process is reading or building it."""
     try:
         with cache_lock(entry.path / USE, block=False):
             shutil.rmtree(entry.path)
     except Held:
-        raise DataError(f"{entry.path}: is in use by another process; nothing of it was removed") from None
+        raise DataError(f"{entry.path}: is in use by another process; nothing was removed") from None
 
 
 def _parts(path: Path) -> list[Path]:
@@ -111,7 +111,7 @@ def _entry(path: Path) -> Entry:
         for name, table in tables.items()
         if name.startswith("logits-") and table is not None
     )
-    # Blocks, not lengths: what is not built yet are holes.
+    # Blocks, not lengths: parts that are not built yet are holes in the file.
     size = sum(file.stat().st_blocks * 512 for file in path.rglob("*") if file.is_file())
     used = (path / USE if (path / USE).exists() else path / MANIFEST).stat().st_mtime
     finished = "val" in tables and all(table is not None and not table.missing for table in tables.values())

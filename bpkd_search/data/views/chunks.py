@@ -1,8 +1,8 @@
-"""Flat arrays on disk that are built in chunks: finished chunks outlive a killed build and are checked one by one.
+"""Flat arrays on disk, built in chunks: finished chunks survive a killed build and are checked one by one.
 
-A folder holds one `.npy` file an array and `chunks.json`: the layout, a CRC-32 of every finished chunk, and what
-the arrays are. A chunk's values are a pure function of its items, so that chunks may be made in any order, in
-threads or by processes of other machines; only the caller of `build` writes the table.
+A directory holds one `.npy` file per array and `chunks.json`: the layout, a CRC-32 of every finished chunk, and a
+description of the arrays. The values of a chunk are a pure function of its items, so chunks may be made in any order,
+by threads or by processes on other machines; only the caller of `build` writes the table.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ Map = Callable[[Callable[[int], tuple[int, int]], Sequence[int]], Iterable[tuple
 
 @dataclass
 class Table:
-    """What `chunks.json` holds: the layout, what the arrays are, and the CRC-32 of every finished chunk."""
+    """The contents of `chunks.json`: layout, description, and the CRC-32 of every finished chunk."""
 
     layout: Layout
     about: dict[str, Any] = field(default_factory=dict)
-    # Tells this build from another of the same path on another machine.
+    # Distinguishes this build from one at the same path on another machine.
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     done: dict[int, int] = field(default_factory=dict)
 
     @staticmethod
     def read(folder: Path) -> Table | None:
-        """The folder's table, or None where there is none that can be read."""
+        """Return the table of a directory, or None if it is missing or unreadable."""
         try:
             tree = json.loads((folder / TABLE).read_text())
             layout = tree["layout"]
@@ -58,7 +58,7 @@ class Table:
             return None
 
     def write(self, folder: Path) -> None:
-        """Write the table, whole or not at all."""
+        """Write the table atomically."""
         write_text(folder / TABLE, json.dumps(asdict(self)))
 
     @property
@@ -69,7 +69,7 @@ class Table:
 
 @dataclass(frozen=True)
 class ChunkTask:
-    """Makes a chunk and writes it into its rows; gives the chunk's number and CRC-32. It may travel to a process."""
+    """Makes a chunk and writes its rows; returns the number of the chunk and its CRC-32. Picklable."""
 
     folder: Path
     token: str
@@ -77,12 +77,12 @@ class ChunkTask:
     work: Work
 
     def __call__(self, chunk: int) -> tuple[int, int]:
-        """Make and write one chunk. Raises `DataError` on a machine that sees another folder at this path."""
+        """Make and write one chunk. Raises `DataError` if this machine sees another directory at this path."""
         table = Table.read(self.folder)
         if table is None or table.token != self.token:
             raise DataError(
-                f"{self.folder}: on {socket.gethostname()} is not the folder that the driver sees; set data.views_dir"
-                " to a folder that all nodes share"
+                f"{self.folder}: on {socket.gethostname()} is not the directory that the driver sees; set"
+                " data.views_dir to a directory that all nodes share"
             )
         start, stop = self.layout.span(chunk)
         values = self.work(start, stop)
@@ -105,11 +105,11 @@ def build(
     progress: Progress | None = None,
     waiting: Callable[[], None] | None = None,
 ) -> None:
-    """Make the chunks that are missing in `folder`; of two processes, the second waits and finds them made.
+    """Make the chunks missing in `folder`; if two processes build at once, the second waits for the first.
 
-    `work(start, stop)` gives each array's rows [groups, stop - start, ...]; `map(function, chunks)` runs chunks in
-    any order. `waiting` is called once before waiting for another process. Raises what `work` raises;
-    `ResourceError` where the disk is full.
+    `work(start, stop)` returns the rows [groups, stop - start, ...] of each array; `map(function, chunks)` runs chunks
+    in any order. `waiting` is called once before waiting for another process. Raises what `work` raises, and
+    `ResourceError` if the disk is full.
     """
     if finished(folder, layout):
         return
@@ -124,7 +124,7 @@ def build(
 
 
 def finished(folder: Path, layout: Layout) -> bool:
-    """Whether every chunk is made and every file has its size; what the files hold is not read."""
+    """Return whether every chunk is finished and every file has its size; the contents are not read."""
     table = Table.read(folder)
     return (
         table is not None
@@ -135,7 +135,7 @@ def finished(folder: Path, layout: Layout) -> bool:
 
 
 def _begin(folder: Path, layout: Layout, about: dict[str, Any]) -> Table:
-    """The table to continue with; where a file has a wrong size, every chunk is checked first."""
+    """Return the table to continue from; if a file has a wrong size, every chunk is checked first."""
     table = Table.read(folder)
     if table is None or table.layout != layout:
         table = Table(layout, about)
@@ -149,7 +149,7 @@ def _begin(folder: Path, layout: Layout, about: dict[str, Any]) -> Table:
 
 
 def verify(folder: Path) -> list[int]:
-    """Check every finished chunk, forget those that changed so that the next build makes them, and list them."""
+    """Check every finished chunk, mark damaged ones as missing so that the next build makes them, and return them."""
     with cache_lock(folder / "lock"):
         table = Table.read(folder)
         return [] if table is None else _mend(folder, table)
@@ -167,7 +167,7 @@ def _mend(folder: Path, table: Table) -> list[int]:
 
 
 def bad_chunks(folder: Path, table: Table) -> list[int]:
-    """Finished chunks whose bytes are not those that were written."""
+    """Return the finished chunks whose checksum does not match."""
     arrays = open_arrays(folder, table.layout)
     return [
         chunk for chunk in sorted(table.done) if checksum(rows_of(arrays, table.layout, chunk)) != table.done[chunk]
@@ -175,14 +175,14 @@ def bad_chunks(folder: Path, table: Table) -> list[int]:
 
 
 def rows_of(arrays: Mapping[str, Array], layout: Layout, chunk: int) -> dict[str, Array]:
-    """A chunk's rows [groups, n, ...] of arrays that hold a whole layout."""
+    """Return the rows [groups, n, ...] of a chunk from arrays that hold a whole layout."""
     start, stop = layout.span(chunk)
     grouped = {name: a.reshape(layout.groups, layout.items, *a.shape[1:]) for name, a in arrays.items()}
     return {name: np.ascontiguousarray(array[:, start:stop]) for name, array in grouped.items()}
 
 
 def checksum(rows: Mapping[str, Array]) -> int:
-    """CRC-32 of a chunk's rows, contiguous and in the layout's order."""
+    """Return the CRC-32 of the rows of a chunk, contiguous and in the order of the layout."""
     crc = 0
     for part in rows.values():
         crc = zlib.crc32(part.data, crc)
@@ -190,10 +190,10 @@ def checksum(rows: Mapping[str, Array]) -> int:
 
 
 def read(folder: Path) -> tuple[Table, dict[str, Array]]:
-    """A finished folder. Raises `DataError` for one that is missing, unfinished, or of a wrong size."""
+    """Open a finished directory. Raises `DataError` if it is missing, unfinished, or of a wrong size."""
     table = Table.read(folder)
     if table is None or table.missing:
-        left = "has no table of chunks" if table is None else f"misses {len(table.missing)} chunks"
+        left = "has no table of chunks" if table is None else f"lacks {len(table.missing)} chunks"
         raise DataError(f"{folder}: {left}; `bpkd-search views SPACE.yaml` builds the rest")
     return table, open_arrays(folder, table.layout)
 
@@ -201,7 +201,7 @@ def read(folder: Path) -> tuple[Table, dict[str, Array]]:
 def thread_map(
     function: Callable[[int], tuple[int, int]], chunks: Sequence[int], threads: int | None = None
 ) -> Iterator[tuple[int, int]]:
-    """Like `map`, in `threads` threads, by default one per CPU; yields results as they come."""
+    """Like `map`, in `threads` threads, by default one per CPU; yields results in order of completion."""
     with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
         futures = [pool.submit(function, chunk) for chunk in chunks]
         try:

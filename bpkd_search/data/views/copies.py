@@ -1,6 +1,6 @@
-"""Copies of finished stores on a node's local disk, chunk by chunk from a source of rows.
+"""Copies of finished stores on the local disk of a node, fetched chunk by chunk.
 
-A copy is laid out as any store, so a folder of copies is itself a `data.views_dir`.
+A copy has the same layout as a store, so a directory of copies is also a valid `data.views_dir`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Rows = Callable[[str, int], dict[str, Array]]
 
 @dataclass(frozen=True)
 class Contents:
-    """What a finished store holds, without its rows; small enough to travel to every node.
+    """Description of a finished store without its rows; small enough to be sent to every node.
 
-    `tables` are those of the folders that are to be copied, by folder name.
+    `tables` holds the tables of the directories to be copied, by directory name.
     """
 
     key: str
@@ -40,25 +40,25 @@ class Contents:
 
     @staticmethod
     def of(store: Path, parts: Sequence[str]) -> Contents:
-        """What the given folders of a store hold. Raises `DataError` for one that is not finished."""
+        """Return the contents of the given directories of a store. Raises `DataError` if one is not finished."""
         tables = {part: chunks.read(store / part)[0] for part in parts}
         return Contents(store.name, (store / MANIFEST).read_text(encoding="utf-8"), tables)
 
     def path(self, root: Path) -> Path:
-        """Where the store is under a cache folder."""
+        """Return the path of the store in a cache directory."""
         return root / "views" / self.key
 
     def missing(self, root: Path) -> int:
-        """What a copy under `root` would still have to fetch, in bytes."""
+        """Return the number of bytes that a copy under `root` still has to fetch."""
         return sum(bytes_left(self.path(root) / part, table.layout) for part, table in self.tables.items())
 
 
 def copy_store(contents: Contents, root: Path, rows: Rows) -> int:
-    """Bring a store under `root` and give how many bytes were fetched; chunks that are there stay.
+    """Copy a store to `root` and return the number of bytes fetched; existing chunks are kept.
 
-    `rows(part, chunk)` gives a chunk's rows as `read_chunk`, and may be called by two threads at once. Of two
-    processes, the second waits and finds the copy made. Raises `DataError` for rows that are not what was built,
-    `ResourceError` where the disk cannot hold the copy.
+    `rows(part, chunk)` returns the rows of a chunk as `read_chunk` does, and may be called by two threads at once. If
+    two processes copy at once, the second waits for the first. Raises `DataError` if rows do not match their checksum,
+    `ResourceError` if the disk is too small for the copy.
     """
     path, fetched = contents.path(root), 0
 
@@ -67,7 +67,7 @@ def copy_store(contents: Contents, root: Path, rows: Rows) -> int:
         chunk = start // table.layout.chunk
         got = rows(part, chunk)
         if chunks.checksum(got) != table.done[chunk]:
-            raise DataError(f"views/{contents.key}/{part}: chunk {chunk} is not what was built; {REMEDY}")
+            raise DataError(f"views/{contents.key}/{part}: chunk {chunk} does not match its checksum; {REMEDY}")
         fetched += sum(array.nbytes for array in got.values())
         return got
 
@@ -83,13 +83,13 @@ def copy_store(contents: Contents, root: Path, rows: Rows) -> int:
 
 
 def read_chunk(folder: Path, chunk: int) -> dict[str, Array]:
-    """A chunk's rows [groups, n, ...] of a finished folder, by array. Raises what `chunks.read` raises."""
+    """Return the rows [groups, n, ...] of a chunk, by array. Raises what `chunks.read` raises."""
     table, arrays = chunks.read(folder)
     return chunks.rows_of(arrays, table.layout, chunk)
 
 
 def is_whole(store: Path, parts: Sequence[str]) -> bool:
-    """Whether these folders of a store are finished and of the right size; what the files hold is not read."""
+    """Return whether these directories of a store are finished and of the right size; contents are not read."""
     tables = {part: Table.read(store / part) for part in parts}
     return (store / MANIFEST).is_file() and all(
         table is not None and chunks.finished(store / part, table.layout) for part, table in tables.items()
@@ -97,7 +97,7 @@ def is_whole(store: Path, parts: Sequence[str]) -> bool:
 
 
 def local_root(given: str) -> Path:
-    """The folder of copies on this node, `~` and `$VARIABLES` filled in. Raises `ResourceError` with the rule."""
+    """Return the directory of copies on this node, `~` and `$VARIABLES` expanded. Raises `ResourceError` if invalid."""
     path = Path(os.path.expandvars(given)).expanduser()
     if "$" in str(path) or not path.is_absolute():
         raise ResourceError(

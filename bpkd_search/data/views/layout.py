@@ -1,4 +1,4 @@
-"""Flat arrays in `.npy` files: where a row is, and how rows are written and mapped."""
+"""Flat arrays in `.npy` files: position of each row, writing rows, and memory-mapping."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from bpkd_search.errors import DataError
 
 CHUNK_BYTES = 64 * 2**20
-REMEDY = "`bpkd-search views SPACE.yaml --verify` finds what is damaged and builds it again"
+REMEDY = "`bpkd-search views SPACE.yaml --verify` finds damaged chunks and builds them again"
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Arrays by name, each with a row's shape and dtype; item i of group g is row g * items + i.
+    """Arrays by name, each with the shape and dtype of a row; item i of group g is row g * items + i.
 
     A chunk is up to `chunk` items in all of their groups.
     """
@@ -34,7 +34,7 @@ class Layout:
 
     @staticmethod
     def of(arrays: dict[str, tuple[tuple[int, ...], str]], items: int, groups: int = 1, chunk: int = 16) -> Layout:
-        """The layout with chunks of at most `chunk` items and about 64 MiB."""
+        """Return the layout with chunks of at most `chunk` items and about 64 MiB."""
         item = Layout(arrays, 1, groups, 1).bytes
         return Layout(arrays, items, groups, max(1, min(chunk, CHUNK_BYTES // item)))
 
@@ -45,29 +45,29 @@ class Layout:
 
     @property
     def chunks(self) -> int:
-        """How many chunks there are."""
+        """Number of chunks."""
         return -(-self.items // self.chunk)
 
     def span(self, chunk: int) -> tuple[int, int]:
-        """First item of a chunk and the one after its last."""
+        """Return the first item of a chunk and the item after its last."""
         return chunk * self.chunk, min(self.items, (chunk + 1) * self.chunk)
 
     def row_bytes(self, name: str) -> int:
-        """Size of a row of one array."""
+        """Return the size of one row of an array in bytes."""
         shape, dtype = self.arrays[name]
         return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
 
 
 def open_arrays(folder: Path, layout: Layout) -> dict[str, Array]:
-    """The arrays, memory-mapped; writing to them changes no file. Raises `DataError` naming the file."""
+    """Return the arrays, memory-mapped copy-on-write. Raises `DataError` if a file is missing or damaged."""
     arrays = {}
     for name, (shape, dtype) in layout.arrays.items():
         path = folder / f"{name}.npy"
         try:
-            # Copy on write: torch takes no array that is read-only.
+            # Copy-on-write, because torch does not accept read-only arrays.
             array = np.load(path, mmap_mode="c")
         except (OSError, ValueError) as e:
-            raise DataError(f"{path}: is no readable array ({e}); {REMEDY}") from e
+            raise DataError(f"{path}: is not a readable array ({e}); {REMEDY}") from e
         if array.shape != (layout.items * layout.groups, *shape) or array.dtype != np.dtype(dtype):
             raise DataError(f"{path}: holds {array.dtype} {array.shape}; {REMEDY}")
         arrays[name] = array
@@ -75,8 +75,8 @@ def open_arrays(folder: Path, layout: Layout) -> dict[str, Array]:
 
 
 def write_rows(path: Path, layout: Layout, name: str, start: int, rows: Array) -> None:
-    """Write rows [groups, n, ...] of the items from `start` on, and see them onto the disk."""
-    # Written, not mapped: a full disk is then an error and not the end of the process, and neighbouring chunks
+    """Write rows [groups, n, ...] of the items from `start` on, and flush them to disk."""
+    # Written, not mapped: a full disk then raises an error instead of killing the process, and neighbouring chunks
     # that share a page may be written from two machines.
     size, offset = layout.row_bytes(name), len(_header(layout, name))
     with path.open("r+b") as file:
@@ -100,12 +100,12 @@ def _size(layout: Layout, name: str) -> int:
 
 
 def has_size(path: Path, layout: Layout, name: str) -> bool:
-    """Whether a file is there and as long as the layout says."""
+    """Return whether a file exists and has the size of the layout."""
     return path.is_file() and path.stat().st_size == _size(layout, name)
 
 
 def shape_file(path: Path, layout: Layout, name: str) -> None:
-    """Give a file its header and its size; rows that it holds stay, new ones are holes."""
+    """Write the header of a file and set its size; existing rows are kept, new ones are holes."""
     path.touch()
     with path.open("r+b") as file:
         file.write(_header(layout, name))

@@ -1,4 +1,4 @@
-"""What fixes the views of a data set, and how one is computed."""
+"""What determines the views of a data set, and how a view is computed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class ViewRecipe:
-    """Everything that fixes the views: two splits, two transforms, views an image, and the seed.
+    """Everything that determines the views: two splits, two transforms, views per image, and the seed.
 
-    `about` is for people: it goes into the store's description and not into its key.
+    `about` is for users only: it is stored in the description of the store and does not affect its key.
     """
 
     train: Dataset
@@ -31,7 +31,7 @@ class ViewRecipe:
     about: dict[str, Any] = field(default_factory=dict)
 
     def key(self) -> str:
-        """Hash of all that goes into the arrays, the same wherever the data is."""
+        """Return a hash of everything that determines the arrays, the same wherever the data is."""
         return digest(
             [
                 FORMAT,
@@ -45,11 +45,11 @@ class ViewRecipe:
         )
 
     def view(self, index: int, view: int) -> tuple[Tensor, Tensor]:
-        """Image uint8 [3, H, W] and label uint8 [H, W] of one view of an image."""
+        """Return image uint8 [3, H, W] and label uint8 [H, W] of one view of an image."""
         return self._cut(*self.train[index], index, view)
 
     def train_rows(self, start: int, stop: int) -> dict[str, Array]:
-        """All views of images `start` to `stop`: images [V, n, 3, H, W] and labels [V, n, H, W]."""
+        """Return all views of images `start` to `stop`: images [V, n, 3, H, W] and labels [V, n, H, W]."""
         cuts = []
         for index in range(start, stop):
             sample = self.train[index]
@@ -60,7 +60,7 @@ class ViewRecipe:
         }
 
     def val_rows(self, start: int, stop: int) -> dict[str, Array]:
-        """Validation images `start` to `stop`, and their labels, in one group."""
+        """Return validation images [1, n, 3, H, W] `start` to `stop`, and their labels [1, n, H, W]."""
         cuts = [self.eval_transform(*self.val[index]) for index in range(start, stop)]
         return {
             name: np.stack([row[part].numpy() for row in cuts])[None] for part, name in enumerate(("images", "labels"))
@@ -72,7 +72,7 @@ class ViewRecipe:
 
     @property
     def layouts(self) -> dict[str, Layout]:
-        """The arrays of the two splits, `train` and `val`."""
+        """Layouts of the two splits, `train` and `val`."""
         return {
             "train": image_layout(len(self.train), self.train_transform.height, self.train_transform.width, self.views),
             "val": image_layout(len(self.val), self.eval_transform.height, self.eval_transform.width),
@@ -80,5 +80,5 @@ class ViewRecipe:
 
 
 def image_layout(items: int, height: int, width: int, views: int = 1) -> Layout:
-    """Images and labels of a number of samples and views."""
+    """Return the layout of images and labels of a number of samples and views."""
     return Layout.of({"images": ((3, height, width), "|u1"), "labels": ((height, width), "|u1")}, items, views)

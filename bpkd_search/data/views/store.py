@@ -1,4 +1,4 @@
-"""Reading views: a batch is one gather from the memory map, made in the background while the last one trains."""
+"""Reads views: a batch is one gather from the memory map, prefetched in the background during training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bpkd_search.data.views.recipe import ViewRecipe
 from bpkd_search.errors import DataError
 
 MANIFEST, USE = "manifest.json", "use"
-# Batches that wait while one trains.
+# Prefetched batches.
 AHEAD = 2
 CPU = torch.device("cpu")
 T = TypeVar("T")
@@ -33,7 +33,7 @@ Batch = tuple[Tensor, Tensor, Tensor | None]
 
 
 class Logits:
-    """A teacher's logits on every view, as its codec keeps them."""
+    """The stored logits of a teacher on every view."""
 
     def __init__(self, path: Path) -> None:
         table, self.arrays = chunks.read(path)
@@ -41,17 +41,17 @@ class Logits:
         self.codec = open_codec(self.name, int(table.about["classes"]))
 
     def decode(self, parts: Sequence[Tensor]) -> Tensor:
-        """Logits float16 [B, C, h, w] of gathered rows, in the arrays' order."""
+        """Return logits float16 [B, C, h, w] from gathered rows, in the order of the arrays."""
         return self.codec.decode(dict(zip(self.arrays, parts, strict=True)))
 
 
 class ViewStore:
-    """Views and validation images of one recipe, memory-mapped, and a teacher's logits if there are any.
+    """Views and validation images of one recipe, memory-mapped, and optionally the logits of a teacher.
 
     `images` uint8 [N*V, 3, H, W], `labels` uint8 [N*V, H, W] with view v of image i at row v*N + i;
-    `val_images` and `val_labels` likewise without views. Where the views are not on the disk, both are None
-    and `recipe` computes what is read. While it is open, `views --prune` leaves the store alone.
-    Raises `DataError` for arrays that are missing, unfinished or of a wrong size.
+    `val_images` and `val_labels` likewise without views. If the views are not stored on disk, `images` and `labels` are
+    None and `recipe` computes them on demand. While the store is open, `views --prune` does not remove it.
+    Raises `DataError` if arrays are missing, unfinished or of a wrong size.
     """
 
     def __init__(self, path: Path, logits: Path | None = None, recipe: ViewRecipe | None = None) -> None:
@@ -76,20 +76,20 @@ class ViewStore:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the labels hold, void left out."""
+        """Number of classes in the labels, without ignored pixels."""
         return len(self.class_names)
 
     def steps(self, batch_size: int) -> int:
-        """Batches an epoch; the last, smaller one is left out unless it is the only one."""
+        """Return the number of batches per epoch; an incomplete last batch is dropped unless it is the only one."""
         return max(1, self.num_images // batch_size)
 
     def epoch(
         self, epoch: int, batch_size: int, seed: int, *, device: torch.device = CPU, logits: bool = True
     ) -> Iterator[Batch]:
-        """Batches (images, labels, teacher logits) of one epoch on a device: every image once, in view `epoch` mod V.
+        """Yield the batches of one epoch on `device`: every image once, in view `epoch` mod V.
 
-        The order is fixed by (seed, epoch) alone: every trial with this seed sees the same batches. Logits are
-        float16, and None where there are none or none are wanted.
+        A batch is images uint8 [B, 3, H, W], labels uint8 [B, H, W] and teacher logits float16 [B, C, h, w], or None if
+        none are stored or requested. Order depends on (seed, epoch) alone: trials with one seed see the same batches.
         """
         order = np.random.default_rng([seed, epoch]).permutation(self.num_images)
         rows = (epoch % self.views) * self.num_images + order
@@ -105,7 +105,7 @@ class ViewStore:
             yield images, labels, stored.decode(encoded) if stored else None
 
     def val_batches(self, batch_size: int, *, device: torch.device = CPU) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (images, labels) of the validation split on a device, in order."""
+        """Yield validation batches on `device`, in order: images uint8 [B, 3, H, W] and labels uint8 [B, H, W]."""
         count = len(self.val_images)
         batches = [np.arange(at, min(at + batch_size, count)) for at in range(0, count, batch_size)]
 
@@ -116,7 +116,7 @@ class ViewStore:
             yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
     def read(self, rows: Array) -> tuple[Tensor, Tensor]:
-        """Images and labels of rows, from the disk, or computed where they are not there."""
+        """Return images uint8 [B, 3, H, W] and labels uint8 [B, H, W] of rows, from disk or computed if not stored."""
         if self.images is not None and self.labels is not None:
             return _gather(self.images, rows), _gather(self.labels, rows)
         assert self.recipe is not None
@@ -125,7 +125,7 @@ class ViewStore:
 
 
 def _use(store: ViewStore, path: Path) -> None:
-    """Mark the store as used, now and as long as it is open; a folder that cannot be written needs no mark."""
+    """Mark the store as used while it is open; a read-only directory needs no mark."""
     used = ExitStack()
     weakref.finalize(store, used.close)
     with suppress(DataError, OSError):
@@ -134,7 +134,7 @@ def _use(store: ViewStore, path: Path) -> None:
 
 
 def _gather(array: Array, rows: Array) -> Tensor:
-    # torch's gather lets other threads of Python run, numpy's does not.
+    # torch's gather releases the GIL, numpy's does not.
     return torch.from_numpy(array).index_select(0, torch.from_numpy(rows))
 
 
@@ -143,7 +143,7 @@ def _pin(part: Tensor, device: torch.device) -> Tensor:
 
 
 def _in_background(function: Callable[[T], R], items: Sequence[T], threads: int = 1) -> Iterator[R]:
-    """Like `map`, in order, with the next results made in threads while the caller works on the last."""
+    """Like `map`, in order, with the next results computed in threads while the caller uses the current one."""
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque(pool.submit(function, item) for item in items[: AHEAD + threads - 1])
         for item in items[AHEAD + threads - 1 :]:
