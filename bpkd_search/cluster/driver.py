@@ -30,6 +30,7 @@ from bpkd_search.experiment.trial import Trial
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.results.loggers import make_loggers
 from bpkd_search.search.engine import Engine
+from bpkd_search.search.ranking import require_measured
 from bpkd_search.training.check import check_networks
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def _get_ready(
     search, known = config.search, experiment.noted(directory)
     # What is impossible is refused before anything is built.
     slots = divide(search, available)
+    require_measured(search, slots.gpus > 0 and config.train.device != "cpu")
     prepared = prepare_nodes(config.run(), directory, available, slots.gpus > 0, progress.say)
     progress.teacher_scores = prepared.teacher_scores or {}
     facts: dict[str, Any] = {

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial as OptunaTrial
 
 from bpkd_search.config.models import Choice, Distribution, IntRange
+
+_MOST_STEPS = 10_000
 
 
 def to_optuna(distribution: Distribution) -> BaseDistribution:
@@ -28,9 +31,44 @@ def suggest(trial: OptunaTrial, path: str, distribution: Distribution) -> Any:
     low, high = distribution.bounds
     if isinstance(distribution, IntRange):
         return trial.suggest_int(path, int(low), int(high), step=distribution.step, log=distribution.log)
-    value = trial.suggest_float(path, low, high, step=distribution.step, log=distribution.log)
-    # On a log scale rounding can carry Optuna's TPE past an end by the last bit.
+    return within(distribution, trial.suggest_float(path, low, high, step=distribution.step, log=distribution.log))
+
+
+def within(distribution: Distribution, value: Any) -> Any:
+    """The value, or the end of the range that rounding on a log scale has carried it past."""
+    if isinstance(distribution, Choice):
+        return value
+    low, high = distribution.bounds
     return min(max(value, low), high)
+
+
+def values(distribution: Distribution) -> Sequence[Any] | None:
+    """Every value that the distribution can give, in order; None where it is continuous."""
+    if isinstance(distribution, Choice):
+        return distribution.options
+    low, high = distribution.bounds
+    if isinstance(distribution, IntRange):
+        return range(int(low), int(high) + 1, distribution.step)
+    if low == high:
+        return (low,)
+    if distribution.step is None:
+        return None
+    count = int((high - low) / distribution.step + 1e-9) + 1
+    # More than can be told apart in a search are as good as continuous.
+    return [low + i * distribution.step for i in range(count)] if count <= _MOST_STEPS else None
+
+
+def quantile(distribution: Distribution, share: float) -> Any:
+    """The value that `share` of the distribution is below; `share` is in [0, 1)."""
+    steps = values(distribution)
+    if steps is not None and not (isinstance(distribution, IntRange) and distribution.log):
+        return steps[int(share * len(steps))]
+    assert not isinstance(distribution, Choice)
+    # A whole number stands for all that rounds to it.
+    half = 0.5 if isinstance(distribution, IntRange) else 0.0
+    low, high = distribution.bounds[0] - half, distribution.bounds[1] + half
+    value = low * (high / low) ** share if distribution.log else low + share * (high - low)
+    return within(distribution, round(value) if half else value)
 
 
 def distance(distribution: Distribution, a: Any, b: Any) -> float:

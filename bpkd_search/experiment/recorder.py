@@ -28,7 +28,8 @@ class Recorder:
 
     - `ask`: number, origin, method, point, config (mapping), seed, trial_id;
     - `report`: number, epoch, the measures, costs, node, parameters, loss terms;
-    - `end`: number, state, reason, message;
+    - `end`: number, state, reason, message, feasible;
+    - `judge`: number, feasible, where that has changed since the end;
     - `session` and `warm_start`, of the whole search, with number -1: in the log alone.
 
     `time` (seconds since 1970) is added. Rewriting tables takes at most about 5 % of the time, and memory
@@ -107,6 +108,8 @@ class Recorder:
             self._report_table.append(report)
         elif kind == "end":
             row.update({k: event.get(k) for k in ("state", "reason", "message", "feasible")}, ended=when)
+        elif kind == "judge":
+            row["feasible"] = event["feasible"]
         self._trial_table.put(number, row)
 
 

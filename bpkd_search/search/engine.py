@@ -20,15 +20,24 @@ from optuna.storages import BaseStorage
 from bpkd_search.config.loss import label_of
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.paths import find
-from bpkd_search.config.points import BASELINES, Point, baseline_run, column_kind, coordinates, run_at, to_tree
+from bpkd_search.config.points import (
+    BASELINES,
+    PLAIN_BASELINES,
+    Point,
+    baseline_run,
+    column_kind,
+    coordinates,
+    run_at,
+    to_tree,
+)
 from bpkd_search.errors import UserError
 from bpkd_search.experiment.events import Event, read_events
 from bpkd_search.experiment.recorder import Recorder
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, ENQUEUED, FAILED, PRUNED, SAMPLED
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.results.analysis import rank_correlation
-from bpkd_search.search.ranking import ranked, violations
-from bpkd_search.search.stopping import Values, dominates, make_rungs
+from bpkd_search.search.ranking import ranked, violations, worst
+from bpkd_search.search.stopping import Values, make_rungs, since_improvement
 from bpkd_search.search.study import Study, journal
 from bpkd_search.search.warm_start import matching
 
@@ -71,8 +80,9 @@ class Engine:
         self.fixed = baseline_trials(self.base) if fixed is None else list(fixed)
         trials = max(config.search.trials, len(config.enqueue)) if sampled is None else sampled
         self.total = len(self.fixed) + trials
-        self._best: list[Values] = []
-        self._since_best = 0
+        # Ended trials that the study is not told of before they can be judged, and the seeds of equal runs.
+        self._untold: list[int] = []
+        self._seeds: dict[str, set[int]] = {}
         self._unfinished: deque[Trial] = deque()
         self._warm: list[dict[str, Any]] | None = None
         # Seconds of the driver's time until its newest event; pauses between sessions are not counted.
@@ -83,6 +93,11 @@ class Engine:
         self.recorder = Recorder(directory, config.name, parameter_kinds(config), version, clock)
         self._seen_at = clock()
         self._session_is_logged = False
+        if self.study.every_point is not None and len(self.study.every_point) < trials:
+            self.notes.append(
+                f"the space has {len(self.study.every_point)} points for {trials} trials: when all are tried,"
+                " they are run again with fresh training seeds"
+            )
         if self._warm is None and not self.trials:
             self._warm_start()
         for number in [n for n in self.trials if n not in self.states]:
@@ -90,14 +105,13 @@ class Engine:
             self.end(number)
             if number not in self.states:
                 self._unfinished.append(self.trials[number])
+        self._judge_again()
 
     def ask(self) -> Trial | None:
         """The next trial to run, one that a restart left unfinished first; None when there is none left."""
         if self.interrupted:
             return None
-        if not self._session_is_logged:
-            self.recorder.record("session", -1)
-            self._session_is_logged = True
+        self._open_session()
         if self._unfinished:
             return self._unfinished.popleft()
         number = len(self.trials)
@@ -105,8 +119,9 @@ class Engine:
             return None
         trial = self._new(number)
         self.trials[number] = trial
+        self._used_seeds(trial.run).add(trial.run.train.seed)
         tree = to_tree(trial.run)
-        self.recorder.record(
+        self._log(
             "ask",
             number,
             trial_id=f"{self.config.name}-{number:05d}",
@@ -124,7 +139,7 @@ class Engine:
         trial, epoch = self.trials[number], int(report["epoch"])
         if epoch in trial.reports:
             return not trial.stop
-        self.recorder.record("report", number, **report)
+        self._log("report", number, **report)
         self._take(trial, epoch, report)
         self.listen("report", trial)
         return not trial.stop
@@ -150,10 +165,11 @@ class Engine:
             state = PRUNED
         else:
             return
-        broken = self._violations(trial.last()) if state == COMPLETE else {}
-        feasible = max(broken.values()) <= 0 if broken else None
-        self.recorder.record("end", number, state=state, reason=reason, message=message, feasible=feasible)
+        feasible = self._feasible(trial) if state == COMPLETE else None
+        self._log("end", number, state=state, reason=reason, message=message, feasible=feasible)
         self._finish(trial, state, reason, feasible)
+        if trial.origin == BASELINE:
+            self._judge_again()
         self.listen("end", trial)
 
     def stop_for(self, error: UserError) -> None:
@@ -174,7 +190,7 @@ class Engine:
         """Whether every trial has ended and no other is to come."""
         if len(self.states) < len(self.trials):
             return False
-        return len(self.trials) >= self.total or self.closed is not None or (self.fatal is None and self._spent())
+        return len(self.trials) >= self.total or (self.fatal is None and self._budget_is_spent())
 
     @property
     def gpu_seconds(self) -> float:
@@ -220,6 +236,9 @@ class Engine:
         if number < len(self.fixed) + len(self.config.enqueue):
             given = _complete(self.config, self.base, self.config.enqueue[number - len(self.fixed)])
         run = run_at(self.base, self.study.ask(number, given))
+        if used := self._used_seeds(run):
+            # The same seed again would be the same training again; another one is a replicate.
+            run = run.model_copy(update={"train": run.train.model_copy(update={"seed": max(used) + 1})})
         return Trial(number, label_of(run.loss), SAMPLED if given is None else ENQUEUED, run)
 
     def _take(self, trial: Trial, epoch: int, report: dict[str, Any]) -> None:
@@ -236,17 +255,78 @@ class Engine:
         """What follows from an end, when it happens and when it is restored."""
         self.states[trial.number] = trial.state = state
         trial.reason, trial.feasible = reason, feasible
-        last = trial.last()
-        told = [last[name] for name in self.goals] if state == COMPLETE else None
-        self.study.tell(trial.number, state, told, reason, self._violations(last) if state == COMPLETE else None)
-        if trial.origin == BASELINE:
-            return
-        values = self._values(last) if state == COMPLETE else None
-        if values is not None and not any(dominates(best, values) or best == values for best in self._best):
-            self._best = [best for best in self._best if not dominates(values, best)] + [values]
-            self._since_best = 0
-        else:
-            self._since_best += 1
+        self._untold.append(trial.number)
+        self._untold = [number for number in self._untold if not self._tell(self.trials[number])]
+
+    def _tell(self, trial: Trial) -> bool:
+        """Tell the study of an end; returns False where that has to wait until the trial can be judged."""
+        last, state = trial.last(), str(trial.state)
+        told, broken = None, None
+        if state == COMPLETE:
+            if self._limits_may_move():
+                return False
+            told, broken = [last[name] for name in self.goals], self._violations(last)
+        elif trial.reason == "nan":
+            # Optuna's samplers take no notice of failed trials, and would propose the like again and again.
+            told = self._worst()
+            if told is None:
+                return False
+            state, broken = COMPLETE, self._all_broken()
+        self.study.tell(trial.number, state, told, trial.reason, broken)
+        return True
+
+    def _limits_may_move(self) -> bool:
+        """Whether a constraint depends on a baseline that has not ended."""
+        return any(bound == "baseline" for _, _, bound in self.config.search.limits()) and any(
+            number not in self.states for number, trial in enumerate(self.fixed) if trial.method in PLAIN_BASELINES
+        )
+
+    def _worst(self) -> list[float] | None:
+        """Objectives worse than those of every full-budget trial; None before the first."""
+        full = (trial.last() for trial in self.trials.values() if trial.state == COMPLETE)
+        return worst(([last[name] for name in self.goals] for last in full), self.goals.values())
+
+    def _all_broken(self) -> dict[str, float]:
+        """Violations for a trial that diverged."""
+        broken = dict.fromkeys(self.config.search.constraints, 1.0)
+        # TPE ranks what was stopped early behind all that was not, so that a bad value alone is not the last place.
+        return broken | {"diverged": 1.0} if self.config.search.sampler.name == "tpe" else broken
+
+    def _feasible(self, trial: Trial) -> bool | None:
+        """Whether a full-budget trial keeps the constraints, as far as the baselines have ended."""
+        broken = self._violations(trial.last())
+        return max(broken.values()) <= 0 if broken else None
+
+    def _judge_again(self) -> None:
+        """Log where feasibility is not what it was: constraints may depend on baselines that ended later."""
+        for trial in self.trials.values():
+            if trial.state == COMPLETE and (feasible := self._feasible(trial)) is not trial.feasible:
+                trial.feasible = feasible
+                self._log("judge", trial.number, feasible=feasible)
+
+    def _since_best(self) -> int:
+        """Ends in a row without a better trial; those that break a constraint are not counted."""
+        ended = (self.trials[number] for number in self.states)
+        return since_improvement(
+            self._values(trial.last()) if trial.state == COMPLETE else None
+            for trial in ended
+            if trial.origin != BASELINE and trial.feasible is not False
+        )
+
+    def _used_seeds(self, run: RunConfig) -> set[int]:
+        """The training seeds of the runs so far that are otherwise equal to this one."""
+        same = run.model_copy(update={"train": run.train.model_copy(update={"seed": 0})})
+        return self._seeds.setdefault(same.model_dump_json(), set())
+
+    def _open_session(self) -> None:
+        """Log the start of a session, once: the time before it was a pause."""
+        if not self._session_is_logged:
+            self._session_is_logged = True
+            self.recorder.record("session", -1)
+
+    def _log(self, event: str, number: int, **values: Any) -> None:
+        self._open_session()
+        self.recorder.record(event, number, **values)
 
     def _values(self, report: dict[str, Any]) -> Values | None:
         """The objectives with signs such that higher is better; None where one is missing or undefined."""
@@ -268,7 +348,7 @@ class Engine:
             self.closed = f"{budget.hours:g} hours are over"
         elif budget.gpu_hours is not None and self.gpu_seconds >= budget.gpu_hours * 3600:
             self.closed = f"{budget.gpu_hours:g} GPU-hours are used up"
-        elif budget.patience is not None and self._since_best >= budget.patience:
+        elif budget.patience is not None and self._since_best() >= budget.patience:
             self.closed = f"{budget.patience} trials in a row were no improvement"
         return self.closed is not None
 
@@ -284,12 +364,12 @@ class Engine:
             found += trials
             self.notes += notes
         if found:
-            self.recorder.record("warm_start", -1, trials=found)
+            self._log("warm_start", -1, trials=found)
             self.learn(found)
 
     def _restore(self, event: Event) -> None:
         kind, number = event["event"], int(event["number"])
-        if kind != "session":
+        if kind != "session" and not math.isnan(self._seen_at):
             self._seconds += event["time"] - self._seen_at
         self._seen_at = event["time"]
         if kind == "warm_start":
@@ -297,10 +377,13 @@ class Engine:
         elif kind == "ask":
             run = RunConfig.model_validate(event["config"])
             self.trials[number] = Trial(number, event["method"], event["origin"], run)
+            self._used_seeds(run).add(run.train.seed)
         elif kind == "report":
             self._take(self.trials[number], int(event["epoch"]), event)
         elif kind == "end":
             self._finish(self.trials[number], event["state"], event.get("reason"), event.get("feasible"))
+        elif kind == "judge":
+            self.trials[number].feasible = event["feasible"]
 
 
 def baseline_trials(base: RunConfig) -> list[Trial]:

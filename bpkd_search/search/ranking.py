@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bpkd_search.config.points import PLAIN_BASELINES
 from bpkd_search.config.search import Search
+from bpkd_search.errors import ConfigError
 from bpkd_search.experiment.schema import BASELINE, COMPLETE
 from bpkd_search.experiment.trial import Trial
+from bpkd_search.metrics.table import COSTS, SCORES
+
+_GPU_ONLY = ("peak_memory_mb",)
 
 
 def ranked(trials: Iterable[Trial], metric: str) -> list[Trial]:
@@ -42,3 +46,28 @@ def best_plain_baseline(trials: Iterable[Trial], metric: str) -> float | None:
         if trial.origin == BASELINE and trial.method in PLAIN_BASELINES and trial.state == COMPLETE
     ]
     return max(reached, default=None)
+
+
+def worst(among: Iterable[Sequence[float]], directions: Iterable[str]) -> list[float] | None:
+    """The worst value of each objective (`max` or `min`), by a tenth of its range worse; None among none."""
+    columns = list(zip(*among, strict=True))
+    if not columns:
+        return None
+    found = []
+    for column, direction in zip(columns, directions, strict=True):
+        margin = 0.1 * (max(column) - min(column))
+        found.append(min(column) - margin if direction == "max" else max(column) + margin)
+    return found
+
+
+def require_measured(search: Search, on_gpu: bool) -> None:
+    """Check that what a search optimises and constrains is measured. Raises `ConfigError` for GPU memory on a CPU."""
+    if on_gpu:
+        return
+    optimised = [f"search.objectives.{name}" for name in search.goals if name in _GPU_ONLY]
+    limited = [f"search.constraints.{i}" for i, (name, _, _) in enumerate(search.limits()) if name in _GPU_ONLY]
+    if faults := optimised + limited:
+        valid = ", ".join(name for name in (*SCORES, *COSTS) if name not in _GPU_ONLY)
+        raise ConfigError(
+            [f"{path}: peak_memory_mb is measured on a GPU only; valid on a CPU: {valid}" for path in faults], "search"
+        )

@@ -25,8 +25,11 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
     ran first, by default the baselines. Raises `ExperimentError`, `ConfigError`.
     """
     config = read_config(directory)
-    # What was learned from other experiments is in the log; they may have been removed.
-    quiet = config.model_copy(update={"search": config.search.model_copy(update={"warm_start": ()})})
+    # What was learned from other experiments is in the log; they may have been removed. How long the driver had run
+    # when it asked is not.
+    budget = config.search.budget.model_copy(update={"hours": None})
+    search = config.search.model_copy(update={"warm_start": (), "budget": budget})
+    quiet = config.model_copy(update={"search": search})
     differences: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         now = 0.0
@@ -52,6 +55,8 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
                 now_state = engine.states.get(number, "RUNNING")
                 if now_state != event["state"]:
                     differences.append(f"trial {number}: was {event['state']}, is {now_state} now")
+            elif event["event"] == "judge" and engine.trials[number].feasible is not event["feasible"]:
+                differences.append(f"trial {number}: feasible was {event['feasible']}, is not now")
         engine.recorder.close()
     return count, differences
 

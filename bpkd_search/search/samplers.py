@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from optuna import samplers
+from optuna import Study, samplers
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
 
+from bpkd_search.config.distributions import quantile, to_optuna
+from bpkd_search.config.models import Distribution
 from bpkd_search.config.search import (
     CmaEsSampler,
     GpSampler,
@@ -18,17 +23,58 @@ from bpkd_search.config.search import (
 from bpkd_search.imports import require
 
 
-def make_sampler(settings: Sampler, conditional: bool, seed: int, fixed_seed: int) -> samplers.BaseSampler:
-    """The sampler that a `sampler` block names, for one ask.
+class Sobol(samplers.BaseSampler):
+    """Scrambled Sobol points of the whole space: trial `number` has the point of that index, whatever was told.
+
+    Conditional parameters have dimensions of their own, unused where they are inactive. Optuna's own QMC sampler
+    takes the parameters of the first trial for the space, and draws all others at random.
+    """
+
+    def __init__(self, space: Mapping[str, Distribution], seed: int, number: int) -> None:
+        self.space, self.seed, self.number = space, seed, number
+        self._random = samplers.RandomSampler(seed=seed)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space, conditional parameters included."""
+        return {path: to_optuna(distribution) for path, distribution in self.space.items()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The point of this trial's index."""
+        from scipy.stats import qmc  # imports slowly
+
+        sequence = qmc.Sobol(len(self.space), scramble=True, seed=self.seed)
+        if self.number:
+            sequence.fast_forward(self.number)
+        shares = sequence.random(1)[0]
+        return {
+            path: quantile(distribution, float(share))
+            for (path, distribution), share in zip(self.space.items(), shares, strict=True)
+        }
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A random value."""
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+
+def make_sampler(
+    settings: Sampler, space: Mapping[str, Distribution], seed: int, fixed_seed: int, number: int
+) -> samplers.BaseSampler:
+    """The sampler that a `sampler` block names, for the ask of trial `number`.
 
     `seed` differs from ask to ask; `fixed_seed` stays, for sequences that would restart with another. A
     conditional space is sampled by TPE in groups of parameters that occur together. Raises `MissingPackageError`
     if the package of a sampler is not installed.
     """
-    return _MAKERS[type(settings)](settings, conditional, seed, fixed_seed)
+    if isinstance(settings, QmcSampler):
+        return Sobol(space, fixed_seed, number)
+    return _MAKERS[type(settings)](settings, any(distribution.when for distribution in space.values()), seed)
 
 
-def _tpe(settings: TpeSampler, conditional: bool, seed: int, fixed_seed: int) -> samplers.BaseSampler:
+def _tpe(settings: TpeSampler, conditional: bool, seed: int) -> samplers.BaseSampler:
     return samplers.TPESampler(
         seed=seed,
         n_startup_trials=settings.startup,
@@ -39,20 +85,17 @@ def _tpe(settings: TpeSampler, conditional: bool, seed: int, fixed_seed: int) ->
     )
 
 
-def _cma_es(settings: CmaEsSampler, conditional: bool, seed: int, fixed_seed: int) -> samplers.BaseSampler:
+def _cma_es(settings: CmaEsSampler, conditional: bool, seed: int) -> samplers.BaseSampler:
     require("cmaes", "samplers", "search.sampler cmaes")
     return samplers.CmaEsSampler(seed=seed, n_startup_trials=settings.startup, warn_independent_sampling=False)
 
 
 _MAKERS: dict[type, Callable[..., samplers.BaseSampler]] = {
-    RandomSampler: lambda s, conditional, seed, fixed: samplers.RandomSampler(seed=seed),
-    QmcSampler: lambda s, conditional, seed, fixed: samplers.QMCSampler(
-        scramble=True, seed=fixed, warn_independent_sampling=False, warn_asynchronous_seeding=False
-    ),
+    RandomSampler: lambda s, conditional, seed: samplers.RandomSampler(seed=seed),
     TpeSampler: _tpe,
-    GpSampler: lambda s, conditional, seed, fixed: samplers.GPSampler(
+    GpSampler: lambda s, conditional, seed: samplers.GPSampler(
         seed=seed, n_startup_trials=s.startup, warn_independent_sampling=False
     ),
     CmaEsSampler: _cma_es,
-    Nsga2Sampler: lambda s, conditional, seed, fixed: samplers.NSGAIISampler(seed=seed, population_size=s.population),
+    Nsga2Sampler: lambda s, conditional, seed: samplers.NSGAIISampler(seed=seed, population_size=s.population),
 }

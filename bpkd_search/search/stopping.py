@@ -7,7 +7,7 @@ GPU-seconds. The state is a function of the reports in their order, so replaying
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from bpkd_search.config.search import Scheduler
@@ -129,6 +129,18 @@ def make_rungs(scheduler: Scheduler, full: float) -> Stopping:
 def dominates(a: Values, b: Values) -> bool:
     """Whether `a` is nowhere worse than `b` and somewhere better."""
     return all(x >= y for x, y in zip(a, b, strict=True)) and a != b
+
+
+def since_improvement(ends: Iterable[Values | None]) -> int:
+    """How many of the newest ends were no improvement on all before; None is an end without a full result."""
+    best: list[Values] = []
+    count = 0
+    for values in ends:
+        if values is None or any(dominates(other, values) or other == values for other in best):
+            count += 1
+        else:
+            best, count = [other for other in best if not dominates(values, other)] + [values], 0
+    return count
 
 
 def place(values: Values, among: Collection[Values]) -> int:

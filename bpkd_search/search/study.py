@@ -19,11 +19,14 @@ from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.points import Point, in_order, is_active, to_tree
 from bpkd_search.experiment.paths import STUDY
 from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED
+from bpkd_search.search.distinct import Distinct, every_point
 from bpkd_search.search.samplers import make_sampler
 
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 # Nearer than this share of every range, a point tells nothing new about a trial that is still running.
 _SAME = 1e-3
+# Points that differ by less than this are one: values on a grid are known up to rounding.
+_EQUAL = 1e-9
 
 
 def journal(directory: Path) -> BaseStorage:
@@ -45,7 +48,7 @@ class Study:
         self.config = config
         self.goals = config.search.goals
         self._base = to_tree(config.run())
-        self._conditional = any(d.when for d in config.space.values())
+        self.every_point = every_point(config.space, self._base)
         self.study = optuna.create_study(
             storage=storage,
             study_name=config.name,
@@ -73,16 +76,14 @@ class Study:
         """A point for trial `number`: the sampler's, or `fixed` where one is given."""
         entropy = np.random.SeedSequence([self.config.search.seed, number])
         seed, second_seed = (int(word) for word in entropy.generate_state(2))
-        settings, fixed_seed = self.config.search.sampler, self.config.search.seed
-        self.study.sampler = make_sampler(settings, self._conditional, seed, fixed_seed)
+        search, space = self.config.search, self.config.space
+        sampler = make_sampler(search.sampler, space, seed, search.seed, number)
+        self.study.sampler = Distinct(sampler, space, self._base, self._repeats, self.every_point, second_seed)
         trial = self._trials.get(number)
         if trial is None:  # else a driver asked for it and died before the search knew
             if fixed is not None and not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 self.study.enqueue_trial(fixed)
             trial = self.study.ask()
-            if fixed is None and self._repeats(trial.relative_params):
-                self.study.sampler = optuna.samplers.RandomSampler(seed=second_seed)
-                trial = self._reopen(trial.number)
         point: Point = {}
         for path, distribution in in_order(self.config.space):
             if is_active(distribution, self._base, point):
@@ -142,11 +143,13 @@ class Study:
         study_id = self._storage.get_study_id_from_name(self.study.study_name)
         return OptunaTrial(self.study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
-    def _repeats(self, proposal: Mapping[str, Any]) -> bool:
-        """Whether a proposal all but equals a running trial's point."""
-        space = self.config.space
-        return bool(proposal) and any(
-            point.keys() == proposal.keys()
-            and all(distance(space[path], point[path], proposal[path]) < _SAME for path in point)
-            for point in self._points.values()
+    def _repeats(self, proposal: Point) -> bool:
+        """Whether a proposal all but equals the point of a running trial, or is that of any trial before."""
+        tried = [t.params for t in self.study.get_trials(deepcopy=False) if "number" in t.user_attrs]
+        return any(self._near(point, proposal, _SAME) for point in self._points.values()) or any(
+            self._near(point, proposal, _EQUAL) for point in tried
         )
+
+    def _near(self, a: Point, b: Point, share: float) -> bool:
+        space = self.config.space
+        return a.keys() == b.keys() and all(distance(space[path], a[path], b[path]) < share for path in a)

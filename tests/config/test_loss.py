@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from bpkd_search.config.checks import run_faults
 
 from bpkd_search.config import RunConfig, label_of, terms_of
+from bpkd_search.config.checks import run_faults
 from bpkd_search.config.loss import terms_by_path
 from bpkd_search.losses.methods import METHODS
 
