@@ -17,14 +17,35 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.points import Point
-from bpkd_search.errors import ExperimentError
+from bpkd_search.errors import ExperimentError, FullDiskError
 from bpkd_search.experiment.paths import STUDY
+from bpkd_search.files import with_room
 from bpkd_search.search.study import Study, frozen_state
+
+
+class _Journal(JournalFileBackend):
+    """A journal whose lines are whole, also where the disk fills up, and which waits for room as other files do."""
+
+    def __init__(self, path: Path) -> None:
+        with_room(path.parent, lambda: super(_Journal, self).__init__(str(path)))
+        self._journal = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append lines, all or none."""
+        with_room(self._journal.parent, lambda: self._append(logs), 1024 * len(logs))
+
+    def _append(self, logs: list[dict[str, Any]]) -> None:
+        size = self._journal.stat().st_size
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(self._journal, size)
+            raise
 
 
 def journal(directory: Path) -> BaseStorage:
     """The study's storage in an experiment folder, which `optuna-dashboard` and `optuna.load_study` open."""
-    return JournalStorage(JournalFileBackend(str(directory / STUDY)))
+    return JournalStorage(_Journal(directory / STUDY))
 
 
 class History:
@@ -89,6 +110,8 @@ class History:
                 if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
                     return None, "ends in the middle of a line"
             study = Study(journal(path.parent), config, keep_open=True)
+        except FullDiskError:
+            raise
         except OSError as e:
             raise ExperimentError(f"{path}: cannot be read ({e.strerror})") from e
         except Exception:  # whatever Optuna raises for lines that are none of its own
