@@ -33,5 +33,9 @@ class ResourceError(UserError):
     """More GPUs, CPUs, memory or disk requested than available."""
 
 
+class FullDiskError(ResourceError):
+    """A disk or quota without room for what is to be written; nothing was torn, and writing can be repeated."""
+
+
 class MissingPackageError(UserError):
     """An optional package that is not installed; the message names the extra that installs it."""

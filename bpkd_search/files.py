@@ -1,16 +1,106 @@
-"""Atomic file writes, and file locks that the system releases even if their holder is killed."""
+"""Atomic file writes, full disks, and file locks that the system releases even if their holder is killed."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
+from typing import TypeVar
 
-from bpkd_search.errors import ResourceError, UserError
+from bpkd_search.errors import FullDiskError, ResourceError, UserError
+
+T = TypeVar("T")
+RETRY_SECONDS = 2.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Pause:
+    """What a process does when a disk is full: it waits and prints one line, or, without `say`, it gives up."""
+
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self._say, self._stop, self._told = say, threading.Event(), False
+
+    def full(self, message: str, seconds: float = RETRY_SECONDS) -> None:
+        """Wait a moment for room. Raises `FullDiskError` where nobody waits: then what was begun is not done."""
+        # Ctrl-C reaches the main thread alone: others leave the waiting to it.
+        if self._say is None or self._stop.is_set() or threading.current_thread() is not threading.main_thread():
+            raise FullDiskError(message)
+        if not self._told:
+            self._told = True
+            self._say(f"{message}; waiting until there is room")
+        self._stop.wait(seconds)
+
+    def over(self) -> None:
+        """Print that there is room again, after a pause."""
+        if self._told and self._say is not None:
+            self._told = False
+            self._say("there is room on the disk again")
+
+    def stop(self) -> None:
+        """Wait no more, now and from now on."""
+        self._stop.set()
+
+
+_pauses = [Pause()]
+
+
+@contextmanager
+def pausing(say: Callable[[str], None] | None) -> Iterator[None]:
+    """Within the block, this process waits while a disk is full, and `say` gets a line; with None it gives up."""
+    _pauses.append(Pause(say))
+    try:
+        yield
+    finally:
+        _pauses.pop()
+
+
+def pause() -> Pause:
+    """What this process does when a disk is full."""
+    return _pauses[-1]
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full or a quota used up."""
+    return isinstance(error, FullDiskError) or (isinstance(error, OSError) and error.errno in _FULL)
+
+
+def with_room(directory: Path, work: Callable[[], T], needed: int = 0) -> T:
+    """What `work` gives; it is repeated as long as it fails for a full disk and this process waits.
+
+    `needed` are the bytes that it writes to `directory`. `work` leaves nothing half when it fails. Raises
+    `FullDiskError` with the directory and the sizes.
+    """
+    while True:
+        try:
+            result = work()
+        except (OSError, FullDiskError) as e:
+            if not is_full(e):
+                raise
+            pause().full(str(e) if isinstance(e, FullDiskError) else full_disk(directory, needed))
+        else:
+            pause().over()
+            return result
+
+
+def full_disk(directory: Path, needed: int) -> str:
+    """The message for a disk that is full."""
+    existing = next(path for path in (directory, *directory.parents) if path.is_dir())
+    free = shutil.disk_usage(existing).free
+    sizes = f"{shown_bytes(max(needed, 1024))} needed, {shown_bytes(free)} free"
+    return f"{directory}: the disk is full ({sizes})"
+
+
+def shown_bytes(count: int) -> str:
+    """A size in KiB, MiB or GiB, for display."""
+    unit, power = next((u for u in (("GiB", 30), ("MiB", 20)) if count >= 2 ** u[1]), ("KiB", 10))
+    return f"{count / 2**power:,.{1 if unit == 'GiB' else 0}f} {unit}"
 
 
 @contextmanager
@@ -38,9 +128,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    with replacing(path) as partial:
-        partial.write_bytes(content)
+    """Write a file atomically. Raises `FullDiskError` on a full disk, unless this process waits for room."""
+
+    def write() -> None:
+        with replacing(path) as partial:
+            partial.write_bytes(content)
+
+    with_room(path.parent, write, len(content))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bpkd_search.cli.app import Address, Experiment, Overrides, Space, Verbose, app, say, warnings_as_lines
+from bpkd_search.cli.app import Address, Experiment, NoWait, Overrides, Space, Verbose, app, say, warnings_as_lines
 from bpkd_search.errors import UserError
 
 
@@ -55,6 +55,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Resume the search if its folder exists.")] = False,
     address: Address = None,
     verbose: Verbose = False,
+    no_wait: NoWait = False,
 ) -> None:
     """Run a search: baselines first, then trials of the space; ends with a leaderboard."""
     from bpkd_search.config import load_search
@@ -72,17 +73,17 @@ def run(
     directory = out or Path("runs") / config.name
     if resume and (directory / CONFIG).is_file():
         say(f"{directory}: exists; resuming it with its own settings")
-        _finish(lambda: resume_search(directory, address=address, verbose=verbose))
+        _finish(lambda: resume_search(directory, address=address, verbose=verbose, wait=not no_wait))
     else:
-        _finish(lambda: run_search(config, directory, address=address, verbose=verbose))
+        _finish(lambda: run_search(config, directory, address=address, verbose=verbose, wait=not no_wait))
 
 
 @app.command()
-def resume(directory: Experiment, address: Address = None, verbose: Verbose = False) -> None:
+def resume(directory: Experiment, address: Address = None, verbose: Verbose = False, no_wait: NoWait = False) -> None:
     """Resume a search that was stopped or killed."""
     from bpkd_search.cluster.driver import resume_search
 
-    _finish(lambda: resume_search(directory, address=address, verbose=verbose))
+    _finish(lambda: resume_search(directory, address=address, verbose=verbose, wait=not no_wait))
 
 
 def _finish(search: Any, show: Any = None) -> None:
@@ -111,6 +112,7 @@ def confirm(
     ] = False,
     address: Address = None,
     verbose: Verbose = False,
+    no_wait: NoWait = False,
 ) -> None:
     """Run the best settings and the baselines again over fresh seeds, and report whether there is a winner."""
     from bpkd_search.cluster import confirm as confirmation
@@ -118,7 +120,9 @@ def confirm(
 
     with warnings_as_lines():
         _finish(
-            lambda: confirmation.confirm(directory, top=top, seeds=seeds, test=test, address=address, verbose=verbose),
+            lambda: confirmation.confirm(
+                directory, top=top, seeds=seeds, test=test, address=address, verbose=verbose, wait=not no_wait
+            ),
             show_confirmation,
         )
 

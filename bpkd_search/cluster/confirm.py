@@ -19,7 +19,7 @@ from typing import Any
 from optuna.storages import InMemoryStorage
 
 from bpkd_search import __version__
-from bpkd_search.cluster.driver import interruptible, run_engine, short
+from bpkd_search.cluster.driver import interruptible, patient, run_engine, short
 from bpkd_search.cluster.listener import listener
 from bpkd_search.cluster.progress import make_progress
 from bpkd_search.config import RunConfig, SearchConfig
@@ -52,19 +52,20 @@ def confirm(
     test: bool = False,
     address: str | None = None,
     verbose: bool = False,
+    wait: bool = True,
 ) -> Leaderboard:
     """Run the `top` searched settings of an experiment and its baselines again over `seeds` fresh training seeds.
 
     What is done already is not done again: the same call continues, more `top` or `seeds` add to it. With `test`,
-    each student is evaluated once on the held-out split `data.test_split`. `address` and `verbose` are those of
-    `run_search`. Raises `UserError` of every kind; `Interrupted` after Ctrl-C.
+    each student is evaluated once on the held-out split `data.test_split`. `address`, `verbose` and `wait` are
+    those of `run_search`. Raises `UserError` of every kind; `Interrupted` after Ctrl-C.
     """
     directory = Path(directory)
     config = experiment.read_config(directory)
     held_out = open_held_out(config, directory) if test else None
     directory = directory.resolve()
     again = f"confirm {short(directory)} --top {top} --seeds {seeds}" + " --test" * test
-    with experiment.hold(directory), make_progress(_undisturbed(config)) as progress:
+    with experiment.hold(directory), make_progress(_undisturbed(config)) as progress, patient(progress, wait, again):
         confirmation = Confirmation(directory, top, seeds, listener(directory / CONFIRMATION, progress))
         with closing(confirmation.engine.recorder):
             run_engine(confirmation.engine, directory / CONFIRMATION, progress, again, address, verbose)

@@ -21,12 +21,13 @@ from bpkd_search.cluster.slots import Slots, divide
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.config.search import Resources
-from bpkd_search.errors import UserError
+from bpkd_search.errors import FullDiskError, UserError
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.commit import all_commits, code_commit
 from bpkd_search.experiment.events import read_events
 from bpkd_search.experiment.paths import RAY
 from bpkd_search.experiment.trial import Trial
+from bpkd_search.files import pause, pausing, with_room
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.results.loggers import make_loggers
 from bpkd_search.search.engine import Engine
@@ -45,20 +46,28 @@ class Interrupted(Exception):
 
 
 def run_search(
-    config: SearchConfig, directory: Path | str, *, address: str | None = None, verbose: bool = False
+    config: SearchConfig,
+    directory: Path | str,
+    *,
+    address: str | None = None,
+    verbose: bool = False,
+    wait: bool = True,
 ) -> Leaderboard:
     """Run a search to its end in a new folder and give its leaderboard.
 
     `address` joins a Ray cluster that is up (`auto`, `ray://host:port`); without it a local one is started.
     On several nodes, `directory` must be a path that all of them see, and so must `data.views_dir` unless
     `data.local_dir` names a folder of each node's own.
+    On a full disk the search waits until there is room, or without `wait` ends with `FullDiskError` and can be resumed.
     Raises `UserError` of every kind; `Interrupted` after Ctrl-C.
     """
     directory = Path(directory)
     check_networks(config)
     experiment.create(directory, config)
     try:
-        return _drive(config, directory, address, verbose)
+        return _drive(config, directory, address, verbose, wait)
+    except FullDiskError:
+        raise
     except UserError:
         # Nothing was asked yet, so there is nothing to resume: the same line can run again once that is fixed.
         if not any(event["event"] == "ask" for event in read_events(directory)):
@@ -66,18 +75,21 @@ def run_search(
         raise
 
 
-def resume_search(directory: Path | str, *, address: str | None = None, verbose: bool = False) -> Leaderboard:
+def resume_search(
+    directory: Path | str, *, address: str | None = None, verbose: bool = False, wait: bool = True
+) -> Leaderboard:
     """Continue a search where it stopped: finished trials stay, unfinished ones go on from their checkpoints.
 
     Raises what `run_search` raises; `ExperimentError` when the folder is no experiment or is held.
     """
     directory = Path(directory)
-    return _drive(experiment.read_config(directory), directory, address, verbose)
+    return _drive(experiment.read_config(directory), directory, address, verbose, wait)
 
 
-def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: bool) -> Leaderboard:
+def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: bool, wait: bool) -> Leaderboard:
     given, directory = directory, directory.resolve()
-    with experiment.hold(directory), make_progress(config) as progress:
+    again = f"resume {short(directory)}"
+    with experiment.hold(directory), make_progress(config) as progress, patient(progress, wait, again):
         listeners = [listener(directory, progress), *make_loggers(config, directory)]
 
         def listen(event: str, trial: Trial) -> None:
@@ -86,7 +98,7 @@ def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: 
 
         engine = Engine(config, directory, __version__, listen)
         with closing(engine.recorder):
-            run_engine(engine, directory, progress, f"resume {short(directory)}", address, verbose)
+            run_engine(engine, directory, progress, again, address, verbose)
         if engine.closed is not None:
             progress.say(f"the search ends after {len(engine.trials)} trials: {engine.closed}")
     return Leaderboard(given)
@@ -130,7 +142,10 @@ def _get_ready(
     # What is impossible is refused before anything is built.
     slots = divide(search, available)
     require_measured(search, slots.gpus > 0 and config.train.device != "cpu")
-    prepared = prepare_nodes(config.run(), directory, available, slots.gpus > 0, progress.say)
+    # Built by other processes too, which give up on a full disk: then it is this one that waits.
+    prepared = with_room(
+        directory, lambda: prepare_nodes(config.run(), directory, available, slots.gpus > 0, progress.say)
+    )
     progress.teacher_scores = prepared.teacher_scores or {}
     facts: dict[str, Any] = {
         "class_names": prepared.open().class_names,
@@ -185,6 +200,16 @@ def run_on_ray(
 
 
 @contextmanager
+def patient(progress: Progress, wait: bool, again: str) -> Iterator[None]:
+    """A full disk is waited for; without `wait` its error names the command to continue with."""
+    try:
+        with pausing(progress.say if wait else None):
+            yield
+    except FullDiskError as e:
+        raise FullDiskError(f"{e}; make room, then continue with: bpkd-search {again}") from e
+
+
+@contextmanager
 def interruptible(again: str) -> Iterator[None]:
     """Ctrl-C becomes an `Interrupted` that names the command to continue with, and so does SIGTERM.
 
@@ -210,6 +235,7 @@ def _on_interrupt(engine: Engine, progress: Progress) -> Iterator[None]:
 
     def stop(sig: int, frame: Any) -> None:
         engine.interrupted = True
+        pause().stop()
         progress.say("stopping; what has been reported is kept")
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -18,11 +18,10 @@ from bpkd_search.cluster.nodes import Node, exist, live_nodes, on_each, pinned
 from bpkd_search.cluster.view_building import ray_maps
 from bpkd_search.config.models import RunConfig
 from bpkd_search.data.views import cache_dir, require_space
-from bpkd_search.data.views.build import shown_bytes
 from bpkd_search.data.views.copies import OPTION, Contents, copy_store, local_root, read_chunk
 from bpkd_search.data.views.layout import Array
 from bpkd_search.errors import ResourceError
-from bpkd_search.files import write_bytes
+from bpkd_search.files import shown_bytes, write_bytes
 from bpkd_search.training.inputs import Say
 from bpkd_search.training.prepare import Prepared, prepare
 from bpkd_search.training.teacher import file_hash

@@ -6,6 +6,7 @@ import json
 import socket
 import time
 import traceback
+import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from ray import tune
 
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import to_tree
+from bpkd_search.errors import CheckpointError, FullDiskError
 from bpkd_search.experiment.paths import checkpoint_file, student_file
 from bpkd_search.experiment.trial import Trial
+from bpkd_search.files import RETRY_SECONDS, full_disk, is_full
 from bpkd_search.models import save_weights
 from bpkd_search.training.distill import Distillation, Diverged
 from bpkd_search.training.prepare import Prepared
@@ -96,6 +99,8 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self.task = TrialTask.from_dict(config)
         self.run: Distillation | None = None
+        # The report of an epoch whose checkpoint is not written yet.
+        self._unsaved: dict[str, Any] | None = None
         self._cache.release()
         self._start = time.monotonic() - self.task.wall_seconds
         torch.set_num_threads(self.task.threads)
@@ -106,12 +111,17 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """One epoch and its validation, or the report of an epoch whose report a crash has lost."""
         try:
-            report = self._epoch()
+            if self._unsaved is None:
+                self._unsaved = self._epoch()
+            report = self._save(self._unsaved)
+            self._unsaved = None
         except Diverged as e:
             return self._failed("nan", str(e))
         except (torch.OutOfMemoryError, MemoryError) as e:
             return self._failed("oom", str(e).splitlines()[0] if str(e) else "out of memory")
         except Exception as e:
+            if is_full(e):
+                return self._waits(e)
             where = traceback.format_exc(limit=-2).strip().splitlines()
             return self._failed("error", f"{type(e).__name__}: {e} ({' '.join(where[1:3]).strip()})")
         assert self.run is not None
@@ -121,9 +131,15 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
         if self.run is None:
             self.run = self._open()
             if self.task.checkpoint.is_file():
-                report = self.run.load(self.task.checkpoint)
-                if report is not None and self.run.epoch > self.task.reported:
-                    return report
+                try:
+                    report = self.run.load(self.task.checkpoint)
+                except CheckpointError as e:
+                    # A load that fails half-way leaves a mixture: the trial starts again, with a new student.
+                    warnings.warn(f"{e}; trial {self.task.number} starts again", RuntimeWarning, stacklevel=2)
+                    self.run = self._open()
+                else:
+                    if report is not None and self.run.epoch > self.task.reported:
+                        return report
         run = self.run
         report = run.train_epoch()
         scores = run.evaluate()
@@ -136,13 +152,26 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
             "parameters": run.parameters,
             "latency_ms": run.latency_ms(),
         }
+        return report
+
+    def _save(self, report: dict[str, Any]) -> dict[str, Any]:
+        """Write what a finished trial leaves and the checkpoint; the report, which a crash from now on cannot lose."""
+        run = self.run
+        assert run is not None
         if run.finished:
-            about: dict[str, Any] = {"config": self.task.run, "miou": scores.miou}
+            about: dict[str, Any] = {"config": self.task.run, "miou": report["miou"]}
             about |= {"class_names": run.store.class_names, "palette": run.store.palette}
             save_weights(self.task.student, run.student, about)
-        # Before the report: a crash between the two loses neither.
         run.save(self.task.checkpoint, report)
         return report
+
+    def _waits(self, error: Exception) -> dict[str, Any]:
+        """A result that says that the disk is full; the next step tries again."""
+        if self._unsaved is None:
+            self.run = None  # in the middle of an epoch: it continues from its checkpoint
+        time.sleep(RETRY_SECONDS)
+        text = str(error) if isinstance(error, FullDiskError) else full_disk(Path(self.task.directory), 0)
+        return {"full": text, "done": False}
 
     def _failed(self, reason: str, message: str) -> dict[str, Any]:
         return {"failure": reason, "message": message[:2000], "done": True}

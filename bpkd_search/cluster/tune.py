@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 
 from bpkd_search.errors import UserError
 from bpkd_search.experiment.trial import Trial
+from bpkd_search.files import pause
 from bpkd_search.search.engine import Engine
 
 
@@ -99,6 +100,10 @@ class EngineScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
         """CONTINUE or STOP, as the engine decides."""
         go_on = False
         with stopping(self.engine):
+            if "full" in result:  # the trial waits for room on the disk, and tries again
+                pause().full(result["full"], seconds=0)
+                return str(TrialScheduler.CONTINUE)
+            pause().over()
             go_on = self.engine.report(self.searcher.numbers[trial.trial_id], report_of(result))
         return str(TrialScheduler.CONTINUE if go_on else TrialScheduler.STOP)
 

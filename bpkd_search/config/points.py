@@ -87,6 +87,15 @@ def in_order(space: Mapping[str, Distribution]) -> Iterator[tuple[str, Distribut
             yield path, left.pop(path)
 
 
+def active_part(space: Mapping[str, Distribution], base: Mapping[str, Any], point: Mapping[str, Any]) -> Point:
+    """The values of those parameters whose `when` holds, in the order in which they are chosen."""
+    active = Point()
+    for path, distribution in in_order(space):
+        if is_active(distribution, base, active):
+            active[path] = point[path]
+    return active
+
+
 def holds(distribution: Distribution, value: Any) -> bool:
     """Whether the distribution can give the value."""
     if isinstance(distribution, Choice):

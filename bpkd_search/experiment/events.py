@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from bpkd_search.errors import ExperimentError
 from bpkd_search.experiment.paths import EVENTS
+from bpkd_search.files import with_room
 
 Event = dict[str, Any]
 _BLOCK = 2**16
@@ -25,21 +26,27 @@ class EventLog:
     def __init__(self, directory: Path) -> None:
         self.path = directory / EVENTS
         self._drop_torn_tail()
-        self._file: BinaryIO = self.path.open("ab", buffering=0)
+        self._file: BinaryIO = with_room(directory, lambda: self.path.open("ab", buffering=0))
 
     def append(self, event: Event) -> None:
-        """Write one event. Raises `ExperimentError` when the disk is full."""
+        """Write one event. Raises `FullDiskError`, and `ExperimentError` for other errors; nothing is written then."""
         line = json.dumps(event, separators=(",", ":"), default=str).encode() + b"\n"
+        try:
+            with_room(self.path.parent, lambda: self._write(line), len(line))
+        except OSError as e:
+            raise ExperimentError(
+                f"{self.path}: cannot be written ({e.strerror}); free some space and resume the search"
+            ) from e
+
+    def _write(self, line: bytes) -> None:
         start = os.fstat(self._file.fileno()).st_size
         try:
             # A disk that fills up takes a part of a line before it refuses the rest.
             while line:
                 line = line[self._file.write(line) :]
-        except OSError as e:
+        except OSError:
             self._file.truncate(start)
-            raise ExperimentError(
-                f"{self.path}: cannot be written ({e.strerror}); free some space and resume the search"
-            ) from e
+            raise
 
     def close(self) -> None:
         """Close the file."""

@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,8 @@ def hold(directory: Path) -> Iterator[None]:
             holder = path.read_text(encoding="utf-8").strip() or "another process"
             raise ExperimentError(f"{directory}: is held by {holder}; wait for it or stop it") from e
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        with suppress(OSError):  # the name is a help; the lock holds without it
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         try:
             yield
         finally:

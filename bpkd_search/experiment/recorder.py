@@ -77,8 +77,10 @@ class Recorder:
 
     def close(self) -> None:
         """Write what waits and close the log."""
-        self.flush()
-        self._log.close()
+        try:
+            self.flush()
+        finally:
+            self._log.close()
 
     def _apply(self, event: Event) -> None:
         kind, number = event["event"], int(event["number"])

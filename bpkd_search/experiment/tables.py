@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bpkd_search.errors import ExperimentError
-from bpkd_search.files import remove_partial, replacing
+from bpkd_search.files import remove_partial, with_room, write_bytes
 
 Row = dict[str, Any]
 
@@ -92,8 +92,9 @@ def part(directory: Path, number: int) -> Path:
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a Parquet file, whole or not at all."""
     try:
-        with replacing(path) as partial:
-            pq.write_table(table, partial, compression="zstd")
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd")
+        write_bytes(path, buffer.getvalue().to_pybytes())
     except OSError as e:
         raise ExperimentError(
             f"{path}: cannot be written ({e.strerror or e}); free some space and resume the search"
@@ -103,7 +104,7 @@ def write_table(table: pa.Table, path: Path) -> None:
 def _open(directory: Path) -> None:
     """Make a table's folder, and clear it of what a killed writer left half."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        with_room(directory, lambda: directory.mkdir(parents=True, exist_ok=True))
         remove_partial(directory)
     except OSError as e:
         raise ExperimentError(f"{directory}: cannot be made: {e.strerror}") from e

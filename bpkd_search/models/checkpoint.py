@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from bpkd_search.errors import CheckpointError
-from bpkd_search.files import replacing
+from bpkd_search.files import write_bytes
 
 Weights = dict[str, Tensor]
 
@@ -22,8 +22,7 @@ Weights = dict[str, Tensor]
 def save_weights(path: Path, model: nn.Module, about: Mapping[str, Any] | None = None) -> None:
     """Write the weights of a model to a safetensors file atomically; `about` is stored in its header."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(path) as partial:
-        save_file(weights, partial, metadata={"bpkd_search": json.dumps(about or {})})
+    write_bytes(path, save(weights, metadata={"bpkd_search": json.dumps(about or {})}))
 
 
 def read_about(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from optuna.storages import BaseStorage
 
@@ -24,6 +24,7 @@ from bpkd_search.config.points import (
     BASELINES,
     PLAIN_BASELINES,
     Point,
+    active_part,
     baseline_run,
     column_kind,
     coordinates,
@@ -36,9 +37,10 @@ from bpkd_search.experiment.recorder import Recorder
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, ENQUEUED, FAILED, PRUNED, SAMPLED
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.results.analysis import rank_correlation
+from bpkd_search.search.history import History
 from bpkd_search.search.ranking import ranked, violations, worst
 from bpkd_search.search.stopping import Values, make_rungs, since_improvement
-from bpkd_search.search.study import Study, journal
+from bpkd_search.search.study import Study
 from bpkd_search.search.warm_start import matching
 
 
@@ -87,9 +89,11 @@ class Engine:
         self._warm: list[dict[str, Any]] | None = None
         # Seconds of the driver's time until its newest event; pauses between sessions are not counted.
         self._seconds, self._seen_at = 0.0, math.nan
-        self.study = Study(storage or journal(directory), config)
+        history = History()
+        self.study = cast(Study, history)  # only keeps what the log tells
         for event in read_events(directory):
             self._restore(event)
+        self._open_study(history, directory, storage)
         self.recorder = Recorder(directory, config.name, parameter_kinds(config), version, clock)
         self._seen_at = clock()
         self._session_is_logged = False
@@ -367,6 +371,16 @@ class Engine:
             self._log("warm_start", -1, trials=found)
             self.learn(found)
 
+    def _open_study(self, history: History, directory: Path, storage: BaseStorage | None) -> None:
+        """Open the study in the state that the log says; one in a storage of the user's own is only told the rest."""
+        if storage is not None:
+            self.study = Study(storage, self.config)
+            history.catch_up(self.study)
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        self.study, note = history.open(directory, self.config)
+        self.notes += [note] if note else []
+
     def _restore(self, event: Event) -> None:
         kind, number = event["event"], int(event["number"])
         if kind != "session" and not math.isnan(self._seen_at):
@@ -378,6 +392,10 @@ class Engine:
             run = RunConfig.model_validate(event["config"])
             self.trials[number] = Trial(number, event["method"], event["origin"], run)
             self._used_seeds(run).add(run.train.seed)
+            given = event["origin"] != SAMPLED
+            if event["origin"] != BASELINE or coordinates(self.config.space, self.base, run) is not None:
+                point = active_part(self.config.space, to_tree(self.base), event["point"])
+                cast(History, self.study).asked(number, point, given)
         elif kind == "report":
             self._take(self.trials[number], int(event["epoch"]), event)
         elif kind == "end":

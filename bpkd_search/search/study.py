@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import Trial as OptunaTrial
 from optuna.trial import TrialState
 
 from bpkd_search.config.distributions import distance, suggest, to_optuna
 from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.points import Point, in_order, is_active, to_tree
-from bpkd_search.experiment.paths import STUDY
 from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED
 from bpkd_search.search.distinct import Distinct, every_point
 from bpkd_search.search.samplers import make_sampler
@@ -29,9 +26,9 @@ _SAME = 1e-3
 _EQUAL = 1e-9
 
 
-def journal(directory: Path) -> BaseStorage:
-    """The study's storage in an experiment folder, which `optuna-dashboard` and `optuna.load_study` open."""
-    return JournalStorage(JournalFileBackend(str(directory / STUDY)))
+def frozen_state(state: str, values: Sequence[float] | None) -> tuple[TrialState, list[float] | None]:
+    """How Optuna keeps the end of a trial: only a complete one has values."""
+    return _STATES[state], list(values or ()) if state == COMPLETE else None
 
 
 class Study:
@@ -42,7 +39,8 @@ class Study:
     have no coordinates in it and stay out of the study, where they would mislead the sampler.
     """
 
-    def __init__(self, storage: BaseStorage, config: SearchConfig) -> None:
+    def __init__(self, storage: BaseStorage, config: SearchConfig, keep_open: bool = False) -> None:
+        """`keep_open` leaves trials that were asked for and never logged as they are, to be found and compared."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         self.config = config
@@ -68,7 +66,7 @@ class Study:
                 self._trials[number] = self._reopen(frozen.number)
                 self._points[number] = frozen.params
                 self._reported[number] = set(frozen.intermediate_values)
-            elif frozen.state == TrialState.RUNNING:
+            elif frozen.state == TrialState.RUNNING and not keep_open:
                 # Asked, and the driver died before it could log the trial: it will never run.
                 self.study.tell(frozen.number, state=TrialState.FAIL)
 
@@ -122,7 +120,8 @@ class Study:
             trial.set_user_attr("reason", reason)
         for name, violation in (constraints or {}).items():
             trial.set_constraint(name, violation)
-        self.study.tell(trial.number, list(values or ()) if state == COMPLETE else None, state=_STATES[state])
+        told, numbers = frozen_state(state, values)
+        self.study.tell(trial.number, numbers, state=told)
 
     def learn(self, found: Iterable[Mapping[str, Any]]) -> None:
         """Add finished trials of other searches (`source`, `point`, `values`) for the sampler, each source once."""

@@ -12,6 +12,7 @@ again: the same machine and version.
 
 from __future__ import annotations
 
+import io
 import math
 import statistics
 import time
@@ -28,7 +29,7 @@ from bpkd_search.data.base import IGNORE_INDEX
 from bpkd_search.data.views import ViewStore
 from bpkd_search.data.views.store import Batch
 from bpkd_search.errors import CheckpointError
-from bpkd_search.files import replacing
+from bpkd_search.files import write_bytes
 from bpkd_search.losses import Criterion
 from bpkd_search.metrics import Scores, SegmentationMetrics
 from bpkd_search.models import Segmentor, count_parameters
@@ -257,8 +258,10 @@ class Distillation:
             "scaler": self.scaler.state_dict(),
             "report": report,
         }
-        with replacing(path) as partial:
-            torch.save(state, partial)
+        # Through memory: PyTorch's own writer does not tell a full disk from other errors.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(path, buffer.getvalue())
 
     def load(self, path: Path) -> Report | None:
         """Resume from a checkpoint of the same configuration; returns the report saved with it.
@@ -273,6 +276,8 @@ class Distillation:
             self.scaler.load_state_dict(state["scaler"])
             self.epoch, self.spent = int(state["epoch"]), float(state["spent"])
             report: Report | None = state["report"]
+        except torch.OutOfMemoryError:
+            raise  # no fault of the file
         except Exception as e:
             raise CheckpointError(f"{path}: is not a checkpoint of this configuration: {e}") from e
         return report

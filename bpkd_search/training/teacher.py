@@ -124,8 +124,12 @@ def _train_teacher(run: RunConfig, store: ViewStore, path: Path, say: Say) -> No
     training = Distillation(run.teacher, Ce(), settings, store)
     checkpoint = path.with_suffix(".checkpoint.pt")
     if checkpoint.is_file():
-        training.load(checkpoint)
-        say(f"teacher: resumes after epoch {training.epoch}")
+        try:
+            training.load(checkpoint)
+            say(f"teacher: resumes after epoch {training.epoch}")
+        except CheckpointError as e:
+            say(f"teacher: {e}; it is trained from the start")
+            training = Distillation(run.teacher, Ce(), settings, store)
     while not training.finished:
         report = training.train_epoch()
         training.save(checkpoint)

@@ -81,6 +81,31 @@ def test_a_report_that_was_lost_is_given_again_without_training(task: TrialTask)
     assert again == lost
 
 
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.7, 0.999, "zeros"])
+def test_a_truncated_checkpoint_restarts_the_trial(task: TrialTask, tmp_path: Path, kept: float | str) -> None:
+    first = begin(task)
+    whole = [report(first.step()) for _ in range(4)]
+    cut = TrialTask.from_dict({**task.to_dict(), "directory": str(tmp_path / "cut")})
+    one = begin(cut)
+    one.step(), one.step()
+    data = cut.checkpoint.read_bytes()
+    middle = len(data) // 2
+    cut.checkpoint.write_bytes(
+        data[: int(kept * len(data))] if isinstance(kept, float) else data[:middle] + bytes(len(data) - middle)
+    )
+    # The driver has both reports on record; those epochs come again, and end as they did.
+    again = begin(TrialTask.from_dict({**cut.to_dict(), "reported": 2}))
+    with pytest.warns(RuntimeWarning, match=r"is no checkpoint of this configuration.*trial 7 starts again"):
+        results = [again.step() for _ in range(4)]
+    assert [r["done"] for r in results] == [False, False, False, True]
+    assert [report(r)["epoch"] for r in results] == [1, 2, 3, 4]
+    assert [report(r)["miou"] for r in results] == [r["miou"] for r in whole]
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(again.run.student.state_dict().values(), first.run.student.state_dict().values(), strict=True)
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "said"),
     [

@@ -355,7 +355,7 @@ def test_the_dashboard_serves_the_experiments_study_on_this_machine(
 ) -> None:
     import optuna
 
-    from bpkd_search.search.study import journal
+    from bpkd_search.search.history import journal
 
     optuna.create_study(storage=journal(tmp_path), study_name="mine")
     served: dict[str, Any] = {}

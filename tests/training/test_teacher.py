@@ -16,6 +16,8 @@ from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import RunConfig
 from bpkd_search.data.views import ViewStore
+from bpkd_search.losses.methods import Ce
+from bpkd_search.training.distill import Distillation
 from bpkd_search.training.inputs import prepare_views
 from bpkd_search.training.teacher import prepare_teacher
 from tests.test_files import ROOT, wait_for
@@ -128,3 +130,21 @@ def test_a_finished_teacher_is_found_in_a_cache_that_cannot_be_locked(
 
     monkeypatch.setattr("bpkd_search.training.teacher.cache_lock", refuse)
     assert prepare_teacher(run, store, lambda line: None)[0] == path
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_a_truncated_checkpoint_of_the_teacher_starts_its_training_again(
+    run: RunConfig, store: ViewStore, kept: float
+) -> None:
+    path, scores = prepare_teacher(run, store, lambda line: None)
+    whole = path.read_bytes()
+    path.unlink(), path.with_suffix(".json").unlink()
+    training = Distillation(run.teacher, Ce(), run.teacher.train, store)
+    checkpoint = path.with_suffix(".checkpoint.pt")
+    training.save(checkpoint)
+    data = checkpoint.read_bytes()
+    checkpoint.write_bytes(data[: int(kept * len(data))])
+    lines: list[str] = []
+    assert prepare_teacher(run, store, lines.append)[1]["miou"] == scores["miou"]
+    assert "is trained from the start" in lines[0]
+    assert path.read_bytes() == whole

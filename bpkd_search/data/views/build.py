@@ -21,7 +21,7 @@ from bpkd_search.data.views.layout import Array, Layout
 from bpkd_search.data.views.recipe import ViewRecipe
 from bpkd_search.data.views.store import MANIFEST, USE, ViewStore
 from bpkd_search.errors import DataError, ResourceError
-from bpkd_search.files import write_text
+from bpkd_search.files import shown_bytes, write_text
 
 Teacher = Callable[[Tensor], Tensor]
 # Views per chunk of logits; on a CPU, a large teacher needs seconds for one chunk.
@@ -170,9 +170,3 @@ def require_space(folder: Path, needed: Mapping[str, int], option: str = "data.v
             f"{folder}: {sizes} are needed and the disk has {shown_bytes(free)} free; set {option} to a larger disk,"
             " data.logits to int8 or topk:K, data.images to computed, or lower data.views or the size"
         )
-
-
-def shown_bytes(count: int) -> str:
-    """Format a number of bytes in KiB, MiB or GiB."""
-    unit, power = next((u for u in (("GiB", 30), ("MiB", 20)) if count >= 2 ** u[1]), ("KiB", 10))
-    return f"{count / 2**power:,.{1 if unit == 'GiB' else 0}f} {unit}"

@@ -13,6 +13,7 @@ from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from bpkd_search.errors import DataError
+from bpkd_search.files import with_room
 
 CHUNK_BYTES = 64 * 2**20
 REMEDY = "`bpkd-search views SPACE.yaml --verify` finds damaged chunks and builds them again"
@@ -79,12 +80,16 @@ def write_rows(path: Path, layout: Layout, name: str, start: int, rows: Array) -
     # Written, not mapped: a full disk then raises an error instead of killing the process, and neighbouring chunks
     # that share a page may be written from two machines.
     size, offset = layout.row_bytes(name), len(_header(layout, name))
-    with path.open("r+b") as file:
-        for group, part in enumerate(rows):
-            file.seek(offset + (group * layout.items + start) * size)
-            file.write(part.data)
-        file.flush()
-        os.fsync(file.fileno())
+
+    def write() -> None:
+        with path.open("r+b") as file:
+            for group, part in enumerate(rows):
+                file.seek(offset + (group * layout.items + start) * size)
+                file.write(part.data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    with_room(path.parent, write, rows.nbytes)
 
 
 def _header(layout: Layout, name: str) -> bytes:
@@ -106,7 +111,11 @@ def has_size(path: Path, layout: Layout, name: str) -> bool:
 
 def shape_file(path: Path, layout: Layout, name: str) -> None:
     """Write the header of a file and set its size; existing rows are kept, new ones are holes."""
-    path.touch()
-    with path.open("r+b") as file:
-        file.write(_header(layout, name))
-        file.truncate(_size(layout, name))
+
+    def write() -> None:
+        path.touch()
+        with path.open("r+b") as file:
+            file.write(_header(layout, name))
+            file.truncate(_size(layout, name))
+
+    with_room(path.parent, write, len(_header(layout, name)))

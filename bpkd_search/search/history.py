@@ -1,0 +1,188 @@
+"""The Optuna study of an experiment folder as the event log tells it.
+
+The log is the truth. A study whose journal is missing, damaged or differs from the log is rebuilt from the log.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from bpkd_search.config.models import SearchConfig
+from bpkd_search.config.points import Point
+from bpkd_search.errors import ExperimentError, FullDiskError
+from bpkd_search.experiment.paths import STUDY
+from bpkd_search.files import with_room
+from bpkd_search.search.study import Study, frozen_state
+
+
+class _Journal(JournalFileBackend):
+    """A journal whose lines are whole, also where the disk fills up, and which waits for room as other files do."""
+
+    def __init__(self, path: Path) -> None:
+        with_room(path.parent, lambda: super(_Journal, self).__init__(str(path)))
+        self._journal = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append lines, all or none."""
+        with_room(self._journal.parent, lambda: self._append(logs), 1024 * len(logs))
+
+    def _append(self, logs: list[dict[str, Any]]) -> None:
+        size = self._journal.stat().st_size
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(self._journal, size)
+            raise
+
+
+def journal(directory: Path) -> BaseStorage:
+    """The study's storage in an experiment folder, which `optuna-dashboard` and `optuna.load_study` open."""
+    return JournalStorage(_Journal(directory / STUDY))
+
+
+class History:
+    """Stands in for a `Study` while the log is read: keeps, in order, what the study was told."""
+
+    def __init__(self) -> None:
+        self._asked: dict[int, tuple[Point, bool]] = {}
+        self._calls: list[tuple[str, tuple[Any, ...]]] = []
+
+    def asked(self, number: int, point: Point, given: bool) -> None:
+        """Trial `number` got `point`; `given` where it is not the sampler's own."""
+        self._asked[number] = point, given
+        self._calls.append(("ask", (number, point if given else None)))
+
+    def report(self, *arguments: Any) -> None:
+        """As `Study.report`."""
+        self._calls.append(("report", arguments))
+
+    def tell(self, *arguments: Any) -> None:
+        """As `Study.tell`."""
+        self._calls.append(("tell", arguments))
+
+    def learn(self, found: Sequence[Mapping[str, Any]]) -> None:
+        """As `Study.learn`."""
+        self._calls.append(("learn", (found,)))
+
+    def open(self, directory: Path, config: SearchConfig) -> tuple[Study, str | None]:
+        """The study in the journal of an experiment folder, in the state that the log says.
+
+        A journal that differs from the log is renamed and a new one is made; a line then says so. The new study
+        proposes what the old one would have proposed. Raises `ExperimentError` if the journal cannot be read.
+        """
+        path, note = directory / STUDY, None
+        study, fault = self._read(path, config)
+        if study is None:
+            note = f"{path}: {fault}; rebuilt from the event log"
+            if path.exists():
+                note += f", the old file is now {set_aside(path).name}"
+            study = Study(journal(directory), config)
+            if not self._repeat(study):
+                # The sampler proposes something else now, as another version of it does: the log's points count.
+                path.unlink()
+                study = Study(journal(directory), config)
+                self._repeat(study, force=True)
+        return study, note
+
+    def catch_up(self, study: Study) -> None:
+        """Tell a study in a storage of the user's own what it has not been told yet; what it has is kept."""
+        for name, arguments in self._calls:
+            if name != "ask":
+                getattr(study, name)(*arguments)
+
+    def _read(self, path: Path, config: SearchConfig) -> tuple[Study | None, str]:
+        """The study of a journal that agrees with the log, else what is wrong with it."""
+        if not path.exists():
+            if not self._calls:
+                return Study(journal(path.parent), config), ""
+            return None, "is missing"
+        try:
+            with path.open("rb") as file:
+                # Optuna passes over such a line and glues the next one to it, which no later session can read.
+                if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+                    return None, "ends in the middle of a line"
+            study = Study(journal(path.parent), config, keep_open=True)
+        except FullDiskError:
+            raise
+        except OSError as e:
+            raise ExperimentError(f"{path}: cannot be read ({e.strerror})") from e
+        except Exception:  # whatever Optuna raises for lines that are none of its own
+            return None, "is damaged"
+        if fault := self._difference(study.study.get_trials(deepcopy=False)):
+            return None, fault
+        self.catch_up(study)
+        return study, ""
+
+    def _difference(self, trials: Sequence[FrozenTrial]) -> str | None:
+        """What contradicts the log in a study; what the study has not been told yet is no contradiction."""
+        told, reports = dict[int, tuple[Any, ...]](), dict[int, dict[int, float]]()
+        expected: list[tuple[Any, Point]] = []
+        for name, arguments in self._calls:
+            if name == "ask":
+                expected.append((arguments[0], self._asked[arguments[0]][0]))
+            elif name == "learn":
+                expected += [(trial["source"], trial["point"]) for trial in arguments[0]]
+            elif name == "tell":
+                told.setdefault(arguments[0], arguments[1:])
+            else:
+                number, epoch, values = arguments
+                reports.setdefault(number, {}).setdefault(epoch, values[0])
+        found = [(t.user_attrs.get("warm_start", t.user_attrs.get("number")), t.params) for t in trials]
+        if len(found) < len(expected) and all(_same(*pair) for pair in zip(found, expected, strict=False)):
+            return "lacks trials that the event log has"
+        if len(found) > len(expected) and all(_same(*pair) for pair in zip(found, expected, strict=False)):
+            return "has trials that the event log lacks"
+        if not all(_same(*pair) for pair in zip(found, expected, strict=True)):
+            return "has other trials than the event log"
+        for trial in trials:
+            number = trial.user_attrs.get("number")
+            if number is None:
+                continue
+            if trial.state.is_finished() and (number not in told or _outcome(trial) != frozen_state(*told[number][:2])):
+                return f"has another end of trial {number} than the event log"
+            if not trial.intermediate_values.items() <= reports.get(number, {}).items():
+                return f"has other reports of trial {number} than the event log"
+        return None
+
+    def _repeat(self, study: Study, force: bool = False) -> bool:
+        """Make every call again; whether all proposals are those of the log. `force` gives the log's points."""
+        for name, arguments in self._calls:
+            if name != "ask":
+                getattr(study, name)(*arguments)
+                continue
+            number, fixed = arguments
+            point = self._asked[number][0]
+            if study.ask(number, point if force else fixed) != point:
+                return force
+        return True
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file to the first free `NAME.old-1`, `NAME.old-2`, ...; gives the new path."""
+    new = next(new for i in count(1) if not (new := path.with_name(f"{path.name}.old-{i}")).exists())
+    return path.rename(new)
+
+
+def _same(found: tuple[Any, Point], expected: tuple[Any, Point]) -> bool:
+    # Where rounding carried a proposal past an end of its range, the log has the end.
+    return (
+        found[0] == expected[0]
+        and found[1].keys() == expected[1].keys()
+        and all(
+            value == found[1][path] or (isinstance(value, float) and abs(value - found[1][path]) <= 1e-12 * abs(value))
+            for path, value in expected[1].items()
+        )
+    )
+
+
+def _outcome(trial: FrozenTrial) -> tuple[TrialState, list[float] | None]:
+    # Optuna gives a trial that was stopped early its last report as a value.
+    return trial.state, trial.values if trial.state == TrialState.COMPLETE else None
