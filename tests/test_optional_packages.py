@@ -87,7 +87,7 @@ def test_a_package_that_is_there_and_broken_is_not_called_missing(
     (tmp_path / "broken_package.py").write_text("raise ImportError('libfoo.so.1: cannot open shared object file')")
     (tmp_path / "incomplete_package.py").write_text("import a_package_that_nobody_has")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(MissingPackageError, match=r"^x: broken_package is installed and cannot be imported \(libfoo"):
+    with pytest.raises(MissingPackageError, match=r"^x: broken_package is installed but cannot be imported \(libfoo"):
         require("broken_package", "report", "x")
     with pytest.raises(MissingPackageError, match=r"^x: needs a_package_that_nobody_has, which is not installed"):
         require("incomplete_package", "report", "x")

@@ -131,7 +131,7 @@ def test_rows_and_columns_of_a_leaderboard(call, folder: Path) -> None:
         ("--where", "miou >", "got 'miou >': "),
         ("--where", "miou + 1", "got 'miou + 1': "),
         ("--format", "parquet", "parquet is not text: give a file with --out"),
-        ("--out", "x.csv", "a table goes to the screen, valid with --out: csv, json, parquet, markdown, latex"),
+        ("--out", "x.csv", "table is for the terminal, valid with --out: csv, json, parquet, markdown, latex"),
     ],
 )
 def test_options_of_a_leaderboard_that_cannot_be_met(call, folder: Path, option: str, value: str, said: str) -> None:
@@ -397,7 +397,7 @@ def test_a_teacher_that_cannot_be_loaded_completely_is_refused(call, space: Path
                 channels=16,
             ),
         )
-    said = {"classes": "classifier.weight is [3, 16, 1, 1]", "head": "keys missing: head.", "pickle": "refused"}[kind]
+    said = {"classes": "classifier.weight is [3, 16, 1, 1]", "head": "keys missing: head.", "pickle": "rejected"}[kind]
     code, _, err = call("train", space, "--out", tmp_path / "o", "--set", f"teacher.checkpoint={path}")
     assert code == 2
     assert str(path) in err and said in err

@@ -180,7 +180,7 @@ def test_a_truncated_or_missing_file_is_found_by_its_size_and_its_lost_chunks_ar
 def test_a_damaged_table_or_header_and_another_layout(tmp_path: Path) -> None:
     chunks.build(tmp_path, LAYOUT, Worker(), about={})
     flip(tmp_path / "a.npy", 0)
-    with pytest.raises(DataError, match="no readable array"):
+    with pytest.raises(DataError, match="not a readable array"):
         chunks.read(tmp_path)
     assert chunks.verify(tmp_path) == []
     assert whole(tmp_path)

@@ -126,7 +126,7 @@ def test_divergence_names_the_term_the_step_and_the_epoch(tiny: dict[str, Any], 
 
 def test_a_checkpoint_of_another_student_is_refused(tiny: dict[str, Any], store: ViewStore, tmp_path: Path) -> None:
     start(base(tiny), store).save(tmp_path / "c.pt")
-    with pytest.raises(CheckpointError, match="no checkpoint of this configuration"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of this configuration"):
         start(base(tiny, student__channels=16), store).load(tmp_path / "c.pt")
 
 
