@@ -1,11 +1,13 @@
 """What goes wrong on the user's side, in words that let the user fix it.
 
-The command line prints these without a traceback and exits with code 2.
+The command line prints these without a traceback and exits with their `exit_code`.
 """
 
 
 class UserError(Exception):
     """Base of every error a user can fix: what was got, where, and what is valid."""
+
+    exit_code = 2
 
 
 class ConfigError(UserError):
@@ -27,6 +29,12 @@ class CheckpointError(UserError):
 
 class ExperimentError(UserError):
     """An experiment folder that is missing, taken, locked or damaged."""
+
+
+class SearchFailed(UserError):
+    """A search or confirmation in which no trial completed; the reason and a trial's log are named."""
+
+    exit_code = 1
 
 
 class ResourceError(UserError):

@@ -11,6 +11,7 @@ from io import FileIO
 from pathlib import Path
 
 from bpkd_search.errors import ResourceError, UserError
+from bpkd_search.machine import refuse_windows
 
 
 @contextmanager
@@ -85,6 +86,7 @@ def lock(
 
 def _acquire(path: Path, shared: bool, block: bool, notice: Callable[[], None] | None) -> FileIO:
     # Imported here, because Windows lacks it and what needs no lock works there.
+    refuse_windows()
     import fcntl
 
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
