@@ -1,11 +1,13 @@
 """Errors that the user can fix, with messages that explain how.
 
-The command line prints these without a traceback and exits with code 2.
+The command line prints these without a traceback and exits with their `exit_code`.
 """
 
 
 class UserError(Exception):
     """Base of every error a user can fix: the given value, its place, and what is valid."""
+
+    exit_code = 2
 
 
 class ConfigError(UserError):
@@ -27,6 +29,16 @@ class CheckpointError(UserError):
 
 class ExperimentError(UserError):
     """An experiment directory that is missing, taken, locked or damaged."""
+
+
+class SearchFailed(UserError):
+    """A search or confirmation in which no trial completed; the reason and a trial's log are named."""
+
+    exit_code = 1
+
+
+class HeldError(ExperimentError):
+    """An experiment folder that another process works on."""
 
 
 class ResourceError(UserError):

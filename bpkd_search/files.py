@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bpkd_search.errors import FullDiskError, ResourceError, UserError
+from bpkd_search.machine import refuse_windows
 
 T = TypeVar("T")
 RETRY_SECONDS = 2.0
@@ -178,7 +179,8 @@ def lock(
 
 
 def _acquire(path: Path, shared: bool, block: bool, notice: Callable[[], None] | None) -> FileIO:
-    # Imported here, because Windows lacks it and code without locks works there.
+    # Imported here, because Windows lacks it and what needs no lock works there.
+    refuse_windows()
     import fcntl
 
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX

@@ -50,6 +50,7 @@ may be objectives (`search.objectives`) and constraints (`search.constraints`); 
 COMMANDS = """# Commands
 
 Every command prints its help with `--help`. An error that you can fix is printed without a traceback, with exit code 2.
+A search or confirmation in which no trial completes ends with exit code 1.
 """
 
 

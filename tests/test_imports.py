@@ -182,6 +182,7 @@ def test_few_modules_lie_loose_at_the_top() -> None:
         "errors",
         "files",
         "imports",
+        "machine",
         "morphology",
         "predict",
     }

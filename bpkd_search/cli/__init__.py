@@ -17,12 +17,12 @@ __all__ = ["app", "main", "results", "search", "spaces", "students"]
 
 
 def main() -> None:
-    """Run the command line; errors that the user can fix are printed without a traceback, with exit code 2."""
+    """Run the command line; errors that the user can fix are printed without a traceback, with their exit code."""
     try:
         app(standalone_mode=True)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(e.exit_code) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None

@@ -19,7 +19,7 @@ from typing import Any
 from optuna.storages import InMemoryStorage
 
 from bpkd_search import __version__
-from bpkd_search.cluster.driver import interruptible, patient, run_engine, short
+from bpkd_search.cluster.driver import continuation, interruptible, patient, run_engine, short
 from bpkd_search.cluster.listener import listener
 from bpkd_search.cluster.progress import make_progress
 from bpkd_search.config import RunConfig, SearchConfig
@@ -65,6 +65,7 @@ def confirm(
     held_out = open_held_out(config, directory) if test else None
     directory = directory.resolve()
     again = f"confirm {short(directory)} --top {top} --seeds {seeds}" + " --test" * test
+    again = continuation(again, address)
     with experiment.hold(directory), make_progress(_undisturbed(config)) as progress, patient(progress, wait, again):
         confirmation = Confirmation(directory, top, seeds, listener(directory / CONFIRMATION, progress))
         with closing(confirmation.engine.recorder):

@@ -9,12 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from bpkd_search.cluster.nodes import Node, live_nodes
 from bpkd_search.errors import ResourceError
+from bpkd_search.machine import usable_cpus
 
 
 @contextmanager
-def connect_ray(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
-    """A Ray cluster to work on, and what it offers; a local one is shut down afterwards."""
+def connect_ray(address: str | None, verbose: bool) -> Iterator[list[Node]]:
+    """The nodes of a Ray cluster to work on; without an `address`, of one of its own, shut down afterwards.
+
+    Another Ray on this machine, and `RAY_ADDRESS`, matter only to the address `auto`.
+    Raises `ResourceError` if Ray cannot be reached or started.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's own files a trial, its signal handler and its tables have better ones here.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
@@ -27,9 +33,9 @@ def connect_ray(address: str | None, verbose: bool) -> Iterator[dict[str, float]
 
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
     if address is None:
-        options |= {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+        options |= {"num_cpus": usable_cpus(), "include_dashboard": False}
     try:
-        ray.init(address=address, **options)
+        ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as e:
         where = "Ray cannot start here"
         if address:
@@ -38,6 +44,6 @@ def connect_ray(address: str | None, verbose: bool) -> Iterator[dict[str, float]
     if not verbose:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
-        yield dict(ray.cluster_resources())
+        yield live_nodes()
     finally:
         ray.shutdown()

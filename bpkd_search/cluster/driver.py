@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,17 @@ from typing import TYPE_CHECKING, Any
 from bpkd_search import __version__
 from bpkd_search.cluster import packing
 from bpkd_search.cluster.connection import connect_ray
+from bpkd_search.cluster.failures import require_a_result
 from bpkd_search.cluster.listener import keep_best_students, listener
+from bpkd_search.cluster.losses import LossLimit
+from bpkd_search.cluster.nodes import Node
 from bpkd_search.cluster.progress import Progress, make_progress
 from bpkd_search.cluster.sharing import prepare_nodes
 from bpkd_search.cluster.slots import Slots, divide
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.config.search import Resources
-from bpkd_search.errors import FullDiskError, UserError
+from bpkd_search.errors import FullDiskError, HeldError, UserError
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.commit import all_commits, code_commit
 from bpkd_search.experiment.events import read_events
@@ -66,7 +70,7 @@ def run_search(
     experiment.create(directory, config)
     try:
         return _drive(config, directory, address, verbose, wait)
-    except FullDiskError:
+    except (FullDiskError, HeldError):  # there is something to resume, or the folder is another process's
         raise
     except UserError:
         # Nothing was asked yet, so there is nothing to resume: the same line can run again once that is fixed.
@@ -88,7 +92,7 @@ def resume_search(
 
 def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: bool, wait: bool) -> Leaderboard:
     given, directory = directory, directory.resolve()
-    again = f"resume {short(directory)}"
+    again = continuation(f"resume {short(directory)}", address)
     with experiment.hold(directory), make_progress(config) as progress, patient(progress, wait, again):
         listeners = [listener(directory, progress), *make_loggers(config, directory)]
 
@@ -112,6 +116,7 @@ def run_engine(
     `directory` keeps its checkpoints and students, `again` is the command that continues it. Raises `UserError`
     of every kind; `Interrupted` after Ctrl-C.
     """
+    shutil.rmtree(directory / RAY, ignore_errors=True)  # what a killed driver left
     progress.begin(engine)
     keep_best_students(directory, engine)
     for note in engine.notes:
@@ -121,31 +126,30 @@ def run_engine(
         if not engine.done:
             from bpkd_search.cluster.trial import DistillationTrial
 
-            with connect_ray(address, verbose) as available:
-                slots, task = _get_ready(config, directory, available, progress)
+            with connect_ray(address, verbose) as nodes:
+                slots, task = _get_ready(config, directory, nodes, progress)
                 progress.say(f"ray: {slots.count} trial(s) at once, {slots.cpus:g} CPU and {slots.gpus:g} GPU each")
                 with _on_interrupt(engine, progress):
-                    run_on_ray(engine, directory, slots, DistillationTrial, task.values_for)
+                    run_on_ray(engine, directory, slots, DistillationTrial, task.values_for, progress.say)
     if engine.fatal is not None:
         raise engine.fatal
     if not engine.done:
         raise Interrupted(again)
+    require_a_result(engine, directory)
 
 
 def _get_ready(
-    config: SearchConfig, directory: Path, available: Mapping[str, float], progress: Progress
+    config: SearchConfig, directory: Path, nodes: Sequence[Node], progress: Progress
 ) -> tuple[Slots, TrialTask]:
     """What trials run on and what they share, built if missing, and noted in the experiment folder."""
     from bpkd_search.cluster.trial import TrialTask
 
     search, known = config.search, experiment.noted(directory)
     # What is impossible is refused before anything is built.
-    slots = divide(search, available)
+    slots = divide(search, nodes, config.train.device)
     require_measured(search, slots.gpus > 0 and config.train.device != "cpu")
     # Built by other processes too, which give up on a full disk: then it is this one that waits.
-    prepared = with_room(
-        directory, lambda: prepare_nodes(config.run(), directory, available, slots.gpus > 0, progress.say)
-    )
+    prepared = with_room(directory, lambda: prepare_nodes(config.run(), directory, slots, progress.say))
     progress.teacher_scores = prepared.teacher_scores or {}
     facts: dict[str, Any] = {
         "class_names": prepared.open().class_names,
@@ -153,31 +157,38 @@ def _get_ready(
         "commit": all_commits(known.get("commit"), code_commit()),
     }
     task = TrialTask(str(directory), prepared, slots.threads, run=to_tree(config.run()))
-    if packing.wanted(search, slots.gpus if config.train.device != "cpu" else 0):
-        facts["packing"] = packing.pack_on_ray(search, task, known.get("packing"), progress.say)
-        slots = divide(search, available, Resources(**facts["packing"]["resources"]))
+    if packing.wanted(search, slots.gpus):
+        facts["packing"] = packing.pack_on_ray(search, task, slots, known.get("packing"), progress.say)
+        slots = divide(search, nodes, config.train.device, Resources(**facts["packing"]["resources"]))
     experiment.note(directory, **facts)
     return slots, replace(task, threads=slots.threads)
 
 
 def run_on_ray(
-    engine: Engine, directory: Path, slots: Slots, trainable: type, task_of: Callable[[Trial], dict[str, Any]]
+    engine: Engine,
+    directory: Path,
+    slots: Slots,
+    trainable: type,
+    task_of: Callable[[Trial], dict[str, Any]],
+    say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Hand the engine to Ray Tune and return when it has no more trials or was interrupted.
 
-    `trainable` is a `ray.tune.Trainable` class; `task_of` gives what an actor needs for a trial, as plain values.
+    `trainable` is a `ray.tune.Trainable` class; `task_of` gives what an actor needs for a trial, as plain values;
+    `say` prints a line.
     """
     from ray import tune
 
     from bpkd_search.cluster.tune import EngineScheduler, EngineSearcher, StopOnRequest
 
-    searcher = EngineSearcher(engine, task_of)
+    searcher = EngineSearcher(engine, task_of, slots, LossLimit(say))
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": slots.cpus, "gpu": slots.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=EngineScheduler(engine, searcher),
-            num_samples=engine.total,
+            # The engine says when there are no more; a lost trial is a new sample to Ray.
+            num_samples=-1,
             max_concurrent_trials=slots.count,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
@@ -247,6 +258,11 @@ def _on_interrupt(engine: Engine, progress: Progress) -> Iterator[None]:
     finally:
         for sig, handler in before.items():
             signal.signal(sig, handler)
+
+
+def continuation(command: str, address: str | None) -> str:
+    """The command that continues a run, on the same cluster."""
+    return command if address is None else f"{command} --address {shlex.quote(address)}"
 
 
 def short(directory: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from bpkd_search.cluster.failures import FailureStreak
 from bpkd_search.cluster.progress import Progress
 from bpkd_search.experiment.paths import checkpoint_file, student_file
 from bpkd_search.experiment.schema import BASELINE
@@ -17,12 +18,15 @@ KEPT_STUDENTS = 5
 def listener(directory: Path, progress: Progress) -> Callable[[str, Trial], None]:
     """A listener for the engine that `progress` follows; `directory` keeps its checkpoints and students."""
 
+    failures = FailureStreak(directory)
+
     def listen(event: str, trial: Trial) -> None:
         progress.event(event, trial)
         if event == "end":
             checkpoint_file(directory, trial.number).unlink(missing_ok=True)
             if progress.engine is not None:
                 keep_best_students(directory, progress.engine)
+                failures.ended(progress.engine, trial)
 
     return listen
 

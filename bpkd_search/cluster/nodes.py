@@ -15,12 +15,13 @@ SAY_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Node:
-    """A node that is up: Ray's id, a name for people, and whether it has CPUs and GPUs for tasks."""
+    """A node that is up: Ray's id, a name for people, the CPUs and GPUs that it has for tasks, its IP."""
 
     id: str
     name: str
     cpus: float
     gpus: float
+    address: str = ""
 
 
 def live_nodes() -> list[Node]:
@@ -33,6 +34,7 @@ def live_nodes() -> list[Node]:
             f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
             node["Resources"].get("CPU", 0.0),
             node["Resources"].get("GPU", 0.0),
+            node["NodeManagerAddress"],
         )
         for node in ray.nodes()
         if node["Alive"]

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpkd_search.cluster.nodes import live_nodes
+from bpkd_search.cluster.nodes import Node, live_nodes
+from bpkd_search.cluster.slots import Slots
 from bpkd_search.config.search import Search
 
 if TYPE_CHECKING:
@@ -123,12 +124,13 @@ def pack(search: Search, machine: Machine, measure: Callable[[Packing], Measured
     }
 
 
-def pack_on_ray(search: Search, task: TrialTask, known: Record | None, say: Say) -> Record:
+def pack_on_ray(search: Search, task: TrialTask, slots: Slots, known: Record | None, say: Say) -> Record:
     """The same on the Ray cluster that is connected, by running the task's own first steps.
 
-    A `known` record of the same machine is taken as it is: a resumed search continues as it began.
+    `slots` is how the cluster is divided before the measurement; without GPUs in it, CPUs are measured. A `known`
+    record of the same machine is taken as it is: a resumed search continues as it began.
     """
-    machine = _largest_node()
+    machine = largest(live_nodes(), slots)
     if known is not None and known["machine"] == asdict(machine):
         return known
     most = max(packing.copies for packing in candidates(machine, _at_once(search)))
@@ -136,8 +138,9 @@ def pack_on_ray(search: Search, task: TrialTask, known: Record | None, say: Say)
         return pack(search, machine, measure, say)
 
 
-def _largest_node() -> Machine:
-    return max(Machine(int(node.gpus), int(node.cpus)) for node in live_nodes())
+def largest(nodes: Iterable[Node], slots: Slots) -> Machine:
+    """The largest node among those on which a trial fits; its GPUs count only if trials use them."""
+    return max(Machine(int(node.gpus) if slots.gpus else 0, int(node.cpus)) for node in nodes if slots.on(node))
 
 
 def _at_once(search: Search) -> int | None:

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from bpkd_search.cluster.failures import describe_failure
 from bpkd_search.config import SearchConfig
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, PRUNED
 
@@ -51,10 +52,13 @@ class Progress:
             self.say(f"resume: {self._ended_before} of {engine.total} trials have ended")
 
     def event(self, event: str, trial: Trial) -> None:
-        """Show an `ask`, `report` or `end`."""
+        """Show an `ask`, `report`, `lost` or `end`."""
         if event == "ask" and not self._asked:
             # The pace is that of trials; preparation has ended.
             self._asked, self._started = True, time.monotonic()
+        if event == "lost" and self.engine is not None:
+            why = self.engine.recorder.trials[trial.number]["message"]
+            self.say(f"trial {trial.number} {trial.method}: {why}; it continues from epoch {trial.epoch}")
         if event == "end":
             self.ended(trial)
             self._judge_grace()
@@ -92,11 +96,13 @@ class Progress:
 
     def _line(self, trial: Trial, engine: Engine) -> str:
         last, state = trial.last(), engine.states[trial.number]
-        score = f"{self.metric} {last[self.metric]:.4f}" if last else "no result"
-        cost = f"{trial.epoch} epochs, {last.get('gpu_seconds', 0.0):.0f} s" if last else ""
+        parts = [f"failed ({describe_failure(engine, trial)})" if state == FAILED else state.lower()]
+        if last:
+            parts += [f"{self.metric} {last[self.metric]:.4f}", f"{trial.epoch} epochs"]
+            parts += [f"{last.get('gpu_seconds', 0.0):.0f} s"]
         return (
-            f"[{len(engine.states)}/{engine.total}] trial {trial.number} {trial.method}: {state.lower()},"
-            f" {score}, {cost}; {self.standing(engine)}; {self.time_left(engine)}"
+            f"[{len(engine.states)}/{engine.total}] trial {trial.number} {trial.method}: {', '.join(parts)};"
+            f" {self.standing(engine)}; {self.time_left(engine)}"
         )
 
     def standing(self, engine: Engine) -> str:
@@ -129,7 +135,9 @@ class LiveProgress(Progress):
         self.live = Live(get_renderable=self.render, console=console, refresh_per_second=2, transient=True)
 
     def ended(self, trial: Trial) -> None:
-        """Nothing to print: the table is drawn from the engine's state."""
+        """Print a line for a failure; everything else is in the table, drawn from the engine's state."""
+        if trial.state == FAILED:
+            super().ended(trial)
 
     def render(self) -> RenderableType:
         """The table in its present state."""

@@ -15,6 +15,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from bpkd_search.cluster.nodes import Node, exist, live_nodes, on_each, pinned
+from bpkd_search.cluster.slots import Slots
 from bpkd_search.cluster.view_building import ray_maps
 from bpkd_search.config.models import RunConfig
 from bpkd_search.data.views import cache_dir, require_space
@@ -30,26 +31,22 @@ from bpkd_search.training.teacher import file_hash
 KEPT = 4
 
 
-def prepare_nodes(run: RunConfig, directory: Path, available: Mapping[str, float], on_gpus: bool, say: Say) -> Prepared:
-    """`prepare` by a cluster that offers `available`, such that every node that can run a trial reads the result.
+def prepare_nodes(run: RunConfig, directory: Path, slots: Slots, say: Say) -> Prepared:
+    """`prepare` by the connected cluster, such that every node that can run a trial reads the result.
 
-    `directory` is the experiment folder. With `on_gpus`, nodes without a GPU run no trials. Raises what `prepare`
-    raises, and `ResourceError` naming the nodes that do not see a folder they must share or cannot hold a copy.
+    `directory` is the experiment folder; a node on which none of the `slots` fits runs no trials. Raises what
+    `prepare` raises, and `ResourceError` naming the nodes that do not see a folder they must share or cannot hold a
+    copy.
     """
     import ray
 
     here = ray.get_runtime_context().get_node_id()
     nodes = live_nodes()
-    trial_nodes = [node for node in nodes if (node.gpus if on_gpus else node.cpus)]
+    trial_nodes = [node for node in nodes if slots.on(node)]
     views = cache_dir(run.data.views_dir)
     unseen = find_unseen([node for node in nodes if node.id != here], (directory, views))
     require_shared(trial_nodes, unseen, directory, views, copies=run.data.local_dir is not None)
-    if unseen[views]:
-        own = next(node for node in nodes if node.id == here)
-        maps = ray_maps({"CPU": own.cpus, "GPU": own.gpus}, run.train.device, here)
-    else:
-        maps = ray_maps(available, run.train.device)
-    prepared = prepare(run, say, *maps)
+    prepared = prepare(run, say, *ray_maps(nodes, run.train.device, here if unseen[views] else None))
     if run.data.local_dir is None:
         return prepared
     return copy_to_nodes(prepared, run, trial_nodes, here, say)

@@ -1,12 +1,17 @@
-"""What a trial gets of the machine, and how many run at once."""
+"""What a trial gets of a node, and how many trials run at once on all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bpkd_search.cluster.nodes import Node
 from bpkd_search.config.search import Resources, Search
 from bpkd_search.errors import ResourceError
+
+# Ray counts resources in parts of one.
+PARTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -22,27 +27,80 @@ class Slots:
         """Torch threads of a trial."""
         return max(1, int(self.cpus))
 
+    def on(self, node: Node) -> int:
+        """Number of such trials that fit on a node at once."""
+        by_gpu = on_gpus(node, self.gpus)
+        by_cpu = whole(node.cpus / self.cpus)
+        return by_cpu if by_gpu is None else min(by_cpu, by_gpu)
 
-def divide(search: Search, available: Mapping[str, float], measured: Resources | None = None) -> Slots:
-    """Divide what Ray offers (`CPU`, `GPU`) among trials; `measured` is what a packing has found for one.
+
+def divide(search: Search, nodes: Sequence[Node], device: str = "auto", measured: Resources | None = None) -> Slots:
+    """Divide the nodes of a cluster among trials; `measured` is what a packing has found for one on the largest node.
 
     By default a trial has a GPU to itself where there is one, and one CPU where there is none: on CPU, two
-    trials of two threads each were several times slower than two of one. A set figure is obeyed.
-    Raises `ResourceError` for more than there is.
+    trials of two threads each were several times slower than two of one. A set figure is obeyed. Beside a GPU a
+    trial gets an even share of the CPUs of its own node, the smallest such share of all nodes with GPUs, because
+    Ray gives every trial the same. `device` is `train.device`; on `cpu` no trial gets a GPU.
+    Raises `ResourceError` for a trial that fits on no node, and for a device that is not Ray's to give.
     """
-    all_cpus, all_gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
+    if ":" in device:
+        rule = "a search places its trials on GPUs itself; use cuda, and CUDA_VISIBLE_DEVICES to choose among GPUs"
+        raise ResourceError(f"train.device: got {device}; {rule}")
     wanted = measured or (search.resources if isinstance(search.resources, Resources) else Resources())
-    gpus = (1.0 if all_gpus else 0.0) if wanted.gpus == "auto" else float(wanted.gpus)
-    if gpus > all_gpus:
-        raise ResourceError(f"search.resources.gpus: got {gpus:g} a trial, there are {all_gpus:g} GPU(s)")
-    by_gpu = int(all_gpus / gpus + 1e-9) if gpus else None
-    share = max(1.0, all_cpus // by_gpu) if by_gpu else 1.0
-    cpus = share if wanted.cpus == "auto" else float(wanted.cpus)
-    if cpus > all_cpus:
-        raise ResourceError(f"search.resources.cpus: got {cpus:g} a trial, there are {all_cpus:g} CPU(s)")
-    count = int(all_cpus / cpus + 1e-9)
-    if by_gpu:
-        count = min(count, by_gpu)
-    if search.concurrent != "auto":
-        count = min(count, search.concurrent)
-    return Slots(max(1, count), cpus, gpus)
+    # A node without CPUs (`ray start --num-cpus=0`) is one that is to run nothing.
+    nodes = [node for node in nodes if node.cpus > 0]
+    most_gpus = max((node.gpus for node in nodes), default=0.0)
+    if device == "cpu":
+        gpus = 0.0
+    elif wanted.gpus == "auto":
+        gpus = 1.0 if most_gpus >= 1 else 0.0
+    else:
+        gpus = float(wanted.gpus)
+    if gpus > 1 and gpus != int(gpus):
+        raise ResourceError(f"search.resources.gpus: got {gpus:g} a trial, must be at most 1 or a whole number")
+    if gpus > most_gpus:
+        raise ResourceError(
+            f"search.resources.gpus: got {gpus:g} a trial, there are {most_gpus:g} GPU(s) on the largest node"
+        )
+    if device == "cuda" and not gpus:
+        raise ResourceError("train.device: got cuda, but trials get no GPU; set search.resources.gpus, or use auto")
+    # What copies on one GPU share is measured; the CPUs beside it differ from node to node.
+    fixed = None if wanted.cpus == "auto" or (measured and gpus) else float(wanted.cpus)
+    cpus = fixed if fixed is not None else cpu_share(nodes, gpus)
+    if cpus > (most_cpus := max((node.cpus for node in nodes), default=0.0)):
+        raise ResourceError(
+            f"search.resources.cpus: got {cpus:g} a trial, there are {most_cpus:g} CPU(s) on the largest node"
+        )
+    slots = Slots(1, cpus, gpus)
+    count = sum(slots.on(node) for node in nodes)
+    if not count:
+        there = "; ".join(f"{node.name}: {node.cpus:g} CPU, {node.gpus:g} GPU" for node in nodes)
+        raise ResourceError(
+            f"search.resources: no node has {cpus:g} CPU(s) and {gpus:g} GPU(s) for a trial; there are {there}"
+        )
+    return Slots(count if search.concurrent == "auto" else min(count, search.concurrent), cpus, gpus)
+
+
+def on_gpus(node: Node, gpus: float) -> int | None:
+    """Number of trials with so many GPUs that a node's GPUs hold; a trial's fraction is of one GPU. None without."""
+    if not gpus:
+        return None
+    return int(node.gpus) * whole(1 / gpus) if gpus < 1 else whole(node.gpus / gpus)
+
+
+def cpu_share(nodes: Sequence[Node], gpus: float) -> float:
+    """CPUs of a trial that has so many GPUs: one without any, else an even share that every node has for each trial.
+
+    It is less than one CPU only where a node would otherwise leave a GPU idle.
+    """
+    shares = [1.0] if not gpus else []
+    for node in nodes:
+        if trials := on_gpus(node, gpus):
+            filled = node.cpus / min(trials, node.gpus)
+            shares.append(max(node.cpus // trials, min(1.0, math.floor(filled * PARTS) / PARTS)))
+    return min(shares, default=1.0)
+
+
+def whole(ratio: float) -> int:
+    """The whole part, such that 1 / (1/3) is 3."""
+    return int(ratio + 1e-3 / PARTS)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from ray import tune
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.errors import CheckpointError, FullDiskError
-from bpkd_search.experiment.paths import checkpoint_file, student_file
+from bpkd_search.experiment.paths import checkpoint_file, student_file, trial_log
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.files import RETRY_SECONDS, full_disk, is_full
 from bpkd_search.models import save_weights
@@ -69,6 +72,11 @@ class TrialTask:
     def checkpoint(self) -> Path:
         """Where the unfinished trial's state is kept."""
         return checkpoint_file(Path(self.directory), self.number)
+
+    @property
+    def log(self) -> Path:
+        """Where its failures are told in full."""
+        return trial_log(Path(self.directory), self.number)
 
     @property
     def student(self) -> Path:
@@ -174,7 +182,18 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
         return {"full": text, "done": False}
 
     def _failed(self, reason: str, message: str) -> dict[str, Any]:
+        self._log(traceback.format_exc())
         return {"failure": reason, "message": message[:2000], "done": True}
+
+    def _log(self, text: str) -> None:
+        """Append to the trial's log what has happened, when and where."""
+        when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        head = f"{when} trial {self.task.number} on {socket.gethostname()}, process {os.getpid()}"
+        # A full disk must not hide the failure itself.
+        with suppress(OSError):
+            self.task.log.parent.mkdir(parents=True, exist_ok=True)
+            with self.task.log.open("a", encoding="utf-8") as file:
+                file.write(f"{head}\n{text}\n")
 
     def cleanup(self) -> None:
         """Let go of the run."""

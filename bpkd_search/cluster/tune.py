@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ray.tune import Stopper
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from bpkd_search.cluster.losses import LossLimit, loss_of
+from bpkd_search.cluster.nodes import live_nodes
+from bpkd_search.cluster.slots import Slots
 from bpkd_search.errors import UserError
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.files import pause
@@ -41,19 +45,24 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
     here the engine decides the state from what the trial really did.
     """
 
-    def __init__(self, engine: Engine, task_of: Callable[[Trial], dict[str, Any]]) -> None:
+    def __init__(
+        self, engine: Engine, task_of: Callable[[Trial], dict[str, Any]], slots: Slots, limit: LossLimit
+    ) -> None:
         super().__init__()
-        self.engine, self.task_of = engine, task_of
+        self.engine, self.task_of, self.limit, self.slots = engine, task_of, limit, slots
         self.numbers: dict[str, int] = {}
+        self.running: dict[str, int] = {}
+        self.errors: dict[str, BaseException | None] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's task, or `Searcher.FINISHED`."""
+        """The next trial's task; None while a running one may still be lost and asked again; `Searcher.FINISHED`."""
         trial = None
         with stopping(self.engine):
             trial = self.engine.ask()
         if trial is None:
-            return str(Searcher.FINISHED)
+            return None if self.running and not self.engine.interrupted else str(Searcher.FINISHED)
         self.numbers[trial_id] = trial.number
+        self.running[trial_id] = trial.epoch
         return self.task_of(trial)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -62,15 +71,29 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Bring the end of a trial to the engine; a lost actor is an error without a result."""
         number, result = self.numbers[trial_id], result or {}
+        began = self.running.pop(trial_id)
         with stopping(self.engine):
             if error:
-                self.engine.end(number, ("lost", "the trial's process or node died"))
+                self._failed(number, began, self.errors.pop(trial_id, None))
             elif result.get("failure"):
                 self.engine.end(number, (result["failure"], result.get("message", "")))
             else:
                 if "report" in result:
                     self.engine.report(number, report_of(result))
                 self.engine.end(number)
+
+    def _failed(self, number: int, began: int, error: BaseException | None) -> None:
+        """Ask for a lost trial again; an error of its own code ends it. `began` is its epoch when it was started."""
+        loss = loss_of(error)
+        if loss is None:
+            if not self.engine.interrupted:
+                self.engine.end(number, ("error", str(error)[-2000:].strip()))
+            return
+        nodes = [node for node in live_nodes() if self.slots.on(node)]
+        node = next((node.name for node in nodes if node.address == loss.address), loss.address)
+        self.engine.lost(number, loss.cause, loss.message, node)
+        if self.engine.trials[number].epoch == began and not self.engine.interrupted:
+            self.limit.lost(node, nodes)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the experiment's own event log is the state."""
@@ -95,6 +118,12 @@ class EngineScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
     def __init__(self, engine: Engine, searcher: EngineSearcher) -> None:
         super().__init__()
         self.engine, self.searcher = engine, searcher
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Keep the error for the searcher's adapter, which is told next and only that there was one."""
+        with suppress(OSError), open(trial.pickled_error_file, "rb") as file:
+            self.searcher.errors[trial.trial_id] = pickle.load(file)
+        super().on_trial_error(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE or STOP, as the engine decides."""

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from bpkd_search.cluster.nodes import pinned
+from bpkd_search.cluster.nodes import Node, pinned
+from bpkd_search.cluster.slots import divide
 from bpkd_search.config.models import RunConfig
+from bpkd_search.config.search import Search
 from bpkd_search.data.views import Map, thread_map
 from bpkd_search.errors import UserError
 from bpkd_search.training.inputs import Say
@@ -20,19 +22,19 @@ START_SECONDS = 10.0
 Chunk = Callable[[int], tuple[int, int]]
 
 
-def ray_maps(available: Mapping[str, float], device: str = "auto", node: str | None = None) -> tuple[Map, Map]:
-    """How to spread chunks of views and of logits over a cluster, or one node of it, that offers `CPU` and `GPU`.
+def ray_maps(nodes: Sequence[Node], device: str = "auto", node: str | None = None) -> tuple[Map, Map]:
+    """How to spread chunks of views and of logits over the nodes of a cluster, or over one `node` (by Ray's id).
 
-    Views take a CPU an actor. Logits take a GPU an actor with its share of the CPUs, or where there is none, or
-    `device` is `cpu`, a CPU. A named GPU (`cuda:1`) is that of this machine: its logits are made here.
+    Views take a CPU an actor. Logits take a GPU an actor with its share of the node's CPUs, or where there is none,
+    or `device` is `cpu`, a CPU. A named GPU (`cuda:1`) is that of this machine: its logits are computed here.
     """
-    cpus, gpus = int(available.get("CPU", 1)), int(available.get("GPU", 0))
-    views = ray_map(cpus, 1, 0, thread_map, node)
-    if ":" in device:
+    nodes = [each for each in nodes if node in (None, each.id)]
+    views = ray_map(sum(int(each.cpus) for each in nodes), 1, 0, thread_map, node)
+    if ":" in device or not any(each.cpus for each in nodes):
         return views, map
-    if gpus and device != "cpu":
-        return views, ray_map(gpus, max(1, cpus // gpus), 1, map, node)
-    return views, ray_map(cpus, 1, 0, map, node)
+    # As trials are placed by default.
+    slots = divide(Search(), nodes, "cpu" if device == "cpu" else "auto")
+    return views, ray_map(slots.count, slots.cpus, slots.gpus, map, node)
 
 
 def build_inputs(run: RunConfig, say: Say, *, address: str | None = None, verbose: bool = False) -> Prepared:
@@ -41,11 +43,11 @@ def build_inputs(run: RunConfig, say: Say, *, address: str | None = None, verbos
         return prepare(run, say)
     from bpkd_search.cluster.connection import connect_ray
 
-    with connect_ray(address, verbose) as available:
-        return prepare(run, say, *ray_maps(available, run.train.device))
+    with connect_ray(address, verbose) as nodes:
+        return prepare(run, say, *ray_maps(nodes, run.train.device))
 
 
-def ray_map(actors: int, cpus: int, gpus: int, local: Map, node: str | None = None) -> Map:
+def ray_map(actors: int, cpus: float, gpus: float, local: Map, node: str | None = None) -> Map:
     """A `map` over actors with the given CPUs (and torch threads) and GPUs, on any node or on one.
 
     The first chunk is made here; where the rest would be done before actors have started, `local` does it.
@@ -87,7 +89,7 @@ def _on_actors(
 
     shared = ray.put(function)
     builder: Any = ray.remote(_Builder).options(**options)
-    actors = [builder.remote(shared, options["num_cpus"]) for _ in range(count)]
+    actors = [builder.remote(shared, max(1, int(options["num_cpus"]))) for _ in range(count)]
     try:
         yield from ActorPool(actors).map_unordered(lambda actor, chunk: actor.make.remote(chunk), chunks)
     except RayTaskError as e:

@@ -119,6 +119,13 @@ class Resources(Block):
         default="auto", description="GPUs of a trial; fractions share one GPU; auto is one where there is one."
     )
 
+    @field_validator("gpus")
+    @classmethod
+    def _countable(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and value > 1 and value != int(value):
+            raise ValueError("must be at most 1 or a whole number: a trial shares one GPU or has several to itself")
+        return value
+
 
 _CONSTRAINT = re.compile(r"^\s*(\w+)\s*(<=|>=)\s*(baseline|[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*$")
 

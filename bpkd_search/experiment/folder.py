@@ -13,7 +13,7 @@ from typing import Any
 
 from bpkd_search.config import SearchConfig, dump
 from bpkd_search.config.load import load_saved
-from bpkd_search.errors import ExperimentError, ResourceError
+from bpkd_search.errors import ExperimentError, HeldError, ResourceError
 from bpkd_search.experiment.paths import CONFIG, FACTS, LOCK
 from bpkd_search.files import Held, lock, write_text
 
@@ -25,15 +25,17 @@ def create(directory: Path, config: SearchConfig) -> None:
 
     Raises `ExperimentError` if something exists there already, `ResourceError` on a full disk.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        hint = (
-            f"continue it with `bpkd-search resume {directory}`, or choose"
-            if (directory / CONFIG).is_file()
-            else "choose"
-        )
-        raise ExperimentError(f"{directory}: exists already; {hint} another --name or --out")
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        # Of two processes that start together, only one makes the directory.
+        directory.mkdir(parents=True)
+    except FileExistsError as e:
+        if not directory.is_dir() or any(directory.iterdir()):
+            known = (directory / CONFIG).is_file()
+            hint = f"continue it with `bpkd-search resume {directory}`, or choose" if known else "choose"
+            raise ExperimentError(f"{directory}: exists already; {hint} another --name or --out") from e
+    except OSError as e:
+        raise ExperimentError(f"{directory}: cannot be made: {e.strerror}") from e
+    try:
         free = shutil.disk_usage(directory).free
         if free < _ROOM:
             raise ResourceError(
@@ -71,7 +73,7 @@ def read_config(directory: Path) -> SearchConfig:
 def hold(directory: Path) -> Iterator[None]:
     """Hold the folder against other drivers; the operating system releases it however this one ends.
 
-    Raises `ExperimentError` naming the holder.
+    Raises `HeldError` naming the holder, `ExperimentError` if the folder cannot be locked.
     """
     path = directory / LOCK
     with ExitStack() as stack:
@@ -79,7 +81,7 @@ def hold(directory: Path) -> Iterator[None]:
             file = stack.enter_context(lock(path, block=False, error=ExperimentError))
         except Held as e:
             holder = path.read_text(encoding="utf-8").strip() or "another process"
-            raise ExperimentError(f"{directory}: is held by {holder}; wait for it or stop it") from e
+            raise HeldError(f"{directory}: is held by {holder}; wait for it or stop it") from e
         file.truncate(0)
         with suppress(OSError):  # the name is a help; the lock holds without it
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())

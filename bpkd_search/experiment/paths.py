@@ -32,6 +32,11 @@ def student_file(directory: Path, number: int) -> Path:
     return directory / STUDENTS / f"{number:05d}.safetensors"
 
 
+def trial_log(directory: Path, number: int) -> Path:
+    """Where a trial's failures are told in full, with their tracebacks; exists once one has happened."""
+    return directory / LOGS / "trials" / f"{number:05d}.txt"
+
+
 def checkpoint_file(directory: Path, number: int) -> Path:
     """Where the state of an unfinished trial is."""
     return directory / CHECKPOINTS / f"{number:05d}.pt"

@@ -28,6 +28,7 @@ class Recorder:
 
     - `ask`: number, origin, method, point, config (mapping), seed, trial_id;
     - `report`: number, epoch, the measures, costs, node, parameters, loss terms;
+    - `lost`: number, cause, message, node: the trial's process or node is gone, and the trial is asked again;
     - `end`: number, state, reason, message, feasible;
     - `judge`: number, feasible, where that has changed since the end;
     - `session` and `warm_start`, of the whole search, with number -1: in the log alone.
@@ -96,6 +97,7 @@ class Recorder:
                 "method": event["method"],
                 "origin": event["origin"],
                 "epochs": 0,
+                "retries": 0,
                 "seed": event["seed"],
                 "started": when,
                 "config": json.dumps(event["config"]),
@@ -108,8 +110,12 @@ class Recorder:
             terms = {k.removeprefix("loss_"): v for k, v in event.items() if k.startswith("loss_")}
             report = {**event, "experiment": self.experiment, "time": when, "loss_terms": json.dumps(terms)}
             self._report_table.append(report)
+        elif kind == "lost":
+            row.update(message=event["message"], retries=row["retries"] + 1)
         elif kind == "end":
-            row.update({k: event.get(k) for k in ("state", "reason", "message", "feasible")}, ended=when)
+            row.update({k: event.get(k) for k in ("state", "reason", "feasible")}, ended=when)
+            # Of a trial that was retried and then ended well, what had happened.
+            row["message"] = event.get("message") or row.get("message")
         elif kind == "judge":
             row["feasible"] = event["feasible"]
         self._trial_table.put(number, row)

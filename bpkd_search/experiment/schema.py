@@ -14,7 +14,8 @@ import pyarrow as pa
 from bpkd_search.experiment.paths import CONFIRM, REPORTS, TRIALS
 from bpkd_search.metrics.table import MEASURES, REPORTED, SCORES, Measure, held_out
 
-SCHEMA_VERSION = max(measure.since for measure in MEASURES)
+# Version 4 brought `retries`.
+SCHEMA_VERSION = max(4, *(measure.since for measure in MEASURES))
 
 # Trial states. Only COMPLETE ran its full budget and competes for "best".
 RUNNING, COMPLETE, PRUNED, FAILED = "RUNNING", "COMPLETE", "PRUNED", "FAILED"
@@ -45,7 +46,7 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
     ("trial_id", pa.string(), "experiment and number in one word"),
     ("state", _NAME, "RUNNING, COMPLETE, PRUNED or FAILED"),
     ("reason", _NAME, "why it FAILED: nan, oom, error or lost"),
-    ("message", pa.string(), "the failure in words"),
+    ("message", pa.string(), "the failure in words, or why the trial was last retried"),
     ("feasible", pa.bool_(), "whether the constraints hold; empty without any"),
     ("method", _NAME, "a baseline's name, or the loss method"),
     ("origin", _NAME, "baseline, enqueued or sampled"),
@@ -53,6 +54,7 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
     ("epochs", pa.int64(), "epochs trained"),
     *_COSTS,
     ("seed", pa.int64(), "training seed"),
+    ("retries", pa.int64(), "times the trial was lost with its process or node, and continued from its checkpoint"),
     ("node", _NAME, "host the trial ran on"),
     ("started", pa.timestamp("ms", tz="UTC"), "start of the trial"),
     ("ended", pa.timestamp("ms", tz="UTC"), "end of the trial; empty while it runs"),

@@ -18,6 +18,7 @@ class Trial:
     run: RunConfig
     reports: dict[int, dict[str, Any]] = field(default_factory=dict)
     stop: bool = False
+    retries: int = 0
     state: str | None = None
     reason: str | None = None
     feasible: bool | None = None

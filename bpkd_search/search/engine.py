@@ -49,7 +49,7 @@ class Engine:
 
     `fixed` trials come first, by default the baselines, then `enqueue:`, then the sampler's points, `sampled` in
     all (by default as the config says). Trials of origin `baseline` always run to the end.
-    `listen(event, trial)` is called after each `ask`, `report` and `end`. `storage` is where the Optuna study
+    `listen(event, trial)` is called after each `ask`, `report`, `lost` and `end`. `storage` is where the Optuna study
     lives, by default a journal file in the folder; `clock` gives seconds, by default those since 1970.
     """
 
@@ -175,6 +175,20 @@ class Engine:
         if trial.origin == BASELINE:
             self._judge_again()
         self.listen("end", trial)
+
+    def lost(self, number: int, cause: str, message: str, node: str | None = None) -> None:
+        """Take the loss of a trial's process or node: the trial stays RUNNING and is asked again, as after a restart.
+
+        After an interruption there is nothing to take: every trial that has not ended is asked again then.
+        """
+        self.end(number)  # its last report may have been its end
+        trial = self.trials[number]
+        if number in self.states or self.interrupted:
+            return
+        self.recorder.record("lost", number, cause=cause, message=message, node=node)
+        trial.retries += 1
+        self._unfinished.append(trial)
+        self.listen("lost", trial)
 
     def stop_for(self, error: UserError) -> None:
         """Stop the search for something that the user has to fix, such as a full disk."""
@@ -398,6 +412,8 @@ class Engine:
                 cast(History, self.study).asked(number, point, given)
         elif kind == "report":
             self._take(self.trials[number], int(event["epoch"]), event)
+        elif kind == "lost":
+            self.trials[number].retries += 1
         elif kind == "end":
             self._finish(self.trials[number], event["state"], event.get("reason"), event.get("feasible"))
         elif kind == "judge":

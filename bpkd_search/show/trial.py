@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 import yaml
 
 from bpkd_search.errors import ConfigError, ExperimentError
+from bpkd_search.experiment.paths import trial_log
 from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.metrics.table import REPORTED, SCORES
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.text_table import TextTable, bold, cell, pairs, terminal
 
-_FACTS = ("state", "reason", "message", "method", "origin", "epochs", "seed", "node", "parameters", "started", "ended")
+_FACTS = ("state", "reason", "message", "method", "origin", "epochs", "seed", "retries", "node", "parameters")
+_TIMES = ("started", "ended")
 
 
 def find_trial(board: Leaderboard, which: str) -> pd.Series:
@@ -62,10 +65,12 @@ def show_trial(board: Leaderboard, which: str, format: str = "table") -> None:
     row = find_trial(board, which)
     reports = _reports_of(board, row)
     total = len(board.trials(["state"]))
+    facts = {name: row[name] for name in (*_FACTS, *_TIMES) if name in row} | {"commit": board.commit}
+    with suppress(ExperimentError):  # of several folders, and of those elsewhere, no log is shown
+        log = trial_log(board.directory, int(row["number"]))
+        facts |= {"log": str(log)} if log.is_file() else {}
     sections = {
-        f"{cell('', row['trial_id'])}: rank {row.name} of {total} by {board.metric}": pairs(
-            {name: row[name] for name in _FACTS} | {"commit": board.commit}
-        ),
+        f"{cell('', row['trial_id'])}: rank {row.name} of {total} by {board.metric}": pairs(facts),
         "searched": pairs({path: row[path] for path in board.parameters}),
         "measured": pairs({name: row[name] for name in REPORTED}),
     }

@@ -36,8 +36,11 @@ def train(config: RunConfig, out: Path | str, say: Say = lambda line: None) -> d
         raise ExperimentError(f"{out}: holds a run of another configuration; choose another --out")
     if out.exists() and not (out / CONFIG).exists() and any(out.iterdir()):
         raise ExperimentError(f"{out}: is not empty; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / CONFIG, dump(config))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / CONFIG, dump(config))
+    except OSError as e:
+        raise ExperimentError(f"{out}: cannot be written: {e.strerror}") from e
     prepared = prepare(config, say)
     store, device = prepared.open(), pick_device(config.train.device)
     teacher = None

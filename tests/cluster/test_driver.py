@@ -96,7 +96,30 @@ def test_a_trial_that_turns_nan_is_failed_and_the_search_goes_on(
     trials = Leaderboard(out).trials().set_index("number")
     assert (trials.loc[4, "state"], trials.loc[4, "reason"]) == ("FAILED", "nan")
     assert "loss term" in trials.loc[4, "message"]
+    assert f"trial 4 bpkd: failed (nan: {trials.loc[4, 'message']});" in finished[1].stderr
     assert trials.loc[5, "state"] in ("COMPLETE", "PRUNED")
+
+
+def test_a_search_of_which_every_trial_fails_stops_after_three_with_exit_code_1(
+    call, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny["train"]["lr"] = 1e20
+    tiny["search"]["concurrent"] = 1
+    tiny["search"]["trials"] = 30
+    path, out = space_file(tiny, tmp_path), tmp_path / "out"
+    done = subprocess.run(command("run", path, "--out", out), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1
+    trials = Leaderboard(out).trials().sort_values("number")
+    assert trials["reason"].dropna().tolist() == ["nan"] * 3
+    log = out / "logs" / "trials" / "00002.txt"
+    assert (
+        f"error: 3 trials in a row failed and none has completed; the last one, 2 {trials['method'].iloc[2]}: nan: "
+        in done.stderr
+    )
+    assert f"its log: {log}\n" in done.stderr
+    assert "Diverged" in log.read_text()
+    code, said, _ = call("show", out, "2")
+    assert code == 0 and str(log) in said
 
 
 def test_neither_ray_nor_optuna_is_heard(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -123,9 +146,12 @@ def test_nothing_is_left_but_results(finished: tuple[Path, subprocess.CompletedP
     out, _ = finished
     assert {p.name for p in out.iterdir()} == {
         *("checkpoints", "config.yaml", "events.jsonl", "experiment.json", "lock", "reports", "students"),
-        *("study.journal", "trials"),
+        *("logs", "study.journal", "trials"),
     }
     assert list((out / "checkpoints").iterdir()) == []
+    trials = Leaderboard(out).trials()
+    failed = {f"logs/trials/{number:05d}.txt" for number in trials["number"][trials["state"] == "FAILED"]}
+    assert {path.relative_to(out).as_posix() for path in (out / "logs").rglob("*.*")} == failed
 
 
 def test_exported_settings_train_again_to_the_same_score(
@@ -213,7 +239,9 @@ def test_ctrl_c_stops_cleanly_and_resume_finishes_with_a_lost_actor_on_the_way(
     assert second.returncode == 0, said
     trials, reports = Leaderboard(out).trials(), Leaderboard(out).reports()
     assert len(trials) == 6 and trials["number"].is_unique
-    assert trials["reason"].dropna().tolist() == ["lost"]
+    # Retried from its checkpoint: nothing has failed, and no epoch was reported twice.
+    assert trials["reason"].dropna().tolist() == []
+    assert trials["retries"].sum() == 1 and "; it continues from epoch " in said
     merged = kept.merge(reports, on=["number", "epoch"])
     assert (merged["miou_x"] == merged["miou_y"]).all() and len(merged) == len(kept)
     assert not reports.duplicated(["number", "epoch"]).any()

@@ -18,6 +18,7 @@ from bpkd_search.config.points import to_tree
 from bpkd_search.config.search import Resources, Search
 from bpkd_search.errors import ConfigError
 from bpkd_search.training.prepare import prepare
+from tests.machines import nodes_of
 
 AUTO = Search(resources="auto")
 
@@ -51,7 +52,7 @@ def test_the_best_of_a_simulated_gpu_is_found(saturates: float, memory: float, c
     assert best.copies == copies
     assert record["resources"] == {"cpus": 32 // copies, "gpus": best.gpus}
     assert f"packing: {copies} trial(s) on a GPU, {32 // copies} thread(s) each is the fastest" in said
-    slots = divide(AUTO, {"CPU": 32, "GPU": 1}, Resources(**record["resources"]))
+    slots = divide(AUTO, nodes_of((32, 1)), measured=Resources(**record["resources"]))
     assert (slots.count, slots.threads) == (copies, 32 // copies)
 
 
@@ -67,18 +68,18 @@ def test_the_best_of_simulated_cpus_is_found(exponent: float) -> None:
     best = known_best(machine, measure)
     assert best.cpus == (1 if exponent < 1 else 8)
     assert record["resources"]["cpus"] == best.cpus
-    assert divide(AUTO, {"CPU": 8}, Resources(**record["resources"])).count == best.copies
+    assert divide(AUTO, nodes_of((8, 0)), measured=Resources(**record["resources"])).count == best.copies
 
 
 def test_on_two_gpus_the_cpus_are_shared_and_both_are_filled() -> None:
     record = pack(AUTO, Machine(gpus=2, cpus=16), gpu(4, 0.05), lambda line: None)
-    slots = divide(AUTO, {"CPU": 16, "GPU": 2}, Resources(**record["resources"]))
+    slots = divide(AUTO, nodes_of((16, 2)), measured=Resources(**record["resources"]))
     assert slots == Slots(8, 2, 0.25)
 
 
 def test_every_share_of_a_gpu_leaves_room_for_the_last_copy() -> None:
     for each in candidates(Machine(gpus=1, cpus=64)):
-        slots = divide(AUTO, {"CPU": 64, "GPU": 1}, Resources(cpus=each.cpus, gpus=each.gpus))
+        slots = divide(AUTO, nodes_of((64, 1)), measured=Resources(cpus=each.cpus, gpus=each.gpus))
         assert slots.count == each.copies
         assert each.copies * each.gpus <= 1
 
@@ -105,7 +106,7 @@ def test_the_climb_ends_after_two_that_are_no_better() -> None:
 def test_the_users_bound_on_trials_at_once_is_kept() -> None:
     bounded = Search(resources="auto", concurrent=2)
     record = pack(bounded, Machine(gpus=1, cpus=16), gpu(8, 0.05), lambda line: None)
-    assert divide(bounded, {"CPU": 16, "GPU": 1}, Resources(**record["resources"])).count == 2
+    assert divide(bounded, nodes_of((16, 1)), measured=Resources(**record["resources"])).count == 2
     assert [(p.copies, p.cpus) for p in candidates(Machine(gpus=0, cpus=4), 1)] == [(1, 1), (1, 2), (1, 4)]
 
 
@@ -130,12 +131,13 @@ def test_a_real_machine_is_measured_through_ray_and_remembered(tmp_path: Path, t
     config = parse(SearchConfig, {**tiny, "search": {**tiny["search"], "resources": "auto"}}, "tiny.yaml")
     prepared, said = prepare(config.run(), lambda line: None), []
     task = TrialTask(str(tmp_path), prepared, 1, run=to_tree(config.run()))
-    with pytest.MonkeyPatch.context() as patch, connect_ray(None, False) as available:
+    with pytest.MonkeyPatch.context() as patch, connect_ray(None, False) as nodes:
         patch.setattr(packing, "SECONDS", 0.5)
-        record = packing.pack_on_ray(config.search, task, None, said.append)
-        assert packing.pack_on_ray(config.search, replace(task, prepared=None), record, said.append) == record
+        record = packing.pack_on_ray(config.search, task, divide(config.search, nodes), None, said.append)
+        empty = replace(task, prepared=None)
+        assert packing.pack_on_ray(config.search, empty, divide(config.search, nodes), record, said.append) == record
     record = json.loads(json.dumps(record))
-    cpus = int(available["CPU"])
+    cpus = int(nodes[0].cpus)
     assert record["machine"] == {"gpus": 0, "cpus": cpus}
     rates = {m["packing"]["cpus"]: m["images_per_second"] for m in record["measured"]}
     assert all(rate > 0 for rate in rates.values()), said

@@ -13,6 +13,7 @@ import pytest
 
 from bpkd_search.cluster.nodes import Node, live_nodes, on_each
 from bpkd_search.cluster.sharing import find_unseen, prepare_nodes, require_shared
+from bpkd_search.cluster.slots import Slots
 from bpkd_search.cluster.trial import DistillationTrial, TrialTask
 from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.load import parse
@@ -60,7 +61,7 @@ def test_every_node_reads_its_own_copy(disks: list[Path], tiny: dict[str, Any], 
 
     def prepared_for(run: RunConfig) -> Prepared:
         said.clear()
-        return prepare_nodes(run, tmp_path / "out", {"CPU": 2.0}, False, said.append)
+        return prepare_nodes(run, tmp_path / "out", Slots(2, 1, 0), said.append)
 
     shared = tmp_path / "shared"
     prepared = prepared_for(run_of(tiny, shared, "$OWN_DISK/copies"))
@@ -107,10 +108,10 @@ def test_nodes_that_cannot_hold_a_copy_are_named_before_any_trial(
 ) -> None:
     (disks[1] / "blocked").write_text("a file, not a folder")
     with pytest.raises(ResourceError) as info:
-        prepare_nodes(run_of(tiny, cache, "$OWN_DISK/blocked/copies"), tmp_path, {"CPU": 2.0}, False, lambda line: None)
+        prepare_nodes(run_of(tiny, cache, "$OWN_DISK/blocked/copies"), tmp_path, Slots(2, 1, 0), lambda line: None)
     assert str(info.value).startswith(f"node {live_nodes()[0].name}: {disks[1]}/blocked/copies: cannot be made:")
     with pytest.raises(ResourceError, match=r"data\.local_dir: \$NOWHERE/x is \$NOWHERE/x on .*; must be an absolute"):
-        prepare_nodes(run_of(tiny, cache, "$NOWHERE/x"), tmp_path, {"CPU": 2.0}, False, lambda line: None)
+        prepare_nodes(run_of(tiny, cache, "$NOWHERE/x"), tmp_path, Slots(2, 1, 0), lambda line: None)
 
 
 def test_a_folder_that_another_node_does_not_see_is_refused(
@@ -128,7 +129,7 @@ def test_a_folder_that_another_node_does_not_see_is_refused(
     with pytest.raises(
         ResourceError, match=r"^/proc/self/cwd/mine: the folder of the views is not seen by .*local_dir"
     ):
-        prepare_nodes(run_of(tiny, mine, None), tmp_path, {"CPU": 2.0}, False, lambda line: None)
+        prepare_nodes(run_of(tiny, mine, None), tmp_path, Slots(2, 1, 0), lambda line: None)
 
 
 def test_every_blind_node_is_named_with_the_way_out() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,10 @@ def test_failures_are_reported_with_their_reason_and_the_actor_lives_on(
         result = trial.step()
     assert (result["done"], result["failure"]) == (True, reason)
     assert said in result["message"]
+    log = task.log.read_text()
+    assert log.startswith("20") and f" trial 7 on {socket.gethostname()}, process {os.getpid()}\n" in log
+    # The whole traceback, from the step down to the place of the error.
+    assert "Traceback" in log and "in step" in log and "in fail" in log and type(error).__name__ in log
     trial.reset_config({**task.to_dict(), "number": 9})
     assert report(trial.step())["epoch"] == 1
 

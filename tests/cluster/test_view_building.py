@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from bpkd_search.cluster import view_building as module
+from bpkd_search.cluster.nodes import live_nodes
 from bpkd_search.cluster.view_building import ray_map, ray_maps
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.data.views import build as views_build
 from bpkd_search.errors import DataError
 from bpkd_search.training.prepare import prepare
+from tests.machines import nodes_of
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +48,22 @@ def test_short_work_stays_here_and_no_work_is_none() -> None:
 def test_what_an_actor_gets_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
     monkeypatch.setattr(module, "ray_map", lambda *a: asked.append(a[:3]) or map)
-    ray_maps({"CPU": 16.0, "GPU": 4.0})
-    ray_maps({"CPU": 16.0, "GPU": 4.0}, "cpu")
-    ray_maps({"CPU": 6.0})
-    assert ray_maps({"CPU": 16.0, "GPU": 4.0}, "cuda:1")[1] is map
+    ray_maps(nodes_of((16, 4)))
+    ray_maps(nodes_of((16, 4)), "cpu")
+    ray_maps(nodes_of((6, 0)))
+    assert ray_maps(nodes_of((16, 4)), "cuda:1")[1] is map
     views = (16, 1, 0)
     assert asked == [views, (4, 4, 1), views, (16, 1, 0), (6, 1, 0), (6, 1, 0), views]
+
+
+def test_an_actor_with_a_gpu_asks_for_no_more_cpus_than_its_node_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(module, "ray_map", lambda *a: asked.append(a[:3]) or map)
+    head_and_workers = nodes_of((64, 0), (8, 2), (8, 2))
+    ray_maps(head_and_workers)
+    ray_maps(head_and_workers, "auto", head_and_workers[0].id)
+    ray_maps(nodes_of((4, 8)))
+    assert asked == [(80, 1, 0), (4, 4, 1), (64, 1, 0), (64, 1, 0), (4, 1, 0), (8, 0.5, 1)]
 
 
 def test_actors_make_the_chunks_and_pass_errors_on(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +98,7 @@ def test_views_and_logits_built_by_actors_are_those_built_here(
     # The teacher is the same file for both: its training is not what is compared.
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "teachers").symlink_to(tmp_path / "here" / "teachers")
-    there = build("there", *ray_maps({"CPU": 2.0}, "cpu", ray.get_runtime_context().get_node_id()))
+    there = build("there", *ray_maps(live_nodes(), "cpu", ray.get_runtime_context().get_node_id()))
     files = sorted(path.relative_to(here) for path in here.rglob("*.npy"))
     assert len(files) == 5
     assert all((here / name).read_bytes() == (there / name).read_bytes() for name in files)

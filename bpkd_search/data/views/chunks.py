@@ -8,7 +8,6 @@ by threads or by processes on other machines; only the caller of `build` writes 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import uuid
 import zlib
@@ -24,6 +23,7 @@ import numpy as np
 from bpkd_search.data.views.layout import Array, Layout, has_size, open_arrays, shape_file, write_rows
 from bpkd_search.errors import DataError, ResourceError
 from bpkd_search.files import lock, write_text
+from bpkd_search.machine import usable_cpus
 
 TABLE = "chunks.json"
 
@@ -202,7 +202,7 @@ def thread_map(
     function: Callable[[int], tuple[int, int]], chunks: Sequence[int], threads: int | None = None
 ) -> Iterator[tuple[int, int]]:
     """Like `map`, in `threads` threads, by default one per CPU; yields results in order of completion."""
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(threads or usable_cpus()) as pool:
         futures = [pool.submit(function, chunk) for chunk in chunks]
         try:
             for future in as_completed(futures):
