@@ -16,7 +16,7 @@ from bpkd_search.imports import require
 def sampler(folder: Path) -> None:
     from bpkd_search.search.samplers import make_sampler
 
-    make_sampler(CmaEsSampler(), False, 0, 0)
+    make_sampler(CmaEsSampler(), {}, 0, 0, 0)
 
 
 def picture(folder: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_truncated_checkpoint_restarts_the_trial(task: TrialTask, tmp_path: Pa
     )
     # The driver has both reports on record; those epochs come again, and end as they did.
     again = begin(TrialTask.from_dict({**cut.to_dict(), "reported": 2}))
-    with pytest.warns(RuntimeWarning, match=r"is no checkpoint of this configuration.*trial 7 starts again"):
+    with pytest.warns(RuntimeWarning, match=r"is not a checkpoint of this configuration.*trial 7 starts again"):
         results = [again.step() for _ in range(4)]
     assert [r["done"] for r in results] == [False, False, False, True]
     assert [report(r)["epoch"] for r in results] == [1, 2, 3, 4]
