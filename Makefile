@@ -30,7 +30,7 @@ test-versions:  ## The fast tests on the oldest and the newest supported Python 
 	for v in $$oldest $$newest; do \
 		echo "Python $$v"; \
 		test -x .venv-$$v/bin/python || python$$v -m venv .venv-$$v; \
-		.venv-$$v/bin/python -m pip install --quiet --constraint constraints.txt --editable . hypothesis pytest torchmetrics; \
+		.venv-$$v/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[samplers]" hypothesis pytest torchmetrics; \
 		.venv-$$v/bin/python -m pytest -m "not long" $(FAST); \
 	done
 

@@ -6,6 +6,7 @@ import builtins
 import errno
 import io
 import json
+import pathlib
 import random
 from collections.abc import Iterator
 from contextlib import closing
@@ -69,6 +70,9 @@ class _File(io.FileIO):
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallDisk]:
     small = SmallDisk()
     monkeypatch.setattr(io, "open", small.open)
+    accessor = getattr(pathlib, "_NormalAccessor", None)  # what `Path.open` calls before Python 3.11
+    if accessor is not None:
+        monkeypatch.setattr(accessor, "open", staticmethod(small.open))
     monkeypatch.setattr(builtins, "open", small.open)
     monkeypatch.setattr(files, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(files.Pause.full, "__defaults__", (0.01,))
