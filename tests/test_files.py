@@ -119,8 +119,8 @@ def test_a_lock_gives_its_open_file(tmp_path: Path) -> None:
 def test_a_removed_lock_file_guards_nothing(tmp_path: Path) -> None:
     with lock(tmp_path / "x"):
         (tmp_path / "x").unlink()
-        with lock(tmp_path / "x", block=False):
-            pass
+        with lock(tmp_path / "x", block=False) as file:
+            assert not file.closed and (tmp_path / "x").exists()
 
 
 def test_who_waits_is_told_once_and_gets_the_lock_even_if_its_directory_is_removed(tmp_path: Path) -> None:

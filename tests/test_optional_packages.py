@@ -79,6 +79,8 @@ def test_other_formats_need_no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "onnx", None)
     require_packages(["safetensors", "torch"])
+    with pytest.raises(MissingPackageError, match="onnx"):
+        require_packages(["torch", "onnx"])
 
 
 def test_a_package_that_is_there_and_broken_is_not_called_missing(

@@ -62,7 +62,9 @@ def test_the_tutorial_runs_as_it_stands(cache: Path, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_yaml_blocks_are_valid(page: Path) -> None:
     for block in blocks(page, "yaml"):
-        parse(SearchConfig, copy.deepcopy(SMALLEST) | yaml.safe_load(block), name(page))
+        given = yaml.safe_load(block)
+        config = parse(SearchConfig, copy.deepcopy(SMALLEST) | given, name(page))
+        assert set(given) <= config.model_fields_set
 
 
 def test_the_search_space_is_the_one_described() -> None:

@@ -157,7 +157,7 @@ def test_a_gpu_is_not_waited_for(tiny: dict[str, Any], store: ViewStore, optimiz
     training.step(*batches[0], progress=0.0)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for batch in batches[1:]:
-            training.step(*batch, progress=0.5)
+        losses = [training.step(*batch, progress=0.5) for batch in batches[1:]]
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert losses and all(torch.isfinite(value) for step in losses for value in step.values())
