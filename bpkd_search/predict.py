@@ -60,7 +60,10 @@ def load_student(path: Path | str) -> tuple[Segmentor, dict[str, Any]]:
         model.load_state_dict(weights)
     except RuntimeError as e:
         raise CheckpointError(f"{path}: does not fit {spec.encoder} + {spec.head}: {' '.join(str(e).split())}") from e
-    return model.eval().requires_grad_(False), {**about, "size": [data.height, data.width]}
+    return model.eval().requires_grad_(False), {
+        **about,
+        "size": list(data.resize) if isinstance(data.resize, tuple) else None,
+    }
 
 
 def comparable(name: str) -> str:

@@ -101,11 +101,12 @@ def teacher(
     settings = load_run(space, list(overrides or []))
 
     from bpkd_search.training.check import check_networks
+    from bpkd_search.training.forms import first_form
     from bpkd_search.training.inputs import prepare_views
     from bpkd_search.training.teacher import prepare_teacher
 
     check_networks(settings)
-    path, scores = prepare_teacher(settings, prepare_views(settings.data, say), say)
+    path, scores = prepare_teacher(settings, prepare_views(settings.data, first_form(settings), say), say)
     print(f"{path}\nmiou {scores['miou']:.4f}")
 
 
@@ -152,12 +153,13 @@ def views(
     run = load_run(space, [*(overrides or []), *([f"data.views_dir={folder}"] if folder else [])])
 
     from bpkd_search.cluster.view_building import build_inputs
-    from bpkd_search.training.inputs import views_path
+    from bpkd_search.training.forms import first_form
+    from bpkd_search.training.inputs import store_path, view_recipe
 
     if verify:
-        verify_store(views_path(run.data), say)
-    build_inputs(run, say, address=address, verbose=verbose)
-    print(find(cache_dir(run.data.views_dir), views_path(run.data).name).line())
+        verify_store(store_path(run.data, view_recipe(run.data, first_form(run))), say)
+    prepared = build_inputs(run, say, address=address, verbose=verbose)
+    print(find(cache_dir(run.data.views_dir), Path(prepared.store).name).line())
 
 
 @app.command()

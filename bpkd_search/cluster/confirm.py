@@ -39,7 +39,9 @@ from bpkd_search.predict import load_student
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.search.engine import Engine, parameter_kinds
 from bpkd_search.training.distill import evaluate
-from bpkd_search.training.inputs import Say, open_data, view_recipe
+from bpkd_search.training.forms import Form
+from bpkd_search.training.inputs import Say, view_recipe
+from bpkd_search.training.source import open_data
 
 ROWS_A_FILE = 500
 
@@ -137,7 +139,8 @@ class Confirmation:
         views, device = folder / "held-out", pick_device(train.device)
         shutil.rmtree(views, ignore_errors=True)  # what a killed one left
         try:
-            store = build_views(replace(view_recipe(data), val=held_out), views, stored=False)
+            recipe = view_recipe(data, Form(1, "stored"))
+            store = build_views(replace(recipe, val=held_out), views, stored=False)
             for number, path in students.items():
                 model, _ = load_student(path)
                 self.scores[number] = dict(evaluate(model.to(device), store, device).as_dict())
@@ -221,9 +224,9 @@ def open_held_out(config: SearchConfig, directory: Path) -> Dataset:
     if split is None:
         rule = "names no split; name the held-out one there, as in `test_split: test` under `data`"
         raise ConfigError([f"data.test_split: {rule}"], str(directory / CONFIG))
-    held_out, recipe = open_data(config.data, split), view_recipe(config.data)
-    for name, other in (("train", recipe.train), ("val", recipe.val)):
-        if held_out.identity() == other.identity():
+    held_out = open_data(config.data, split)
+    for name in ("train", "val"):
+        if held_out.identity() == open_data(config.data, name).identity():
             raise DataError(f"data.test_split: {split} holds the very samples of {name}, which the search has used")
     check(held_out)
     return held_out

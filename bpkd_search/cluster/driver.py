@@ -149,7 +149,7 @@ def _get_ready(
     slots = divide(search, nodes, config.train.device)
     require_measured(search, slots.gpus > 0 and config.train.device != "cpu")
     # Built by other processes too, which give up on a full disk: then it is this one that waits.
-    prepared = with_room(directory, lambda: prepare_nodes(config.run(), directory, slots, progress.say))
+    prepared = with_room(directory, lambda: prepare_nodes(config, directory, slots, progress.say))
     progress.teacher_scores = prepared.teacher_scores or {}
     facts: dict[str, Any] = {
         "class_names": prepared.open().class_names,

@@ -95,9 +95,9 @@ def copy_to_nodes(prepared: Prepared, run: RunConfig, nodes: Sequence[Node], her
 
     assert prepared.teacher is not None
     local, teacher = str(run.data.local_dir), Path(prepared.teacher).expanduser()
-    contents = Contents.of(Path(prepared.views), prepared.parts)
+    contents = Contents.of(Path(prepared.store), prepared.parts)
     weights = None
-    if run.teacher.mode == "online":
+    if prepared.mode == "online":
         weights = Weights(f"{file_hash(teacher)[:16]}{teacher.suffix}", teacher.stat().st_size)
     job = Job(local, contents, weights)
     missing = {node: size for node, size in on_each(nodes, job.missing).items() if size}

@@ -38,9 +38,9 @@ def run_faults(run: RunConfig) -> list[str]:
     """Combinations that exclude each other within one run, in the parts a search may vary."""
     faults = []
     for path, term in terms_by_path(run.loss).items():
-        if term.needs == "teacher features" and run.teacher.mode != "online":
+        if term.needs == "teacher features" and run.teacher.mode not in ("online", "auto"):
             faults.append(
-                f"{path}.method: got {term.method}, needs the teacher's features: set teacher.mode to online"
+                f"{path}.method: got {term.method}, needs the teacher's features: set teacher.mode to online or auto"
                 f" (got {run.teacher.mode})"
             )
     if run.train.warmup > run.train.epochs:

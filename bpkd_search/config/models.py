@@ -15,22 +15,57 @@ from pydantic import (
     Tag,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
 from bpkd_search.blocks import Block
 from bpkd_search.config.loss import Loss
 from bpkd_search.config.search import Search
+from bpkd_search.data.geometry import Sides
 from bpkd_search.data.kinds import OPTION_BLOCKS, KindName, with_option_blocks
 from bpkd_search.losses.methods import Bpkd
 
+Side = Annotated[int, Field(ge=32, le=4096)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+
+
+def _size_or_sides(value: Any) -> str:
+    return "sides" if isinstance(value, dict | Sides) else "size"
+
+
+def _word_or_number(value: Any) -> str:
+    return "word" if value == "auto" else "number"
+
+
+class Eval(Block):
+    """How a network is evaluated on an image, whose logits are resized to the label's grid.
+
+    `slide` averages overlapping windows. `flip` and several `scales` average softmax probabilities. Labels are those of
+    the data set as they are; `labels: resized` compares at the size of the network's input, as searches did before
+    images kept their own resolution.
+    """
+
+    mode: Literal["whole", "slide"] = Field(default="whole", description="The whole image at once, or windows of it.")
+    crop: tuple[int, int] | None = Field(
+        default=None, description="[height, width] of a window; default: the training crop."
+    )
+    stride: tuple[int, int] | None = Field(
+        default=None, description="[down, right] between windows; default: two thirds of the window."
+    )
+    flip: StrictBool = Field(default=False, description="Average with the flipped image.")
+    scales: tuple[float, ...] = Field(default=(1.0,), min_length=1, description="Scales that are averaged.")
+    labels: Literal["original", "resized"] = Field(default="original", description="The grid of the comparison.")
 
 
 @with_option_blocks
 class Data(Block):
-    """Images and masks, the training crop in pixels, and the augmentation that makes the views.
+    """Images and masks, the training crop in pixels, and the augmentation.
 
-    `images: computed` keeps no views on the disk: each is computed when it is read, bit for bit the same.
+    An image is resized as `resize` says (without it, it keeps its own resolution) and by a random factor of `scale`;
+    a crop of it is trained on, padded where the image is smaller; padding is ignored. `views` are how many crops of an
+    image are made once and kept; with `auto` that is one an epoch or none: then whole images are kept, and every epoch
+    takes new crops (see `teacher.mode`). `images: computed` keeps no views on the disk: each is computed when it is
+    read, bit for bit the same.
     `local_dir` is a folder of each node's own, `~` and `$VARIABLES` as that node has them, into which a search
     copies the views before its trials; without it every node reads `views_dir`. `logits` is how a stored teacher's
     outputs are kept: float16, int8 or topk:K. `test_split` names a held-out split that nothing reads but
@@ -41,26 +76,68 @@ class Data(Block):
     root: Path | None = Field(
         default=None, description="Folder of the data set; without it, the variable BPKD_KIND, such as BPKD_CAMVID."
     )
-    height: int = Field(default=96, ge=32, le=4096, description="Height of training crops and validation, in pixels.")
-    width: int = Field(default=128, ge=32, le=4096, description="Width of training crops and validation, in pixels.")
-    scale: tuple[float, float] = Field(
-        default=(0.75, 1.5), description="Range of the random scale; 1 is the whole image resized to the crop."
+    crop: Annotated[tuple[Side, Side], Field(description="[height, width] of training crops, in pixels.")] = (96, 128)
+    resize: (
+        Annotated[
+            Annotated[tuple[Side, Side], Tag("size")] | Annotated[Sides, Tag("sides")], Discriminator(_size_or_sides)
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Size of an image at scale 1: {short: N}, {long: N} or both keep its aspect ratio, [height, width]"
+        " does not; without it, its own.",
+    )
+    scale: tuple[float, float] = Field(default=(0.75, 1.5), description="Range of the random scale of the image.")
+    scale_steps: int = Field(
+        default=7, ge=1, le=100, description="Scales of that range of which a teacher's maps are stored."
+    )
+    cat_max_ratio: float = Field(
+        default=1.0, gt=0, le=1, description="Crops are drawn again, ten times at most, of which a class has more."
     )
     flip: float = Field(default=0.5, ge=0, le=1, description="Probability of a horizontal flip.")
     colour: float = Field(default=0.2, ge=0, le=1, description="Strength of the colour jitter.")
-    views: int = Field(default=8, ge=1, le=1000, description="Augmented crops kept per image.")
+    hue: float = Field(default=0.0, ge=0, le=0.5, description="Largest random turn of the hue, in circles.")
+    eval: Eval = Field(default=Eval(), description="How validation and prediction go over an image.")
+    val_images: int | None = Field(
+        default=None,
+        ge=1,
+        description="Validation images of reports during training, a fixed sample; the last report has all.",
+    )
+    views: Annotated[
+        Annotated[Literal["auto"], Tag("word")] | Annotated[int, Field(ge=1, le=1000), Tag("number")],
+        Discriminator(_word_or_number),
+    ] = Field(
+        default="auto", description="Augmented crops kept per image; `auto`: one an epoch, or new ones of whole images."
+    )
     views_dir: Path | None = Field(
         default=None, description="Folder of views and teachers; default: BPKD_SEARCH_CACHE or the user's cache."
     )
     local_dir: Path | None = Field(default=None, description="Folder of each node's own copy of the views.")
+    disk: float = Field(default=50.0, gt=0, description="GiB that `views: auto` may fill with views of one data set.")
     images: Literal["stored", "computed"] = Field(
         default="stored", description="Views kept on the disk, or made when read."
     )
     logits: Annotated[str, Field(pattern=r"^(float16|int8|topk:[1-9]\d{0,2})$")] = Field(
         default="float16", description="Format of stored teacher logits: float16, int8 or topk:K."
     )
-    seed: int = Field(default=0, ge=0, description="Seed of the views.")
+    seed: int = Field(default=0, ge=0, description="Seed of the crops.")
     test_split: Name | None = Field(default=None, description="Held-out split, read by `confirm --test` alone.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _squeezed(cls, value: Any) -> Any:
+        """Read `height` and `width`, to which images and labels were squeezed before there was `crop`."""
+        if not isinstance(value, dict) or not {"height", "width"} & set(value):
+            return value
+        tree = dict(value)
+        size = (tree.pop("height", 96), tree.pop("width", 128))
+        if given := [key for key in ("crop", "resize") if key in tree]:
+            raise ValueError(
+                f"got height and width beside {' and '.join(given)}: use data.crop and data.resize; height and width"
+                " are both of them in older files"
+            )
+        old = {"crop": size, "resize": size, "views": 8}
+        return {**old, **tree, "eval": {"labels": "resized", **tree.get("eval", {})}}
 
     @field_validator("scale")
     @classmethod
@@ -140,8 +217,11 @@ class Optimisation(Block):
 class Teacher(Model):
     """The teacher: trained as `train` says and stored by content, or read whole from `checkpoint`.
 
-    With `mode: stored` its logits are computed once per view and read by every trial; `online` runs it at
-    every step, which the feature losses need.
+    With `mode: stored` its logits are computed once per view and read by every trial. With `maps` they are computed on
+    whole images, at `data.scale_steps` scales, and a crop, new at every epoch, reads a slice of them. `online` runs it
+    at every step, which the feature losses need. `auto` takes the cheapest that gives every epoch its own crops:
+    views, one an epoch, where those need less of the teacher than maps and fit `data.disk`; maps, if they agree with
+    the teacher on crops; or online.
     """
 
     encoder: str = Field(
@@ -150,8 +230,8 @@ class Teacher(Model):
     checkpoint: Path | None = Field(
         default=None, description="A file with all the teacher's weights; it is then not trained."
     )
-    mode: Literal["stored", "online"] = Field(
-        default="stored", description="Logits from the store, or the teacher run at every step."
+    mode: Literal["auto", "stored", "maps", "online"] = Field(
+        default="auto", description="Logits stored on views or on whole images, or the teacher run at every step."
     )
     train: Optimisation = Optimisation(epochs=14)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from bpkd_search.errors import DataError
@@ -56,6 +59,34 @@ def listed(faults: list[str]) -> str:
     return "\n".join(f"  {line}" for line in [*faults[:SHOWN_FAULTS], *tail])
 
 
+@dataclass(frozen=True)
+class Survey:
+    """Size (height, width) of each sample, and its pixels of each class."""
+
+    sizes: tuple[tuple[int, int], ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+def survey(dataset: Dataset, *, threads: int = 8) -> Survey:
+    """Read every sample once. Raises one `DataError` that lists the damaged samples (up to 20, then a count)."""
+    classes = len(dataset.class_names)
+
+    def look(index: int) -> str | tuple[tuple[int, int], tuple[int, ...]]:
+        try:
+            label = dataset[index][1]
+        except DataError as error:
+            return str(error)
+        counts = torch.bincount(label.flatten(), minlength=IGNORE_INDEX + 1)[:classes]
+        return (label.shape[0], label.shape[1]), tuple(counts.tolist())
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(look, range(len(dataset))))
+    if faults := [line for line in found if isinstance(line, str)]:
+        raise DataError(f"{len(faults)} of {len(dataset)} samples cannot be used:\n{listed(faults)}")
+    whole = [each for each in found if not isinstance(each, str)]
+    return Survey(tuple(size for size, _ in whole), tuple(counts for _, counts in whole))
+
+
 def find_faults(dataset: Dataset, *, threads: int = 8) -> list[str]:
     """Read every sample once, in parallel threads, and return one line for each damaged sample."""
 
@@ -72,6 +103,24 @@ def find_faults(dataset: Dataset, *, threads: int = 8) -> list[str]:
 
 def check(dataset: Dataset, *, threads: int = 8) -> None:
     """Read every sample once. Raises one `DataError` that lists the damaged samples (up to 20, then a count)."""
-    faults = find_faults(dataset, threads=threads)
-    if faults:
-        raise DataError(f"{len(faults)} of {len(dataset)} samples cannot be used:\n{listed(faults)}")
+    survey(dataset, threads=threads)
+
+
+def sample(counts: Sequence[Sequence[int]], size: int) -> list[int]:
+    """Return `size` of the samples, in order, whose classes have about the same shares of pixels as in all of them.
+
+    `counts` are the pixels of each class in each sample. One after the other is added that brings the square roots of
+    the shares nearest to those of all: roots, so that rare classes count too. Deterministic.
+    """
+    pixels = torch.tensor([list(row) for row in counts], dtype=torch.float64)
+    wanted = (pixels.sum(0) / pixels.sum().clamp(min=1)).sqrt()
+    chosen: list[int] = []
+    total = torch.zeros_like(wanted)
+    free = torch.ones(len(pixels), dtype=torch.bool)
+    for _ in range(min(size, len(pixels))):
+        sums = total + pixels
+        distance = ((sums / sums.sum(1, keepdim=True).clamp(min=1)).sqrt() - wanted).square().sum(1)
+        best = int(distance.masked_fill(~free, torch.inf).argmin())
+        chosen.append(best)
+        free[best], total = False, total + pixels[best]
+    return sorted(chosen)

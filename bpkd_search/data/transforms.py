@@ -7,18 +7,27 @@ generator, which each call would have to fork, and which other threads share.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from bpkd_search.data.base import IGNORE_INDEX, digest
+from bpkd_search.data.geometry import Resize, Sides, Size, Window, base_size, offset, scale_steps, scaled_size
 from bpkd_search.errors import DataError
 
 # The mean colour of ImageNet: after normalisation, padding is close to zero.
 PADDING_COLOUR = [124, 116, 104]
+# Positions that are tried at most for a crop that no class dominates, as in mmsegmentation's RandomCrop.
+TRIES = 10
+
+Pixels = NDArray[np.uint8]
 
 
 def resize(image: Tensor, label: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -34,36 +43,86 @@ def resize(image: Tensor, label: Tensor, height: int, width: int) -> tuple[Tenso
     return small, F.resize(label[None], size, interpolation=InterpolationMode.NEAREST_EXACT)[0]
 
 
-def place(image: Tensor, label: Tensor, height: int, width: int, *, down: float, right: float) -> tuple[Tensor, Tensor]:
-    """Crop or pad each axis separately to height x width.
-
-    `down` and `right` in [0, 1) select among the possible positions. Padding is the mean colour in the
-    image and 255 (ignored) in the label.
-    """
+def crop(image: Tensor, label: Tensor, top: int, left: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Crop an image [3, H, W] and its label [H, W]; what is outside is the mean colour, and 255 in the label."""
     rows, columns = label.shape
-    top, left = _offset(rows - height, down), _offset(columns - width, right)
-    crop_rows, crop_columns = min(rows, height), min(columns, width)
-    image = F.crop(image, max(top, 0), max(left, 0), crop_rows, crop_columns)
-    label = F.crop(label[None], max(top, 0), max(left, 0), crop_rows, crop_columns)
-    before_x, before_y = max(-left, 0), max(-top, 0)
-    padding = [before_x, before_y, width - crop_columns - before_x, height - crop_rows - before_y]
+    above, before = max(-top, 0), max(-left, 0)
+    inside = max(top, 0), max(left, 0), min(rows, top + height) - max(top, 0), min(columns, left + width) - max(left, 0)
+    image, label = F.crop(image, *inside), F.crop(label[None], *inside)
+    padding = [before, above, width - before - inside[3], height - above - inside[2]]
     if any(padding):
         image = F.pad(image, padding, fill=PADDING_COLOUR)
         label = F.pad(label, padding, fill=IGNORE_INDEX)
     return image, label[0]
 
 
-def _offset(slack: int, position: float) -> int:
-    """Return the start of a crop (slack >= 0), or minus the padding before it (slack < 0)."""
-    return int(position * (slack + 1)) if slack >= 0 else -int(position * (1 - slack))
+def read_window(image: Pixels, window: Window) -> Pixels:
+    """Return a window of an image [H, W, 3], uint8 [height, width, 3]: the crop of the scaled, flipped image.
+
+    Only the pixels of the window are computed (bilinear, antialiased).
+    """
+    (top, bottom), (left, right) = _inside(window)
+    (rows, columns), (height, width) = image.shape[:2], window.scaled
+    if window.flip:
+        left, right = width - right, width - left
+    part = np.empty((window.height, window.width, 3), np.uint8)
+    if (bottom - top, right - left) != part.shape[:2]:
+        part[:] = PADDING_COLOUR
+    if window.scaled == image.shape[:2]:
+        pixels = image[top:bottom, left:right]
+    else:
+        # Pillow also reads what is next to the box, so that this is the crop of the whole scaled image up to rounding.
+        reach_y, reach_x = (2 + int(2 * max(1.0, big / small)) for big, small in ((rows, height), (columns, width)))
+        first_row, first_column = max(0, top * rows // height - reach_y), max(0, left * columns // width - reach_x)
+        source = image[
+            first_row : -(-bottom * rows // height) + reach_y, first_column : -(-right * columns // width) + reach_x
+        ]
+        box = (
+            left * columns / width - first_column,
+            top * rows / height - first_row,
+            right * columns / width - first_column,
+            bottom * rows / height - first_row,
+        )
+        scaled = Image.fromarray(source).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box)
+        pixels = np.asarray(scaled)
+    (row, _), (column, _) = (max(0, -window.top), 0), (max(0, -window.left), 0)
+    part[row : row + bottom - top, column : column + right - left] = pixels[:, ::-1] if window.flip else pixels
+    return part
 
 
-def jitter(image: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
-    """Scale brightness, contrast and saturation of an image uint8 [3, H, W] by the given factors."""
+def read_label_window(label: Pixels, window: Window) -> Pixels:
+    """Return a window of a label [H, W], uint8 [height, width], by the nearest pixel; what is outside is 255."""
+    part = np.full((window.height, window.width), IGNORE_INDEX, np.uint8)
+    (top, bottom), (left, right) = _inside(window)
+    (rows, columns), (height, width) = label.shape, window.scaled
+    across = np.arange(left, right)
+    if window.flip:
+        across = width - 1 - across
+    # The source pixel under the centre of a target pixel, in whole numbers: (2 t + 1) / 2 * source / target.
+    source_rows = (2 * np.arange(top, bottom) + 1) * rows // (2 * height)
+    source_columns = (2 * across + 1) * columns // (2 * width)
+    row, column = max(0, -window.top), max(0, -window.left)
+    part[row : row + bottom - top, column : column + right - left] = label[source_rows[:, None], source_columns]
+    return part
+
+
+def _inside(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return first and last + 1 row and column of the part of a window that is inside its image."""
+    height, width = window.scaled
+    top, left = max(0, window.top), max(0, window.left)
+    return (
+        (top, max(top, min(height, window.top + window.height))),
+        (left, max(left, min(width, window.left + window.width))),
+    )
+
+
+def jitter(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float = 0.0) -> Tensor:
+    """Scale brightness, contrast and saturation of images uint8 [..., 3, H, W], and turn the hue by `hue` circles."""
     image = F.adjust_brightness(image, brightness)
     image = F.adjust_contrast(image, contrast)
-    saturated: Tensor = F.adjust_saturation(image, saturation)
-    return saturated
+    image = F.adjust_saturation(image, saturation)
+    turned: Tensor = F.adjust_hue(image, hue) if hue else image
+    return turned
 
 
 def _require(name: str, ok: bool, got: object, rule: str) -> None:
@@ -75,9 +134,11 @@ def _require(name: str, ok: bool, got: object, rule: str) -> None:
 class TrainTransform:
     """Resize by a random scale, crop or pad to height x width, flip, and jitter colours.
 
-    Scale 1.0 is the whole image resized to height x width, as in `EvalTransform`; `scale` is the
-    range from which it is drawn. `flip` is the probability of a horizontal flip. `colour_jitter` s draws
-    the factors of brightness, contrast and saturation from [1-s, 1+s]. Raises `DataError` if a value is out of range.
+    Scale 1 is the image resized as `resize` says, and `scale` the range from which it is drawn: any number, or with
+    `steps` one of that many evenly spaced ones. Offsets are multiples of `grid` pixels. A crop of whose labelled pixels
+    one class has more than `cat_max_ratio` is drawn again, up to ten times. `flip` is the probability of a horizontal
+    flip. `colour_jitter` s draws the factors of brightness, contrast and saturation from [1-s, 1+s], `hue` s turns the
+    hue by up to s circles. Raises `DataError` if a value is out of range.
     """
 
     height: int
@@ -85,6 +146,11 @@ class TrainTransform:
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = 0.5
     colour_jitter: float = 0.25
+    resize: Resize = None
+    hue: float = 0.0
+    cat_max_ratio: float = 1.0
+    steps: int | None = None
+    grid: int = 1
 
     def __post_init__(self) -> None:
         """Check every parameter."""
@@ -93,43 +159,107 @@ class TrainTransform:
         _require("scale", 0 < low <= high, f"{low} to {high}", "a range above 0, low first")
         _require("flip", 0 <= self.flip <= 1, self.flip, "in [0, 1]")
         _require("colour_jitter", 0 <= self.colour_jitter <= 1, self.colour_jitter, "in [0, 1]")
+        _require("hue", 0 <= self.hue <= 0.5, self.hue, "in [0, 0.5]")
+        _require("cat_max_ratio", 0 < self.cat_max_ratio <= 1, self.cat_max_ratio, "above 0 and at most 1")
+        _require("steps", self.steps is None or self.steps > 0, self.steps, "positive")
+        _require("grid", self.grid > 0, self.grid, "positive")
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The scales to choose from; empty if any in the range may be drawn."""
+        return scale_steps(*self.scale, self.steps) if self.steps else ()
+
+    def whole_size(self, size: Size) -> Size:
+        """Return the size at which a whole image is kept: its own, or that of its largest scale if it is smaller."""
+        largest = scaled_size(base_size(size, self.resize), self.scale[1])
+        return largest if largest[0] < size[0] and largest[1] < size[1] else size
+
+    def draw(self, label: Pixels, seed: int) -> tuple[Window, Sequence[float]]:
+        """Return the window of a crop of an image with this label, and four colour factors, determined by `seed`."""
+        # Always the same numbers in the same order: changing one parameter does not change the other draws.
+        rng = np.random.default_rng(seed)
+        scale, down, right, flip, *colours = rng.random(7).tolist()
+        hue = rng.random()
+        step = int(scale * len(self.scales))
+        low, high = self.scale
+        factor = self.scales[step] if self.scales else low + (high - low) * scale
+        size: Size = (label.shape[0], label.shape[1])
+        scaled = scaled_size(base_size(size, self.resize), factor)
+        flipped = flip < self.flip
+
+        def placed(down: float, right: float) -> Window:
+            top = offset(scaled[0], self.height, down, self.grid)
+            left = offset(scaled[1], self.width, right, self.grid)
+            if flipped and self.grid == 1:
+                left = scaled[1] - left - self.width
+            return Window(scaled, flipped, top, left, self.height, self.width, step)
+
+        window = placed(down, right)
+        for _ in range(TRIES - 1):
+            if self.cat_max_ratio == 1 or not _dominated(read_label_window(label, window), self.cat_max_ratio):
+                break
+            window = placed(*rng.random(2).tolist())
+        strength = self.colour_jitter
+        return window, [*(1 + strength * (2 * c - 1) for c in colours), self.hue * (2 * hue - 1)]
 
     def __call__(self, image: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Return image uint8 [3, height, width] and label uint8 [height, width], determined by `seed` (>= 0)."""
-        # Always the same seven numbers in the same order: changing one parameter does not change the other draws.
-        scale, down, right, flip, *colours = np.random.default_rng(seed).random(7).tolist()
-        low, high = self.scale
-        factor = low + (high - low) * scale
-        rows, columns = max(1, round(self.height * factor)), max(1, round(self.width * factor))
-        image, label = resize(image, label, rows, columns)
-        image, label = place(image, label, self.height, self.width, down=down, right=right)
-        if flip < self.flip:
+        window, colours = self.draw(label.numpy(), seed)
+        image, label = resize(image, label, *window.scaled)
+        left = window.scaled[1] - window.left - self.width if window.flip else window.left
+        image, label = crop(image, label, window.top, left, self.height, self.width)
+        if window.flip:
             image, label = F.horizontal_flip(image), F.horizontal_flip(label[None])[0]
-        if self.colour_jitter > 0:
-            brightness, contrast, saturation = (1 + self.colour_jitter * (2 * c - 1) for c in colours)
-            image = jitter(image, brightness, contrast, saturation)
-        return image.contiguous(), label.contiguous()
+        return self.coloured(image, colours).contiguous(), label.contiguous()
+
+    def coloured(self, image: Tensor, colours: Sequence[float]) -> Tensor:
+        """Return an image uint8 [3, H, W] with the colours of `draw`."""
+        return jitter(image, *colours) if self.colour_jitter > 0 or self.hue > 0 else image
 
     def identity(self) -> str:
         """Return a short hash of the parameters."""
-        return digest(["train", asdict(self)])
+        return digest(["train", _parameters(self)])
 
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resize the whole image and its label to height x width."""
+    """Resize the whole image as `resize` says; the label stays as it is, or with `labels: resized` goes along."""
 
-    height: int
-    width: int
-
-    def __post_init__(self) -> None:
-        """Check the size."""
-        _require("size", self.height > 0 and self.width > 0, f"{self.height}x{self.width}", "positive")
+    resize: Resize = None
+    labels: Literal["original", "resized"] = "original"
 
     def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Return image uint8 [3, height, width] and label uint8 [height, width]."""
-        return resize(image, label, self.height, self.width)
+        """Return image uint8 [3, h, w] and label uint8, [H, W] as it was or [h, w]."""
+        height, width = base_size((label.shape[0], label.shape[1]), self.resize)
+        small, small_label = resize(image, label, height, width)
+        return small, small_label if self.labels == "resized" else label
+
+    def sizes(self, size: Size) -> tuple[Size, Size]:
+        """Return the sizes of image and label for an image of a size."""
+        base = base_size(size, self.resize)
+        return base, base if self.labels == "resized" else size
 
     def identity(self) -> str:
         """Return a short hash of the parameters."""
-        return digest(["eval", asdict(self)])
+        # The form of this hash before images kept their own resolution, so that those stores are found.
+        if self.labels == "resized" and isinstance(self.resize, tuple):
+            return digest(["eval", {"height": self.resize[0], "width": self.resize[1]}])
+        return digest(["eval", _parameters(self)])
+
+
+def _parameters(transform: TrainTransform | EvalTransform) -> dict[str, Any]:
+    """Return the parameters as JSON values, without those that are as they always were before they existed."""
+    tree = {field.name: getattr(transform, field.name) for field in fields(transform)}
+    if isinstance(tree["resize"], Sides):
+        tree["resize"] = tree["resize"].model_dump()
+    if isinstance(transform, TrainTransform):
+        before = {"resize": (transform.height, transform.width), "hue": 0.0, "cat_max_ratio": 1.0}
+        before |= {"steps": None, "grid": 1}
+        tree = {name: value for name, value in tree.items() if name not in before or value != before[name]}
+    return tree
+
+
+def _dominated(label: Pixels, share: float) -> bool:
+    """Return whether one class has more than this share of the labelled pixels."""
+    counts = np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
+    return bool(counts.max() > share * counts.sum())

@@ -41,3 +41,10 @@ def autocast(device: torch.device, enabled: bool = True) -> torch.autocast:
     on = enabled and device.type == "cuda"
     half = torch.bfloat16 if on and torch.cuda.is_bf16_supported() else torch.float16
     return torch.autocast(device.type, dtype=half if on else torch.bfloat16, enabled=on)
+
+
+def logits_shape(spec: Model, num_classes: int, height: int, width: int) -> tuple[int, ...]:
+    """Return (C, h, w) of a network's logits for an image size, without computing any."""
+    with torch.device("meta"):
+        model = build_model(spec.model_copy(update={"weights": None}), num_classes, 0).eval()
+        return tuple(model(torch.zeros(1, 3, height, width, dtype=torch.uint8)).shape[1:])

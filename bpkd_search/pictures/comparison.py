@@ -30,7 +30,9 @@ from bpkd_search.models.inference import predict_classes
 from bpkd_search.pictures.panels import Panels, Picture
 from bpkd_search.predict import load_student
 from bpkd_search.results.leaderboard import Leaderboard
-from bpkd_search.training.inputs import open_data, view_recipe
+from bpkd_search.training.forms import first_form
+from bpkd_search.training.inputs import view_recipe
+from bpkd_search.training.source import open_data
 from bpkd_search.training.teacher import open_teacher, teacher_file
 
 BAND = 3  # pixels to either side of a class change, as in edge mIoU
@@ -67,7 +69,7 @@ def _panels(board: Leaderboard, count: int) -> Panels:
     mine, base = (_student(board, searched) for searched in (True, False))
     run = mine.run
     dataset = open_data(run.data, "val")
-    size = EvalTransform(run.data.height, run.data.width)
+    size = EvalTransform(run.data.resize, "resized")
     device = pick_device("auto")
     for student in (mine, base):
         student.model.to(device)
@@ -84,7 +86,7 @@ def _panels(board: Leaderboard, count: int) -> Panels:
     ]
     teacher = None
     try:
-        path, _ = teacher_file(run, view_recipe(run.data).key())
+        path, _ = teacher_file(run, view_recipe(run.data, first_form(run)).key())
         if not path.is_file():
             raise CheckpointError(f"its weights {path.name} no longer exist")
         teacher = open_teacher(run, len(dataset.class_names), path, device)
@@ -97,7 +99,7 @@ def _panels(board: Leaderboard, count: int) -> Panels:
     names = dataset.class_names
     colours = [(name, "#{:02x}{:02x}{:02x}".format(*rgb)) for name, rgb in zip(names, dataset.palette, strict=True)]
     return Panels(
-        rows, [*colours, ("unlabelled", "#{:02x}{:02x}{:02x}".format(*VOID))], remarks, run.data.width < SMALL
+        rows, [*colours, ("unlabelled", "#{:02x}{:02x}{:02x}".format(*VOID))], remarks, run.data.crop[1] < SMALL
     )
 
 

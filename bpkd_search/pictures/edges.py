@@ -16,7 +16,7 @@ from bpkd_search.errors import ConfigError, DataError
 from bpkd_search.experiment.paths import CONFIG
 from bpkd_search.files import replacing
 from bpkd_search.losses.edges import edge_band
-from bpkd_search.training.inputs import open_data
+from bpkd_search.training.source import open_data
 
 PANEL_WIDTHS = (320, 640)  # width of a panel in pixels: small images are enlarged, large ones reduced
 GAP = 12
@@ -124,7 +124,7 @@ def samples_of(target: Path, count: int, overrides: Sequence[str] = ()) -> list[
     file = target / CONFIG if target.is_dir() else target
     if file.is_file() or not target.exists():
         data = load_run(file, overrides).data
-        dataset, resize = open_data(data, "val"), EvalTransform(data.height, data.width)
+        dataset, resize = open_data(data, "val"), EvalTransform(data.resize, "resized")
         return [resize(*dataset[index]) for index in _spread(len(dataset), count)]
     if overrides:
         raise ConfigError(["needs a search space or an experiment directory to override keys of"], source="--set")

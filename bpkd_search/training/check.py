@@ -17,9 +17,8 @@ from bpkd_search.config.points import Point, in_order, is_active, run_at, to_tre
 from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import ConfigError, ResourceError, UserError
 from bpkd_search.models import Segmentor
-from bpkd_search.models.build import build_model, pick_device
+from bpkd_search.models.build import build_model, logits_shape, pick_device
 from bpkd_search.training.distill import Distillation
-from bpkd_search.training.teacher import logits_shape
 
 # Students of a space that are built at most; each costs about 0.2 s.
 _STUDENTS = 256
@@ -31,7 +30,7 @@ def check_networks(config: RunConfig) -> None:
     Raises `ConfigError` with every encoder that timm does not have, and with parts that do not fit each other or the
     size of the images.
     """
-    size, faults = (config.data.height, config.data.width), []
+    size, faults = config.data.crop, []
     teacher, trained = config.teacher, config.teacher.checkpoint is None
     # The teacher's training batch; a finished one only ever runs in evaluation mode.
     for fault in _network_faults(*_shape(teacher), teacher.train.batch_size if trained else 0, *size):
@@ -44,28 +43,28 @@ def check_networks(config: RunConfig) -> None:
         raise ConfigError(list(dict.fromkeys(faults)))
 
 
-def try_step(run: RunConfig, store: ViewStore) -> None:
-    """Train the student for one step on its first batch, with a random teacher, and forget it.
+def try_step(run: RunConfig, store: ViewStore, *, online: bool) -> None:
+    """Train the student for one step on its first batch, with a random teacher, `online` or stored, and forget it.
 
     Nothing that trains later is changed by it, random numbers included.
 
     Raises `ResourceError` if the memory is too small, `CheckpointError` if `student.weights` does not fit, and
     `ConfigError` if the step fails otherwise.
     """
-    device, data = pick_device(run.train.device), run.data
-    what = f"one step of {run.student.encoder} on {run.train.batch_size} images of {data.height}x{data.width}"
+    device, (height, width) = pick_device(run.train.device), run.data.crop
+    what = f"one step of {run.student.encoder} on {run.train.batch_size} images of {height}x{width}"
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            _step(run, store, device)
+            _step(run, store, device, online)
     except UserError:
         raise
     except Exception as e:
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         if isinstance(e, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in reason:
-            online = " or set teacher.mode to stored," if run.teacher.mode == "online" else ""
+            advice = " or set teacher.mode to stored," if online else ""
             raise ResourceError(
                 f"train.batch_size: got {run.train.batch_size}, {what} does not fit into the memory of {device}"
-                f" ({reason}); lower train.batch_size,{online} or lower data.height and data.width, or student.channels"
+                f" ({reason}); lower train.batch_size,{advice} or lower data.crop, or student.channels"
             ) from e
         raise ConfigError([f"student: {what} failed: {type(e).__name__}: {reason}"]) from e
     finally:
@@ -73,9 +72,9 @@ def try_step(run: RunConfig, store: ViewStore) -> None:
             torch.cuda.empty_cache()
 
 
-def _step(run: RunConfig, store: ViewStore, device: torch.device) -> None:
+def _step(run: RunConfig, store: ViewStore, device: torch.device, online: bool) -> None:
     teacher = None
-    if run.teacher.mode == "online":
+    if online:
         spec = run.teacher.model_copy(update={"weights": None})
         teacher = build_model(spec, store.num_classes, 0).to(device).eval().requires_grad_(False)
     # Compiling takes longer than all that is checked here.
@@ -84,7 +83,7 @@ def _step(run: RunConfig, store: ViewStore, device: torch.device) -> None:
     images, labels, _ = next(store.epoch(0, settings.batch_size, settings.seed, device=device, logits=False))
     stored = None
     if teacher is None:
-        shape = logits_shape(run.teacher, store.num_classes, run.data.height, run.data.width)
+        shape = logits_shape(run.teacher, store.num_classes, *run.data.crop)
         stored = torch.randn(len(images), *shape, device=device).half()
     training.student.train()
     training.step(images, labels, stored, progress=0.0)

@@ -57,8 +57,8 @@ def evaluate(model: nn.Module, store: ViewStore, device: torch.device, batch_siz
     """Return every measure of a model on the store's validation split; logits are resized to the labels' grid."""
     metrics = SegmentationMetrics(store.num_classes, device=device)
     model.eval()
-    for images, labels in store.val_batches(batch_size, device=device):
-        metrics.update(predict_classes(model, images, labels.shape[-2:]), labels)
+    for image, label in store.val_samples():
+        metrics.update(predict_classes(model, image[None], label.shape), label[None])
     return metrics.compute()
 
 
@@ -230,8 +230,8 @@ class Distillation:
 
     def latency_ms(self, repeats: int = 5) -> float:
         """Return milliseconds for one validation image through the student, the median of `repeats` passes."""
-        images, _ = next(self.store.val_batches(1))
-        images = images.to(self.device)
+        image, _ = next(self.store.val_samples())
+        images = image[None].to(self.device)
         self.student.eval()
         times = []
         with torch.inference_mode(), autocast(self.device, self.amp):

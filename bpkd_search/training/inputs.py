@@ -1,13 +1,12 @@
-"""The data of a run: the data set of a `data` block, and the views made from it."""
+"""The data of a run: the data set of a `data` block, and the store made from it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from bpkd_search.config.models import Data
-from bpkd_search.data import KINDS, Dataset, EvalTransform, TrainTransform, check, open_split
+from bpkd_search.data import EvalTransform
 from bpkd_search.data.views import (
     Map,
     ViewRecipe,
@@ -15,68 +14,67 @@ from bpkd_search.data.views import (
     build_views,
     bytes_left,
     cache_dir,
+    describe,
+    store_layouts,
     thread_map,
 )
-from bpkd_search.errors import DataError
+from bpkd_search.training.forms import Form
+from bpkd_search.training.source import open_data
 
 Say = Callable[[str], None]
 
 
-def prepare_views(data: Data, say: Say, map: Map = thread_map, recipe: ViewRecipe | None = None) -> ViewStore:
-    """Return the view store of a `data` block. Raises `DataError` that names every damaged sample."""
-    recipe, root = recipe or view_recipe(data), cache_dir(data.views_dir)
-    if views_left(data, recipe):
+def prepare_views(
+    data: Data, form: Form, say: Say, map: Map = thread_map, recipe: ViewRecipe | None = None
+) -> ViewStore:
+    """Return the store of a `data` block in a form. Raises `DataError` that names every damaged sample."""
+    recipe, root = recipe or view_recipe(data, form), cache_dir(data.views_dir)
+    if store_left(data, recipe):
         train, val = recipe.train, recipe.val
-        say(f"views: {len(train)} train images x {data.views}, {len(val)} val images, {data.height}x{data.width}")
-        check(train)
-        check(val)
+        height, width = data.crop
+        what = f"{len(train)} train images x {form.views}" if form.views else f"{len(train)} whole train images"
+        say(f"{kind_of(form)}: {what}, {len(val)} val images, crops of {height}x{width}")
     return build_views(
         recipe,
         root,
-        every_tenth(say, "views"),
+        every_tenth(say, kind_of(form)),
         map=map,
         stored=data.images == "stored",
-        waiting=lambda: say("views: another process is building them; waiting for it"),
+        waiting=lambda: say(f"{kind_of(form)}: another process is building them; waiting for it"),
     )
 
 
-def view_recipe(data: Data) -> ViewRecipe:
-    """Return the recipe of the views of a `data` block. Raises `DataError` if the data cannot be opened."""
+def kind_of(form: Form) -> str:
+    """Return what a store of a form holds, in a word."""
+    return "views" if form.views else "images"
+
+
+def view_recipe(data: Data, form: Form) -> ViewRecipe:
+    """Return the recipe of the store of a `data` block. Raises `DataError` if the data cannot be opened."""
     return ViewRecipe(
         open_data(data, "train"),
         open_data(data, "val"),
-        TrainTransform(data.height, data.width, data.scale, data.flip, data.colour),
-        EvalTransform(data.height, data.width),
-        data.views,
+        form.transform(data),
+        EvalTransform(data.resize, data.eval.labels),
+        form.views,
         data.seed,
         about={"kind": data.kind},
     )
 
 
-def views_path(data: Data) -> Path:
-    """Return the path of the views of a `data` block. Raises `DataError` if the data cannot be opened."""
-    return cache_dir(data.views_dir) / "views" / view_recipe(data).key()
+def store_path(data: Data, recipe: ViewRecipe) -> Path:
+    """Return the path of a store."""
+    return cache_dir(data.views_dir) / "views" / recipe.key()
 
 
-def views_left(data: Data, recipe: ViewRecipe) -> int:
-    """Return the number of bytes of a `data` block's views that are still to be written."""
-    path = cache_dir(data.views_dir) / "views" / recipe.key()
-    parts = ("train", "val") if data.images == "stored" else ("val",)
-    return sum(bytes_left(path / part, recipe.layouts[part]) for part in parts)
+def store_left(data: Data, recipe: ViewRecipe) -> int:
+    """Return the number of bytes of a `data` block's store that are still to be written.
 
-
-def open_data(data: Data, split: str) -> Dataset:
-    """Open a split of a `data` block's data set. Raises `DataError` if it is missing or damaged."""
-    root = data.root
-    if root is None and KINDS[data.kind].needs_root:
-        variable = f"BPKD_{data.kind.upper()}"
-        if variable not in os.environ:
-            raise DataError(
-                f"data.root: is not set; give the directory of the {data.kind} data as --set data.root=DIR"
-                f" or in the environment variable {variable}"
-            )
-        root = Path(os.environ[variable])
-    return open_split(data.kind, split, root=root and root.expanduser(), **dict(data.options or ()))
+    The first time it reads every sample. Raises what `data.views.describe` raises.
+    """
+    path = store_path(data, recipe)
+    layouts = store_layouts(recipe, describe(recipe, path), stored=data.images == "stored")
+    return sum(bytes_left(path / part, layout) for part, layout in layouts.items())
 
 
 def every_tenth(say: Say, what: str) -> Callable[[int, int], None]:

@@ -1,9 +1,9 @@
-"""What all trials of a search share: the views, the teacher, and the teacher's logits."""
+"""What all trials of a search share: the images, the teacher, and the teacher's logits."""
 
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ from bpkd_search.config.points import to_tree
 from bpkd_search.data.base import digest
 from bpkd_search.data.views import (
     Map,
+    MapPlan,
     ViewRecipe,
     ViewStore,
     build_logits,
+    build_maps,
     cache_dir,
+    describe,
     logits_layout,
     logits_path,
     require_space,
@@ -24,23 +27,31 @@ from bpkd_search.data.views import (
 )
 from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.errors import ConfigError, DataError
+from bpkd_search.models.build import logits_shape
+from bpkd_search.training.agreement import TOLERANCE, measure
 from bpkd_search.training.check import check_networks, try_step
-from bpkd_search.training.inputs import Say, every_tenth, prepare_views, view_recipe, views_left
-from bpkd_search.training.teacher import FrozenTeacher, file_hash, logits_shape, plain_model, prepare_teacher
+from bpkd_search.training.forms import Form, forms, repeats
+from bpkd_search.training.inputs import Say, every_tenth, prepare_views, store_left, store_path, view_recipe
+from bpkd_search.training.source import open_data
+from bpkd_search.training.teacher import FrozenTeacher, file_hash, plain_model, prepare_teacher
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Paths of the views, of the teacher's logits on them and of the teacher's weights, and the teacher's scores.
+    """Paths of the store, of the teacher's logits in it and of the teacher's weights, and the teacher's scores.
 
-    `data` is the plain `data` block if views are computed as they are read. If every node keeps a copy,
-    `local` is the directory of copies as configured, and `local_teacher` the name of the weights in it.
+    `views` and `mode` are the form (see `training.forms`), `agreement` how well maps stand for the teacher. `data` is
+    the plain `data` block if views are computed as they are read. If every node keeps a copy, `local` is the directory
+    of copies as configured, and `local_teacher` the name of the weights in it.
     """
 
-    views: str
+    store: str
+    views: int
+    mode: str
     logits: str | None
     teacher: str | None
     teacher_scores: dict[str, float] | None = None
+    agreement: dict[str, float] | None = None
     data: dict[str, Any] | None = None
     local: str | None = None
     local_teacher: str | None = None
@@ -48,7 +59,8 @@ class Prepared:
     @property
     def parts(self) -> tuple[str, ...]:
         """The directories of the store that are read."""
-        stored = ("val",) if self.data else ("train", "val")
+        crops: tuple[str, ...] = ("train",) if self.views else ("whole",)
+        stored = ("validation",) if self.data else (*crops, "validation")
         return (*stored, Path(self.logits).name) if self.logits else stored
 
     def here(self) -> Prepared:
@@ -59,69 +71,100 @@ class Prepared:
         if self.local is None:
             return self
         root = local_root(self.local)
-        store = root / "views" / Path(self.views).name
+        store = root / "views" / Path(self.store).name
         teacher = root / "teachers" / self.local_teacher if self.local_teacher else None
         if is_whole(store, self.parts) and (teacher is None or teacher.is_file()):
             logits = str(store / Path(self.logits).name) if self.logits else None
-            return replace(self, views=str(store), logits=logits, teacher=str(teacher) if teacher else self.teacher)
-        if not is_whole(Path(self.views), self.parts):
+            return replace(self, store=str(store), logits=logits, teacher=str(teacher) if teacher else self.teacher)
+        if not is_whole(Path(self.store), self.parts):
             raise DataError(
                 f"{store}: is not a complete copy of the views on {socket.gethostname()}, which may have joined after"
-                f" the trials started, and {self.views} is missing there; stop the search and resume it to copy them"
+                f" the trials started, and {self.store} is missing there; stop the search and resume it to copy them"
             )
         return self
 
     def open(self) -> ViewStore:
-        """Open the views, with logits if they are stored."""
-        recipe = view_recipe(Data.model_validate(self.data)) if self.data else None
-        return ViewStore(Path(self.views), Path(self.logits) if self.logits else None, recipe)
+        """Open the store, with logits if they are stored."""
+        recipe = view_recipe(Data.model_validate(self.data), Form(self.views, self.mode)) if self.data else None
+        return ViewStore(Path(self.store), Path(self.logits) if self.logits else None, recipe)
 
 
 def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map = map) -> Prepared:
-    """Find or create the views, teacher and logits of a run.
+    """Find or create the images, teacher and logits of a run or search, in the first form of `forms` that will do.
 
     `say` is called with lines of progress; the two maps distribute the work (see `data.views`). Raises `DataError`,
     `CheckpointError`, `ResourceError`, `ConfigError`.
     """
     check_networks(run)
-    recipe = view_recipe(run.data)
-    require_space(cache_dir(run.data.views_dir), needed_bytes(run, recipe))
-    store = prepare_views(run.data, say, view_map, recipe)
+    train = open_data(run.data, "train")
+    order = forms(run, train)
     terms = terms_by_path(run.loss).items()
-    if faults := [f"{path}.{fault}" for path, term in terms for fault in term.class_faults(store.num_classes)]:
+    if faults := [f"{path}.{fault}" for path, term in terms for fault in term.class_faults(len(train.class_names))]:
         raise ConfigError(faults)
-    try_step(run, store)
-    teacher, scores = prepare_teacher(run, store, say)
-    logits = None
-    if run.teacher.mode == "stored":
-        # A teacher with the same weights gives the same logits, wherever its file is.
-        codec = run.data.logits
-        key = digest([plain_model(run.teacher), file_hash(teacher), codec])
-        path = logits_path(store.path, key)
-        if not path.is_dir():
-            say(f"logits: the teacher on {store.num_images * store.views} views, kept as {codec}")
-        build_logits(
-            store,
-            FrozenTeacher(run, store.num_classes, teacher),
-            key,
-            codec=codec,
-            progress=every_tenth(say, "logits"),
-            map=logit_map,
-            waiting=lambda: say("logits: another process is building them; waiting for it"),
-            about={"teacher": f"{run.teacher.encoder} + {run.teacher.head}"},
-        )
-        logits = str(path)
-    computed = to_tree(run.data) if run.data.images == "computed" else None
-    return Prepared(str(store.path), logits, str(teacher), scores, computed)
+    teacher: Path | None = None
+    scores: dict[str, float] = {}
+    for form in order:
+        recipe = view_recipe(run.data, form)
+        require_space(cache_dir(run.data.views_dir), needed_bytes(run, form, recipe))
+        store = prepare_views(run.data, form, say, view_map, recipe)
+        if teacher is None:
+            # The teacher of the first form, whatever form the trials get.
+            try_step(run, store, online=form.mode == "online")
+            teacher, scores = prepare_teacher(run, store, say)
+        if form.mode == "online":
+            break
+        store = _with_logits(run, form, store, teacher, say, logit_map)
+        if form.mode == "maps":
+            agreement = measure(store, FrozenTeacher(run, store.num_classes, teacher))
+            say(agreement.line())
+            if agreement.passed:
+                break
+            more = "; another form is used" if form != order[-1] else ""
+            say(f"warning: the maps lose more than {100 * TOLERANCE:g} points of the teacher's accuracy{more}")
+    if warning := repeats(run, form):
+        say(warning)
+    return Prepared(
+        str(store.path),
+        form.views,
+        form.mode,
+        str(store.logits.path) if store.logits else None,
+        str(teacher),
+        scores,
+        asdict(agreement) if form.mode == "maps" else None,
+        to_tree(run.data) if form.views and run.data.images == "computed" else None,
+    )
 
 
-def needed_bytes(run: RunConfig, recipe: ViewRecipe) -> dict[str, int]:
-    """Return the bytes that a run still has to write to disk, by content; empty if its views are finished."""
-    needed = {"the views": views_left(run.data, recipe)}
-    if needed["the views"] and run.teacher.mode == "stored":
-        needed["the teacher's logits"] = logits_layout(
-            run.data.logits,
-            logits_shape(run.teacher, len(recipe.train.class_names), run.data.height, run.data.width),
-            len(recipe.train) * run.data.views,
-        ).bytes
+def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, say: Say, logit_map: Map) -> ViewStore:
+    """Return the store with the logits of the teacher, on views or whole images; missing ones are computed."""
+    # A teacher with the same weights gives the same logits, wherever its file is.
+    codec = run.data.logits
+    key = digest([plain_model(run.teacher), file_hash(teacher), codec])
+    what = f"{store.num_images * store.views} views" if form.views else f"{store.num_images} whole images"
+    if not logits_path(store.path, key).is_dir():
+        say(f"logits: the teacher on {what}, kept as {codec}")
+    build = build_logits if form.views else build_maps
+    return build(
+        store,
+        FrozenTeacher(run, store.num_classes, teacher),
+        key,
+        codec=codec,
+        progress=every_tenth(say, "logits"),
+        map=logit_map,
+        waiting=lambda: say("logits: another process is building them; waiting for it"),
+        about={"teacher": f"{run.teacher.encoder} + {run.teacher.head}"},
+    )
+
+
+def needed_bytes(run: RunConfig, form: Form, recipe: ViewRecipe) -> dict[str, int]:
+    """Return the bytes that a run still has to write to disk, by content; empty if its images are finished."""
+    needed = {"the images": store_left(run.data, recipe)}
+    classes = len(recipe.train.class_names)
+    if needed["the images"] and form.mode == "stored":
+        shape = logits_shape(run.teacher, classes, *run.data.crop)
+        needed["the teacher's logits"] = logits_layout(run.data.logits, shape, len(recipe.train) * form.views).bytes
+    if needed["the images"] and form.mode == "maps":
+        sizes = describe(recipe, store_path(run.data, recipe)).train_sizes
+        plan = MapPlan(recipe.train_transform, run.data.logits, classes)
+        needed["the teacher's logits"] = plan.layout(sizes).bytes
     return needed

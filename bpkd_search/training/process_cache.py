@@ -45,11 +45,11 @@ class ProcessCache:
     def start(self, run: RunConfig, prepared: Prepared) -> Distillation:
         """Return a new run, in the same state as in a new process. Raises `UserError` if its inputs are invalid."""
         prepared = prepared.here()
-        key = (prepared.views, prepared.logits)
+        key = (prepared.store, prepared.logits)
         if key not in self.stores:
             self.stores[key] = prepared.open()
         store, device, teacher = self.stores[key], pick_device(run.train.device), None
-        if prepared.teacher and run.teacher.mode == "online":
+        if prepared.teacher and prepared.mode == "online":
             if prepared.teacher not in self._teachers:
                 self._teachers[prepared.teacher] = open_teacher(run, store.num_classes, Path(prepared.teacher), device)
             teacher = self._teachers[prepared.teacher]

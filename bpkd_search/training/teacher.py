@@ -89,13 +89,6 @@ class FrozenTeacher:
         return FrozenTeacher, self._arguments
 
 
-def logits_shape(teacher: Model, num_classes: int, height: int, width: int) -> tuple[int, ...]:
-    """Return (C, h, w) of a network's logits for an image size, without computing any."""
-    with torch.device("meta"):
-        model = build_model(teacher.model_copy(update={"weights": None}), num_classes, 0).eval()
-        return tuple(model(torch.zeros(1, 3, height, width, dtype=torch.uint8)).shape[1:])
-
-
 def plain_model(model: Model) -> dict[str, Any]:
     """Return what determines the shape of a network, without the paths of its weights."""
     return {k: v for k, v in to_tree(model).items() if k in ("encoder", "head", "channels", "output_stride")}

@@ -44,7 +44,7 @@ def train(config: RunConfig, out: Path | str, say: Say = lambda line: None) -> d
     prepared = prepare(config, say)
     store, device = prepared.open(), pick_device(config.train.device)
     teacher = None
-    if config.teacher.mode == "online" and prepared.teacher:
+    if prepared.mode == "online" and prepared.teacher:
         teacher = open_teacher(config, store.num_classes, Path(prepared.teacher), device)
     run = Distillation(config.student, config.loss, config.train, store, teacher=teacher, device=device)
     history: list[dict[str, Any]] = []

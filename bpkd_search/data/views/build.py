@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -14,14 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bpkd_search.data.geometry import base_size, scaled_size
 from bpkd_search.data.views import chunks
 from bpkd_search.data.views.chunks import Map, Progress, Table, cache_lock, thread_map
 from bpkd_search.data.views.codecs import Codec, open_codec
+from bpkd_search.data.views.crops import Views
 from bpkd_search.data.views.layout import Array, Layout
-from bpkd_search.data.views.recipe import ViewRecipe
-from bpkd_search.data.views.store import MANIFEST, USE, ViewStore
-from bpkd_search.errors import DataError, ResourceError
-from bpkd_search.files import shown_bytes, write_text
+from bpkd_search.data.views.manifest import Manifest
+from bpkd_search.data.views.maps import MapPlan, MapWork
+from bpkd_search.data.views.recipe import ViewRecipe, val_records, whole_records
+from bpkd_search.data.views.store import USE, ViewStore
+from bpkd_search.errors import ConfigError, DataError, ResourceError
+from bpkd_search.files import shown_bytes
 
 Teacher = Callable[[Tensor], Tensor]
 # Views per chunk of logits; on a CPU, a large teacher needs seconds for one chunk.
@@ -46,37 +49,88 @@ def build_views(
     stored: bool = True,
     waiting: Callable[[], None] | None = None,
 ) -> ViewStore:
-    """Open the views of a recipe under `root`; missing arrays are built first.
+    """Open the store of a recipe under `root`; missing arrays are built first.
 
     With `stored=False` only validation images are written to disk, and views are computed as they are read. For
     `map` and `waiting` see `chunks.build`. Raises `DataError` if a sample is damaged, `ResourceError` if the disk is
-    too small for the arrays.
+    too small for the arrays, `ConfigError` if no image is as large as the crop.
     """
     if recipe.train.class_names != recipe.val.class_names:
         raise DataError("train and val name different classes")
     path = root / "views" / recipe.key()
-    layouts = recipe.layouts if stored else {"val": recipe.layouts["val"]}
     opened = None if stored else recipe
-    if (path / MANIFEST).is_file() and all(chunks.finished(path / name, part) for name, part in layouts.items()):
+    manifest = describe(recipe, path)
+    layouts = store_layouts(recipe, manifest, stored=stored)
+    if all(chunks.finished(path / name, part) for name, part in layouts.items()):
         return ViewStore(path, recipe=opened)
-    require_space(root, {"the views": sum(bytes_left(path / name, layout) for name, layout in layouts.items())})
-    work = {"train": recipe.train_rows, "val": recipe.val_rows}
+    require_space(root, {"the images": sum(bytes_left(path / name, layout) for name, layout in layouts.items())})
+    work = {"train": recipe.train_rows, "whole": recipe.whole_rows, "validation": recipe.val_rows}
     with cache_lock(path / USE, shared=True):
-        if not (path / MANIFEST).is_file():
-            manifest = {
-                "class_names": recipe.train.class_names,
-                "palette": recipe.train.palette,
-                "images": len(recipe.train),
-                "views": recipe.views,
-                "height": recipe.train_transform.height,
-                "width": recipe.train_transform.width,
-                **recipe.about,
-            }
-            write_text(path / MANIFEST, json.dumps(manifest, indent=1))
         for name, layout in layouts.items():
-            shown = progress if name == "train" else None
+            shown = progress if name != "validation" else None
             chunks.build(path / name, layout, work[name], about={}, map=map, progress=shown, waiting=waiting)
         return ViewStore(path, recipe=opened)
+
+
+def describe(recipe: ViewRecipe, path: Path) -> Manifest:
+    """Return the manifest of a store; without one, every sample is read, and it is written.
+
+    Raises `DataError` that names every damaged sample, `ConfigError` if no image is as large as the crop.
+    """
+    try:
+        return Manifest.read(path)
+    except DataError:
+        manifest = Manifest.of(recipe)
+    transform = recipe.train_transform
+    crop = (transform.height, transform.width)
+    largest = [scaled_size(base_size(size, transform.resize), transform.scale[1]) for size in manifest.train_sizes]
+    # With a fixed size the scale is that of the crop, and may be below 1.
+    fixed = isinstance(transform.resize, tuple)
+    if not fixed and all(height < crop[0] or width < crop[1] for height, width in largest):
+        height, width = max(largest, key=lambda size: size[0] * size[1])
+        raise ConfigError(
+            [
+                f"data.crop: got {crop[0]}x{crop[1]}, no training image is that large: at the largest scale"
+                f" {transform.scale[1]:g} the largest is {height}x{width}"
+            ]
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    manifest.write(path, recipe.about)
+    return manifest
+
+
+def store_layouts(recipe: ViewRecipe, manifest: Manifest, *, stored: bool) -> dict[str, Layout]:
+    """Return the layouts of the parts of a store: its training crops, if they are stored, and its validation images."""
+    validation = {"validation": val_records(recipe.eval_transform, manifest.val_sizes).layout}
+    if not recipe.views:
+        return {"whole": whole_records(recipe.train_transform, manifest.train_sizes).layout, **validation}
+    return {"train": recipe.views_layout, **validation} if stored else validation
+
+
+def build_maps(
+    store: ViewStore,
+    teacher: Teacher,
+    key: str,
+    *,
+    codec: str = "float16",
+    progress: Progress | None = None,
+    map: Map = map,
+    waiting: Callable[[], None] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> ViewStore:
+    """Return a store of whole images with the maps of a teacher's logits; missing ones are computed first.
+
+    Arguments are those of `build_logits`. Raises `ResourceError` if the disk is too small for the arrays.
+    """
+    path, manifest = logits_path(store.path, key), store.manifest
+    plan = MapPlan(manifest.transform, codec, store.num_classes)
+    layout = plan.layout(manifest.train_sizes)
+    require_space(store.path, {"the teacher's logits": bytes_left(path, layout)})
+    records = whole_records(manifest.transform, manifest.train_sizes)
+    work = MapWork(store.path / "whole", records, manifest.train_sizes, plan, teacher)
+    described = {**(about or {}), "codec": codec, "classes": store.num_classes}
+    chunks.build(path, layout, work, about=described, map=map, progress=progress, waiting=waiting)
+    return ViewStore(store.path, path)
 
 
 def build_logits(
@@ -103,7 +157,7 @@ def build_logits(
         layout, classes = table.layout, int(table.about["classes"])
     else:
         with torch.inference_mode():
-            shape = tuple(teacher(store.read(np.arange(1))[0]).shape[1:])
+            shape = tuple(teacher(_views(store).read(np.arange(1))[0]).shape[1:])
         layout, classes = logits_layout(codec, shape, count, batch_size), shape[0]
     require_space(store.path, {"the teacher's logits": bytes_left(path, layout)})
     work = LogitWork(store.path, store.recipe, teacher, open_codec(codec, classes), batch_size)
@@ -124,14 +178,20 @@ class LogitWork:
 
     def __call__(self, start: int, stop: int) -> dict[str, Array]:
         """Return arrays [1, stop - start, ...] for views `start` to `stop`."""
-        store = ViewStore(self.store, recipe=self.recipe)
+        views = _views(ViewStore(self.store, recipe=self.recipe))
         parts: list[dict[str, Tensor]] = []
         for at in range(start, stop, self.batch_size):
-            images, _ = store.read(np.arange(at, min(at + self.batch_size, stop)))
+            images, _ = views.read(np.arange(at, min(at + self.batch_size, stop)))
             with torch.inference_mode():
                 encoded = self.codec.encode(self.teacher(images).float())
                 parts.append({name: value.cpu() for name, value in encoded.items()})
         return {name: torch.cat([part[name] for part in parts]).numpy()[None] for name in parts[0]}
+
+
+def _views(store: ViewStore) -> Views:
+    if not isinstance(store.crops, Views):
+        raise DataError(f"{store.path}: holds no views but whole images")
+    return store.crops
 
 
 def logits_path(store: Path, key: str) -> Path:

@@ -12,7 +12,8 @@ from typing import Any
 
 from bpkd_search.data.views import chunks
 from bpkd_search.data.views.chunks import Table, cache_lock
-from bpkd_search.data.views.store import MANIFEST, USE
+from bpkd_search.data.views.manifest import MANIFEST
+from bpkd_search.data.views.store import USE
 from bpkd_search.errors import DataError
 from bpkd_search.files import Held
 
@@ -40,9 +41,10 @@ class Entry:
         about = self.about
         size = f"{about.get('height', '?')}x{about.get('width', '?')}"
         logits = "; ".join(self.logits) or "none"
+        views = f"x {about['views']} views" if about.get("views") else "whole"
         return (
             f"{self.key}  {self.bytes / 2**20:,.0f} MiB  {about.get('kind', '?')} {about.get('images', '?')} images"
-            f" x {about.get('views', '?')} views, {size}  logits: {logits}  used {_ago(self.unused)} ago"
+            f" {views}, {size}  logits: {logits}  used {_ago(self.unused)} ago"
             + ("" if self.finished else "  unfinished")
         )
 
@@ -114,7 +116,7 @@ def _entry(path: Path) -> Entry:
     # Blocks, not lengths: parts that are not built yet are holes in the file.
     size = sum(file.stat().st_blocks * 512 for file in path.rglob("*") if file.is_file())
     used = (path / USE if (path / USE).exists() else path / MANIFEST).stat().st_mtime
-    finished = "val" in tables and all(table is not None and not table.missing for table in tables.values())
+    finished = "validation" in tables and all(table is not None and not table.missing for table in tables.values())
     return Entry(path, about, logits, size, max(0.0, time.time() - used), finished)
 
 

@@ -51,6 +51,7 @@ class Table:
         try:
             tree = json.loads((folder / TABLE).read_text())
             layout = tree["layout"]
+            layout["lengths"] = None if layout.get("lengths") is None else tuple(layout["lengths"])
             arrays = {name: (tuple(shape), dtype) for name, (shape, dtype) in layout.pop("arrays").items()}
             done = {int(chunk): int(crc) for chunk, crc in tree["done"].items()}
             return Table(Layout(arrays, **layout), tree["about"], tree["token"], done)
@@ -177,8 +178,9 @@ def bad_chunks(folder: Path, table: Table) -> list[int]:
 def rows_of(arrays: Mapping[str, Array], layout: Layout, chunk: int) -> dict[str, Array]:
     """Return the rows [groups, n, ...] of a chunk from arrays that hold a whole layout."""
     start, stop = layout.span(chunk)
-    grouped = {name: a.reshape(layout.groups, layout.items, *a.shape[1:]) for name, a in arrays.items()}
-    return {name: np.ascontiguousarray(array[:, start:stop]) for name, array in grouped.items()}
+    span = slice(layout.row(start), layout.row(stop))
+    grouped = {name: a.reshape(layout.groups, -1, *a.shape[1:]) for name, a in arrays.items()}
+    return {name: np.ascontiguousarray(array[:, span]) for name, array in grouped.items()}
 
 
 def checksum(rows: Mapping[str, Array]) -> int:

@@ -16,7 +16,8 @@ from bpkd_search.data.views import chunks
 from bpkd_search.data.views.build import bytes_left, require_space
 from bpkd_search.data.views.chunks import Table, cache_lock, thread_map
 from bpkd_search.data.views.layout import REMEDY, Array
-from bpkd_search.data.views.store import MANIFEST, USE
+from bpkd_search.data.views.manifest import MANIFEST
+from bpkd_search.data.views.store import USE
 from bpkd_search.errors import DataError, ResourceError
 from bpkd_search.files import write_text
 

@@ -1,10 +1,16 @@
-"""Flat arrays in `.npy` files: position of each row, writing rows, and memory-mapping."""
+"""Flat arrays in `.npy` files: position of each row, writing rows, and memory-mapping.
+
+Items have one row each, or with `lengths` as many as they need: images of differing sizes are rows of bytes.
+"""
 
 from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +31,15 @@ Array = NDArray[Any]
 class Layout:
     """Arrays by name, each with the shape and dtype of a row; item i of group g is row g * items + i.
 
-    A chunk is up to `chunk` items in all of their groups.
+    A chunk is up to `chunk` items in all of their groups. With `lengths` there is one group, and item i has
+    `lengths[i]` rows after those of the items before it.
     """
 
     arrays: dict[str, tuple[tuple[int, ...], str]]
     items: int
     groups: int
     chunk: int
+    lengths: tuple[int, ...] | None = None
 
     @staticmethod
     def of(arrays: dict[str, tuple[tuple[int, ...], str]], items: int, groups: int = 1, chunk: int = 16) -> Layout:
@@ -39,10 +47,29 @@ class Layout:
         item = Layout(arrays, 1, groups, 1).bytes
         return Layout(arrays, items, groups, max(1, min(chunk, CHUNK_BYTES // item)))
 
+    @staticmethod
+    def of_records(lengths: Sequence[int], chunk: int = 16) -> Layout:
+        """Return the layout of records of bytes, the array `records`, with chunks of about 64 MiB at most."""
+        chunk = max(1, min(chunk, CHUNK_BYTES // max(lengths)))
+        return Layout({"records": ((), "|u1")}, len(lengths), 1, chunk, tuple(lengths))
+
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        return tuple(accumulate(self.lengths or (), initial=0))
+
+    def row(self, item: int) -> int:
+        """Return the first row of an item in its group, or for `items` the number of rows of a group."""
+        return item if self.lengths is None else self._starts[item]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of an array."""
+        return self.row(self.items) * self.groups
+
     @property
     def bytes(self) -> int:
         """Size of all arrays."""
-        return sum(self.row_bytes(name) for name in self.arrays) * self.items * self.groups
+        return sum(self.row_bytes(name) for name in self.arrays) * self.rows
 
     @property
     def chunks(self) -> int:
@@ -69,7 +96,7 @@ def open_arrays(folder: Path, layout: Layout) -> dict[str, Array]:
             array = np.load(path, mmap_mode="c")
         except (OSError, ValueError) as e:
             raise DataError(f"{path}: is not a readable array ({e}); {REMEDY}") from e
-        if array.shape != (layout.items * layout.groups, *shape) or array.dtype != np.dtype(dtype):
+        if array.shape != (layout.rows, *shape) or array.dtype != np.dtype(dtype):
             raise DataError(f"{path}: holds {array.dtype} {array.shape}; {REMEDY}")
         arrays[name] = array
     return arrays
@@ -84,7 +111,7 @@ def write_rows(path: Path, layout: Layout, name: str, start: int, rows: Array) -
     def write() -> None:
         with path.open("r+b") as file:
             for group, part in enumerate(rows):
-                file.seek(offset + (group * layout.items + start) * size)
+                file.seek(offset + (group * layout.row(layout.items) + layout.row(start)) * size)
                 file.write(part.data)
             file.flush()
             os.fsync(file.fileno())
@@ -95,13 +122,13 @@ def write_rows(path: Path, layout: Layout, name: str, start: int, rows: Array) -
 def _header(layout: Layout, name: str) -> bytes:
     shape, dtype = layout.arrays[name]
     buffer = io.BytesIO()
-    rows = (layout.items * layout.groups, *shape)
+    rows = (layout.rows, *shape)
     write_array_header_1_0(buffer, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": rows})
     return buffer.getvalue()
 
 
 def _size(layout: Layout, name: str) -> int:
-    return len(_header(layout, name)) + layout.row_bytes(name) * layout.items * layout.groups
+    return len(_header(layout, name)) + layout.row_bytes(name) * layout.rows
 
 
 def has_size(path: Path, layout: Layout, name: str) -> bool:

@@ -1,7 +1,8 @@
-"""What determines the views of a data set, and how a view is computed."""
+"""What determines a store: its splits, transforms and views; and how its rows are computed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,17 +10,20 @@ import numpy as np
 from torch import Tensor
 
 from bpkd_search.data.base import Dataset, digest
-from bpkd_search.data.transforms import EvalTransform, TrainTransform
+from bpkd_search.data.geometry import Size
+from bpkd_search.data.transforms import EvalTransform, TrainTransform, resize
 from bpkd_search.data.views.layout import Array, Layout
+from bpkd_search.data.views.records import Records, pack
 
 FORMAT = 2
 
 
 @dataclass(frozen=True)
 class ViewRecipe:
-    """Everything that determines the views: two splits, two transforms, views per image, and the seed.
+    """Everything that determines a store: two splits, two transforms, views per image, and the seed.
 
-    `about` is for users only: it is stored in the description of the store and does not affect its key.
+    With 0 views the store holds whole images, of which every epoch takes new crops. `about` is for users only: it is
+    stored in the description of the store and does not affect its key.
     """
 
     train: Dataset
@@ -59,24 +63,42 @@ class ViewRecipe:
             for part, name in enumerate(("images", "labels"))
         }
 
+    def whole_rows(self, start: int, stop: int) -> dict[str, Array]:
+        """Return the records of whole training images `start` to `stop`."""
+        pairs = []
+        for index in range(start, stop):
+            image, label = self.train[index]
+            size = self.train_transform.whole_size((label.shape[0], label.shape[1]))
+            pairs.append((resize(image, label, *size)[0] if size != tuple(label.shape) else image, label))
+        return pack(pairs)
+
     def val_rows(self, start: int, stop: int) -> dict[str, Array]:
-        """Return validation images [1, n, 3, H, W] `start` to `stop`, and their labels [1, n, H, W]."""
-        cuts = [self.eval_transform(*self.val[index]) for index in range(start, stop)]
-        return {
-            name: np.stack([row[part].numpy() for row in cuts])[None] for part, name in enumerate(("images", "labels"))
-        }
+        """Return the records of validation images `start` to `stop`."""
+        return pack([self.eval_transform(*self.val[index]) for index in range(start, stop)])
 
     def _cut(self, image: Tensor, label: Tensor, index: int, view: int) -> tuple[Tensor, Tensor]:
-        seed = int(np.random.SeedSequence([self.seed, index, view]).generate_state(1)[0])
-        return self.train_transform(image, label, seed)
+        return self.train_transform(image, label, crop_seed(self.seed, index, view))
 
     @property
-    def layouts(self) -> dict[str, Layout]:
-        """Layouts of the two splits, `train` and `val`."""
-        return {
-            "train": image_layout(len(self.train), self.train_transform.height, self.train_transform.width, self.views),
-            "val": image_layout(len(self.val), self.eval_transform.height, self.eval_transform.width),
-        }
+    def views_layout(self) -> Layout:
+        """The layout of the views."""
+        return image_layout(len(self.train), self.train_transform.height, self.train_transform.width, self.views)
+
+
+def crop_seed(seed: int, index: int, view: int) -> int:
+    """Return the seed of one view, or of one epoch's crop, of an image."""
+    return int(np.random.SeedSequence([seed, index, view]).generate_state(1)[0])
+
+
+def whole_records(transform: TrainTransform, sizes: Sequence[Size]) -> Records:
+    """Return where whole training images of these sizes are, each with its own label."""
+    return Records(tuple(transform.whole_size(size) for size in sizes), tuple(sizes))
+
+
+def val_records(transform: EvalTransform, sizes: Sequence[Size]) -> Records:
+    """Return where validation images of these sizes are, and their labels."""
+    images, labels = zip(*(transform.sizes(size) for size in sizes), strict=True)
+    return Records(images, labels)
 
 
 def image_layout(items: int, height: int, width: int, views: int = 1) -> Layout:

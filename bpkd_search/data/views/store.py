@@ -1,8 +1,7 @@
-"""Reads views: a batch is one gather from the memory map, prefetched in the background during training."""
+"""Reads a store: training batches prefetched in the background, and validation images one after the other."""
 
 from __future__ import annotations
 
-import json
 import os
 import weakref
 from collections import deque
@@ -16,14 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bpkd_search.data.base import sample
 from bpkd_search.data.views import chunks
-from bpkd_search.data.views.chunks import Table, cache_lock
-from bpkd_search.data.views.codecs import open_codec
-from bpkd_search.data.views.layout import Array
-from bpkd_search.data.views.recipe import ViewRecipe
+from bpkd_search.data.views.chunks import cache_lock
+from bpkd_search.data.views.crops import Crops, FreshCrops, Logits, Views
+from bpkd_search.data.views.manifest import Manifest
+from bpkd_search.data.views.maps import Maps
+from bpkd_search.data.views.recipe import ViewRecipe, val_records
 from bpkd_search.errors import DataError
 
-MANIFEST, USE = "manifest.json", "use"
+USE = "use"
 # Prefetched batches.
 AHEAD = 2
 CPU = torch.device("cpu")
@@ -32,47 +33,34 @@ R = TypeVar("R")
 Batch = tuple[Tensor, Tensor, Tensor | None]
 
 
-class Logits:
-    """The stored logits of a teacher on every view."""
-
-    def __init__(self, path: Path) -> None:
-        table, self.arrays = chunks.read(path)
-        self.path, self.name = path, str(table.about["codec"])
-        self.codec = open_codec(self.name, int(table.about["classes"]))
-
-    def decode(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return logits float16 [B, C, h, w] from gathered rows, in the order of the arrays."""
-        return self.codec.decode(dict(zip(self.arrays, parts, strict=True)))
-
-
 class ViewStore:
-    """Views and validation images of one recipe, memory-mapped, and optionally the logits of a teacher.
+    """Training crops and validation images of one recipe, memory-mapped, and optionally the logits of a teacher.
 
-    `images` uint8 [N*V, 3, H, W], `labels` uint8 [N*V, H, W] with view v of image i at row v*N + i;
-    `val_images` and `val_labels` likewise without views. If the views are not stored on disk, `images` and `labels` are
-    None and `recipe` computes them on demand. While the store is open, `views --prune` does not remove it.
+    `crops` are views, stored or computed by `recipe`, or fresh crops of whole images (then `views` is 0); `logits` are
+    a directory of either. While the store is open, `views --prune` does not remove it.
     Raises `DataError` if arrays are missing, unfinished or of a wrong size.
     """
 
     def __init__(self, path: Path, logits: Path | None = None, recipe: ViewRecipe | None = None) -> None:
         self.path, self.recipe = path, recipe
-        try:
-            manifest = json.loads((path / MANIFEST).read_text())
-        except (OSError, ValueError) as e:
-            raise DataError(f"{path}: holds no views ({e}); `bpkd-search views SPACE.yaml` builds them") from e
+        self.manifest = Manifest.read(path)
         _use(self, path)
-        self.class_names: tuple[str, ...] = tuple(manifest["class_names"])
-        self.palette: tuple[tuple[int, int, int], ...] = tuple(tuple(rgb) for rgb in manifest["palette"])
-        self.num_images, self.views = int(manifest["images"]), int(manifest["views"])
-        self.images: Array | None = None
-        self.labels: Array | None = None
-        table = Table.read(path / "train")
-        if recipe is None or (table is not None and not table.missing):
-            train = chunks.read(path / "train")[1]
-            self.images, self.labels = train["images"], train["labels"]
-        val = chunks.read(path / "val")[1]
-        self.val_images, self.val_labels = val["images"], val["labels"]
-        self.logits = Logits(logits) if logits else None
+        self.class_names, self.palette = self.manifest.class_names, self.manifest.palette
+        self.num_images, self.views = self.manifest.images, self.manifest.views
+        self.crops: Crops
+        if self.views:
+            self.crops = Views(path, recipe, self.num_images, self.views, logits)
+        else:
+            manifest = self.manifest
+            self.crops = FreshCrops(path, manifest.transform, manifest.seed, manifest.train_sizes, logits)
+        self._records = val_records(self.manifest.evaluation, self.manifest.val_sizes)
+        table, arrays = chunks.read(path / "validation")
+        self._val, self._layout = arrays["records"], table.layout
+
+    @property
+    def logits(self) -> Logits | Maps | None:
+        """The stored logits of a teacher, on views or whole images."""
+        return self.crops.logits
 
     @property
     def num_classes(self) -> int:
@@ -84,44 +72,46 @@ class ViewStore:
         return max(1, self.num_images // batch_size)
 
     def epoch(
-        self, epoch: int, batch_size: int, seed: int, *, device: torch.device = CPU, logits: bool = True
+        self,
+        epoch: int,
+        batch_size: int,
+        seed: int,
+        *,
+        device: torch.device = CPU,
+        logits: bool = True,
+        start: int = 0,
     ) -> Iterator[Batch]:
-        """Yield the batches of one epoch on `device`: every image once, in view `epoch` mod V.
+        """Yield the batches of one epoch on `device`, from batch `start` on: every image once.
 
         A batch is images uint8 [B, 3, H, W], labels uint8 [B, H, W] and teacher logits float16 [B, C, h, w], or None if
-        none are stored or requested. Order depends on (seed, epoch) alone: trials with one seed see the same batches.
+        none are stored or requested. Order depends on (seed, epoch) alone, and crops on the data's seed and the epoch:
+        trials with one seed see the same batches.
         """
         order = np.random.default_rng([seed, epoch]).permutation(self.num_images)
-        rows = (epoch % self.views) * self.num_images + order
-        batches = [rows[step * batch_size : (step + 1) * batch_size] for step in range(self.steps(batch_size))]
+        batches = [order[step * batch_size : (step + 1) * batch_size] for step in range(start, self.steps(batch_size))]
         stored = self.logits if logits else None
-        arrays = list(stored.arrays.values()) if stored else []
 
-        def gather(rows: Array) -> list[Tensor]:
-            return [_pin(part, device) for part in (*self.read(rows), *(_gather(a, rows) for a in arrays))]
+        def gather(indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[Tensor]:
+            return [_pin(part, device) for part in self.crops.gather(epoch, indices, stored is not None)]
 
-        for parts in _in_background(gather, batches, 1 if self.images is not None else torch.get_num_threads()):
+        for parts in _in_background(gather, batches, self.crops.threads):
             images, labels, *encoded = (part.to(device, non_blocking=True) for part in parts)
             yield images, labels, stored.decode(encoded) if stored else None
 
-    def val_batches(self, batch_size: int, *, device: torch.device = CPU) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield validation batches on `device`, in order: images uint8 [B, 3, H, W] and labels uint8 [B, H, W]."""
-        count = len(self.val_images)
-        batches = [np.arange(at, min(at + batch_size, count)) for at in range(0, count, batch_size)]
+    @property
+    def num_val_images(self) -> int:
+        """Number of validation images."""
+        return len(self._records.images)
 
-        def gather(rows: Array) -> list[Tensor]:
-            return [_pin(_gather(array, rows), device) for array in (self.val_images, self.val_labels)]
+    def val_sample(self, size: int) -> list[int]:
+        """Return `size` validation images whose classes have about the shares of the whole split, always the same."""
+        return sample(self.manifest.val_counts, size)
 
-        for images, labels in _in_background(gather, batches):
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-
-    def read(self, rows: Array) -> tuple[Tensor, Tensor]:
-        """Return images uint8 [B, 3, H, W] and labels uint8 [B, H, W] of rows, from disk or computed if not stored."""
-        if self.images is not None and self.labels is not None:
-            return _gather(self.images, rows), _gather(self.labels, rows)
-        assert self.recipe is not None
-        cuts = [self.recipe.view(int(row) % self.num_images, int(row) // self.num_images) for row in rows]
-        return torch.stack([image for image, _ in cuts]), torch.stack([label for _, label in cuts])
+    def val_samples(self, rows: Sequence[int] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield validation images uint8 [3, h, w] and their labels uint8 [H, W], in order; sizes may differ."""
+        for row in range(self.num_val_images) if rows is None else rows:
+            image, label = self._records.read(self._val, self._layout, row)
+            yield torch.from_numpy(image.copy()).permute(2, 0, 1), torch.from_numpy(label.copy())
 
 
 def _use(store: ViewStore, path: Path) -> None:
@@ -131,11 +121,6 @@ def _use(store: ViewStore, path: Path) -> None:
     with suppress(DataError, OSError):
         used.enter_context(cache_lock(path / USE, shared=True))
         os.utime(path / USE)
-
-
-def _gather(array: Array, rows: Array) -> Tensor:
-    # torch's gather releases the GIL, numpy's does not.
-    return torch.from_numpy(array).index_select(0, torch.from_numpy(rows))
 
 
 def _pin(part: Tensor, device: torch.device) -> Tensor:

@@ -1,0 +1,78 @@
+"""The description of a store, `manifest.json`: what is in it, in words and numbers, and how its crops are drawn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from bpkd_search.data.base import RGB, survey
+from bpkd_search.data.geometry import Sides, Size
+from bpkd_search.data.transforms import EvalTransform, TrainTransform
+from bpkd_search.data.views.recipe import ViewRecipe
+from bpkd_search.errors import DataError
+from bpkd_search.files import write_text
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of a store: classes, sizes of the images, transforms, and pixels of each class in validation."""
+
+    class_names: tuple[str, ...]
+    palette: tuple[RGB, ...]
+    images: int
+    views: int
+    seed: int
+    transform: TrainTransform
+    evaluation: EvalTransform
+    train_sizes: tuple[Size, ...]
+    val_sizes: tuple[Size, ...]
+    val_counts: tuple[tuple[int, ...], ...]
+
+    @staticmethod
+    def of(recipe: ViewRecipe) -> Manifest:
+        """Read every sample of a recipe. Raises `DataError` that names the damaged ones."""
+        train, val = survey(recipe.train), survey(recipe.val)
+        return Manifest(
+            recipe.train.class_names,
+            recipe.train.palette,
+            len(recipe.train),
+            recipe.views,
+            recipe.seed,
+            recipe.train_transform,
+            recipe.eval_transform,
+            train.sizes,
+            val.sizes,
+            val.counts,
+        )
+
+    @staticmethod
+    def read(store: Path) -> Manifest:
+        """Return the manifest of a store. Raises `DataError` if it is missing, damaged, or of an older version."""
+        try:
+            tree = json.loads((store / MANIFEST).read_text(encoding="utf-8"))
+            known = {field.name for field in fields(Manifest)}
+            values = {name: _tuples(value) for name, value in tree.items() if name in known}
+            for name, kind in (("transform", TrainTransform), ("evaluation", EvalTransform)):
+                given = {key: _tuples(value) for key, value in tree[name].items()}
+                if isinstance(given["resize"], dict):
+                    given["resize"] = Sides.model_validate(given["resize"])
+                values[name] = kind(**given)
+            return Manifest(**values)
+        except (OSError, ValueError, TypeError, KeyError) as e:
+            raise DataError(f"{store}: holds no views ({e}); `bpkd-search views SPACE.yaml` builds them") from e
+
+    def write(self, store: Path, about: dict[str, Any]) -> None:
+        """Write the manifest whole, with `about`, which is for users."""
+        tree = {**asdict(self), "height": self.transform.height, "width": self.transform.width, **about}
+        for name in ("transform", "evaluation"):
+            if isinstance(sides := getattr(self, name).resize, Sides):
+                tree[name]["resize"] = sides.model_dump()
+        write_text(store / MANIFEST, json.dumps(tree))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value

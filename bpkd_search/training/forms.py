@@ -1,0 +1,140 @@
+"""How the teacher reaches the trials: on views, on whole images, or run at every step; and what `auto` chooses.
+
+What a form costs before the trials is the teacher's work: pixels per image through it, and bytes on the disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from bpkd_search.config.loss import terms_of
+from bpkd_search.config.models import Choice, Data, RunConfig, SearchConfig
+from bpkd_search.config.points import run_at
+from bpkd_search.data import Dataset, TrainTransform
+from bpkd_search.data.geometry import padded_size
+from bpkd_search.data.views import MapPlan, logits_layout
+from bpkd_search.errors import ConfigError
+from bpkd_search.models.build import logits_shape
+from bpkd_search.training.source import open_data
+
+# Images whose sizes stand for all when costs are compared.
+SAMPLES = 16
+GIB = 2**30
+# A view that repeats more often than this costs mIoU; see docs/measured.md.
+REPEATS = 4
+
+
+@dataclass(frozen=True)
+class Form:
+    """`views` per image, or with 0 a new crop at every epoch; `mode` is where the teacher's logits come from.
+
+    `grid` is the stride of the maps' logits, of which offsets of crops are multiples; 1 without maps.
+    """
+
+    views: int
+    mode: str
+    grid: int = 1
+
+    def transform(self, data: Data) -> TrainTransform:
+        """Return how the crops of a `data` block are drawn."""
+        steps = data.scale_steps if self.mode == "maps" else None
+        return TrainTransform(
+            *data.crop,
+            data.scale,
+            data.flip,
+            data.colour,
+            resize=data.resize,
+            hue=data.hue,
+            cat_max_ratio=data.cat_max_ratio,
+            steps=steps,
+            grid=self.grid,
+        )
+
+
+def forms(run: RunConfig, train: Dataset) -> list[Form]:
+    """Return the form of a run, or with `mode: auto` those to be tried in order.
+
+    Raises `ConfigError` if `data.views`, `data.crop` and `teacher.mode` exclude each other.
+    """
+    views, mode, epochs = run.data.views, run.teacher.mode, epochs_of(run)
+    if mode == "online" or (mode == "auto" and needs_features(run)):
+        return [Form(0 if views == "auto" else views, "online")]
+    if views != "auto":
+        if mode == "maps":
+            raise ConfigError(
+                [f"data.views: got {views}, must be auto with teacher.mode: maps, which keeps whole images, no views"]
+            )
+        return [Form(views, "stored")]
+    if mode == "stored":
+        if epochs is None:
+            raise ConfigError(
+                ["data.views: got auto, must be a number where teacher.mode is stored and time is limited"]
+            )
+        return [Form(epochs, "stored")]
+    grid = run.data.crop[0] // logits_shape(run.teacher, len(train.class_names), *run.data.crop)[1]
+    maps = Form(0, "maps", grid)
+    if any(side % grid for side in run.data.crop):
+        if mode == "maps":
+            raise ConfigError(
+                [
+                    f"data.crop: got {list(run.data.crop)}, must be multiples of {grid}, the stride of the teacher's"
+                    " logits, with teacher.mode: maps"
+                ]
+            )
+        maps = Form(0, "online")
+    if mode == "maps":
+        return [maps]
+    plan = MapPlan(maps.transform(run.data), run.data.logits, len(train.class_names))
+    one_view_an_epoch = Form(epochs, "stored") if epochs is not None and fits(run, epochs, train) else None
+    if one_view_an_epoch and epochs * prod(run.data.crop) <= map_pixels(plan, train):  # type: ignore[operator]
+        return [one_view_an_epoch]
+    rest = [one_view_an_epoch] if one_view_an_epoch else []
+    return [maps, *rest, Form(0, "online")] if maps.mode == "maps" else [*rest, maps]
+
+
+def first_form(run: RunConfig) -> Form:
+    """Return the form of the store on which the teacher is trained. Raises what `forms` raises, and `DataError`."""
+    return forms(run, open_data(run.data, "train"))[0]
+
+
+def epochs_of(run: RunConfig) -> int | None:
+    """Return how often a run sees each image at most, or None if its time decides."""
+    return None if run.train.gpu_seconds is not None else run.train.epochs
+
+
+def fits(run: RunConfig, views: int, train: Dataset) -> bool:
+    """Return whether so many views of every image, with logits, fit `data.disk`; 1000 at most."""
+    shape = logits_shape(run.teacher, len(train.class_names), *run.data.crop)
+    logits = logits_layout(run.data.logits, shape, len(train) * views).bytes
+    pixels = 0 if run.data.images == "computed" else len(train) * views * 4 * prod(run.data.crop)
+    return views <= 1000 and logits + pixels <= run.data.disk * GIB
+
+
+def map_pixels(plan: MapPlan, train: Dataset) -> float:
+    """Return the pixels per image that the teacher reads for its maps, the mean of some images."""
+    picked = sorted({number * len(train) // SAMPLES for number in range(SAMPLES)})
+    sizes = [(label.shape[0], label.shape[1]) for _, label in (train[index] for index in picked)]
+    areas = [prod(padded_size(plan.scaled(size, step))) for size in sizes for step, _ in plan.forms]
+    return sum(areas) / len(sizes)
+
+
+def needs_features(config: RunConfig) -> bool:
+    """Return whether the loss of a run, or one that its search may choose, reads the teacher's features."""
+    losses = [config.loss]
+    if isinstance(config, SearchConfig):
+        method = config.space.get("loss.method")
+        options = method.options if isinstance(method, Choice) else ()
+        losses += [run_at(config.run(), {"loss.method": option}).loss for option in options]
+    return any(term.needs == "teacher features" for loss in losses for term in terms_of(loss))
+
+
+def repeats(run: RunConfig, form: Form) -> str | None:
+    """Return a warning if the views of a form come again too often in a run."""
+    epochs = epochs_of(run)
+    if not form.views or epochs is None or epochs <= REPEATS * form.views:
+        return None
+    return (
+        f"warning: each of the {form.views} views of an image is trained on {epochs / form.views:.0f} times; beyond"
+        f" {REPEATS} that can cost several points of mIoU. data.views: auto takes new crops at every epoch"
+    )
