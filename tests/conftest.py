@@ -75,8 +75,7 @@ def _tiny_search() -> dict[str, Any]:
         "name": "tiny",
         "data": {
             "kind": "synthetic",
-            "height": 32,
-            "width": 48,
+            "crop": [32, 48],
             "views": 2,
             "synthetic": {"train_images": 12, "val_images": 6, "height": 32, "width": 48},
         },

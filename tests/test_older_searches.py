@@ -21,6 +21,7 @@ from bpkd_search.experiment.events import read_events
 from bpkd_search.experiment.folder import read_config
 from bpkd_search.export import export
 from bpkd_search.search.replay import replay
+from bpkd_search.training.forms import first_form
 from bpkd_search.training.inputs import view_recipe
 from bpkd_search.training.teacher import teacher_file
 
@@ -60,7 +61,7 @@ def test_its_replay_shows_no_difference(older, name: str, trials: int) -> None:
 
 def test_views_and_teacher_have_the_recorded_keys(older) -> None:
     run = read_config(older("confirmed")).run()
-    views = view_recipe(run.data).key()
+    views = view_recipe(run.data, first_form(run)).key()
     path, key = teacher_file(run, views)
     assert (views, key, path.name) == ("4dd0de636a047f1a", "9ae394f9cda0ec23", "9ae394f9cda0ec23.safetensors")
 

@@ -121,9 +121,10 @@ def test_what_train_writes_is_loaded_without_its_folder(tiny: dict[str, Any], tm
     assert said["config"] == to_tree(run)
     # The scores are those of these weights.
     from bpkd_search.training.distill import evaluate
+    from bpkd_search.training.forms import Form
     from bpkd_search.training.inputs import prepare_views
 
-    store = prepare_views(run.data, lambda line: None)
+    store = prepare_views(run.data, Form(2, "stored"), lambda line: None)
     assert evaluate(model, store, torch.device("cpu")).miou == pytest.approx(metrics["miou"], abs=1e-12)
     assert [list(colour) for colour in store.palette] == said["palette"]
 

@@ -131,6 +131,9 @@ class Data(Block):
             return value
         tree = dict(value)
         size = (tree.pop("height", 96), tree.pop("width", 128))
+        for key, side in zip(("height", "width"), size, strict=True):
+            if isinstance(side, bool) or not isinstance(side, int) or not 32 <= side <= 4096:
+                raise ValueError(f"data.{key}: got {side!r}, must be a whole number from 32 to 4096")
         if given := [key for key in ("crop", "resize") if key in tree]:
             raise ValueError(
                 f"got height and width beside {' and '.join(given)}: use data.crop and data.resize; height and width"

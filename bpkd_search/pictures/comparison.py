@@ -86,7 +86,7 @@ def _panels(board: Leaderboard, count: int) -> Panels:
     ]
     teacher = None
     try:
-        path, _ = teacher_file(run, view_recipe(run.data, first_form(run)).key())
+        path, _ = teacher_file(run, view_recipe(run.data, first_form(run)).crops_key())
         if not path.is_file():
             raise CheckpointError(f"its weights {path.name} no longer exist")
         teacher = open_teacher(run, len(dataset.class_names), path, device)

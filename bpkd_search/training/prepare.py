@@ -40,7 +40,7 @@ from bpkd_search.training.teacher import FrozenTeacher, file_hash, plain_model, 
 class Prepared:
     """Paths of the store, of the teacher's logits in it and of the teacher's weights, and the teacher's scores.
 
-    `views` and `mode` are the form (see `training.forms`), `agreement` how well maps stand for the teacher. `data` is
+    `views` and `mode` are the form (see `training.forms`), `seed` is that of the crops, `agreement` how well maps stand for the teacher. `data` is
     the plain `data` block if views are computed as they are read. If every node keeps a copy, `local` is the directory
     of copies as configured, and `local_teacher` the name of the weights in it.
     """
@@ -48,6 +48,7 @@ class Prepared:
     store: str
     views: int
     mode: str
+    seed: int
     logits: str | None
     teacher: str | None
     teacher_scores: dict[str, float] | None = None
@@ -86,7 +87,7 @@ class Prepared:
     def open(self) -> ViewStore:
         """Open the store, with logits if they are stored."""
         recipe = view_recipe(Data.model_validate(self.data), Form(self.views, self.mode)) if self.data else None
-        return ViewStore(Path(self.store), Path(self.logits) if self.logits else None, recipe)
+        return ViewStore(Path(self.store), Path(self.logits) if self.logits else None, recipe, seed=self.seed)
 
 
 def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map = map) -> Prepared:
@@ -127,6 +128,7 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
         str(store.path),
         form.views,
         form.mode,
+        run.data.seed,
         str(store.logits.path) if store.logits else None,
         str(teacher),
         scores,

@@ -30,7 +30,7 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
     second waits for the first. Raises `CheckpointError` that names the keys if a checkpoint does not fit.
     """
     spec = run.teacher
-    path, key = teacher_file(run, store.path.name)
+    path, key = teacher_file(run, store.crops_key)
     where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.epochs} epochs of training"
     scores_file = cache_dir(run.data.views_dir) / "teachers" / f"{key}.json"
     scores = _read_scores(scores_file) if path.is_file() else None
@@ -49,17 +49,17 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
     return path, scores
 
 
-def teacher_file(run: RunConfig, views: str) -> tuple[Path, str]:
+def teacher_file(run: RunConfig, crops: str) -> tuple[Path, str]:
     """Return the path of the teacher's weights, existing or not, and the key of what determines them and their scores.
 
-    `views` is the key of the run's views. Raises `CheckpointError` if a configured file is missing.
+    `crops` is the key of the run's training crops. Raises `CheckpointError` if a configured file is missing.
     """
     spec = run.teacher
     if spec.checkpoint is not None:
         path = spec.checkpoint.expanduser()
-        return path, digest([plain_model(spec), file_hash(path), views])
+        return path, digest([plain_model(spec), file_hash(path), crops])
     start = file_hash(spec.weights) if spec.weights else None
-    key = digest([plain_model(spec), spec.train.model_dump(exclude={"device"}), start, views])
+    key = digest([plain_model(spec), spec.train.model_dump(exclude={"device"}), start, crops])
     return cache_dir(run.data.views_dir) / "teachers" / f"{key}.safetensors", key
 
 

@@ -49,8 +49,12 @@ class CamVid(Dataset):
 
     def __init__(self, root: Path, split: str, height: int, width: int) -> None:
         self.files = [(path, root / f"{split}annot" / path.name) for path in sorted((root / split).glob("*.png"))]
-        self.train = TrainTransform(height, width, scale=(0.75, 1.5), colour_jitter=0.2) if split == "train" else None
-        self.eval = EvalTransform(height, width)
+        self.train = (
+            TrainTransform(height, width, (0.75, 1.5), colour_jitter=0.2, resize=(height, width))
+            if split == "train"
+            else None
+        )
+        self.eval = EvalTransform((height, width), "resized")
 
     def __len__(self) -> int:
         return len(self.files)

@@ -63,7 +63,8 @@ def points(count: int) -> list[dict[str, Any]]:
 
 
 def config_of(options: dict[str, Any], views: Path) -> SearchConfig:
-    size = {"height": options["height"], "width": options["width"]}
+    whole = [options["height"], options["width"]]
+    size = {"crop": whole, "resize": whole, "eval": {"labels": "resized"}}
     train = {"epochs": options["epochs"], "batch_size": options["batch"], "optimizer": "adamw", "lr": 1e-3}
     search = {"trials": options["trials"], "concurrent": options["concurrent"], "resources": {"cpus": 1, "gpus": 0}}
     scheduler = {"name": "asha", "grace": options["grace"], "reduction": options["reduction"]}

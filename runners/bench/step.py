@@ -39,7 +39,7 @@ LOSSES = {"ce": "ce", "kd": "kd", "cwd": "cwd", "bpkd": "bpkd-paper"}
 def run_of(options: argparse.Namespace, folder: Path) -> RunConfig:
     """The run that is timed; its teacher's weights are random and lie in `folder`."""
     drawn = {"train_images": options.images, "val_images": 8, "height": options.height, "width": options.width}
-    data = {"height": options.height, "width": options.width, "views": 2, "views_dir": folder}
+    data = {"crop": [options.height, options.width], "views": 2, "views_dir": folder}
     data |= {"kind": "camvid", "root": options.root} if options.root else {"synthetic": drawn}
     train = {"epochs": options.rounds + 1, "batch_size": options.batch, "optimizer": "adamw", "lr": 1e-3}
     teacher = {"encoder": options.teacher, "checkpoint": folder / "teacher.safetensors"}

@@ -72,7 +72,7 @@ def measure(root: Path, device: torch.device) -> dict[str, object]:
     store = build_views(recipe, root)
     views, view_seconds = IMAGES * VIEWS, time.perf_counter() - start
     teacher, built = teacher_of(store.num_classes, device), iter(range(1000))
-    batches = [store.read(np.arange(at, at + 16))[0] for at in range(0, views, 16)]
+    batches = [store.crops.read(np.arange(at, at + 16))[0] for at in range(0, views, 16)]
 
     def bare() -> None:
         for images in batches:

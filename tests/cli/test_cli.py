@@ -366,7 +366,7 @@ DAMAGE = [
 def test_damaged_data_is_named(call, tiny: dict[str, Any], tmp_path: Path, damage, said: str) -> None:
     root = camvid(tmp_path / "data")
     damage(root)
-    tiny["data"] = {"kind": "camvid", "root": str(root), "height": 32, "width": 48}
+    tiny["data"] = {"kind": "camvid", "root": str(root), "crop": [32, 48], "resize": [32, 48], "views": 8}
     code, _, err = call("train", write(tmp_path / "c.yaml", tiny), "--out", tmp_path / "o")
     assert code == 2
     assert said in err.split("error:")[1]
@@ -376,7 +376,7 @@ def test_a_data_root_that_is_not_given_says_how_to_give_it(
     call, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("BPKD_CAMVID", raising=False)
-    tiny["data"] = {"kind": "camvid", "height": 32, "width": 48}
+    tiny["data"] = {"kind": "camvid", "crop": [32, 48], "resize": [32, 48], "views": 8}
     code, _, err = call("train", write(tmp_path / "c.yaml", tiny), "--out", tmp_path / "o")
     assert code == 2
     assert "--set data.root=DIR or in the environment variable BPKD_CAMVID" in err

@@ -6,15 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.data.views.store import ViewStore
+from bpkd_search.models.build import logits_shape
+from bpkd_search.training.forms import first_form
 from bpkd_search.training.inputs import view_recipe
 from bpkd_search.training.prepare import needed_bytes, prepare
-from bpkd_search.training.teacher import logits_shape
 
 
 @pytest.fixture
@@ -71,16 +73,17 @@ def run_of(tiny: dict[str, Any], tmp_path: Path, **data: Any) -> RunConfig:
 
 def test_what_is_needed_is_what_is_written(tiny: dict[str, Any], tmp_path: Path) -> None:
     run = run_of(tiny, tmp_path, logits="topk:2")
-    needed = needed_bytes(run, view_recipe(run.data))
+    form = first_form(run)
+    needed = needed_bytes(run, form, view_recipe(run.data, form))
     prepared = prepare(run, lambda line: None)
     store = prepared.open()
-    assert store.images is not None and store.labels is not None and store.logits is not None
-    images = (store.images, store.labels, store.val_images, store.val_labels)
+    images = [(Path(prepared.store) / "train" / "images.npy"), (Path(prepared.store) / "train" / "labels.npy")]
+    arrays = [np.load(path) for path in (*images, Path(prepared.store) / "validation" / "records.npy")]
     assert needed == {
-        "the views": sum(array.nbytes for array in images),
+        "the images": sum(array.nbytes for array in arrays),
         "the teacher's logits": sum(array.nbytes for array in store.logits.arrays.values()),
     }
-    assert sum(needed_bytes(run, view_recipe(run.data)).values()) == 0
+    assert sum(needed_bytes(run, form, view_recipe(run.data, form)).values()) == 0
     _, _, logits = next(store.epoch(0, 4, 0))
     assert tuple(logits.shape[1:]) == logits_shape(run.teacher, 8, 32, 48)
 
@@ -88,10 +91,10 @@ def test_what_is_needed_is_what_is_written(tiny: dict[str, Any], tmp_path: Path)
 def test_computed_views_leave_only_validation_and_logits_on_the_disk(tiny: dict[str, Any], tmp_path: Path) -> None:
     run = run_of(tiny, tmp_path, images="computed")
     computed = prepare(run, lambda line: None)
-    assert not (Path(computed.views) / "train").exists()
+    assert not (Path(computed.store) / "train").exists()
     batches = [tuple(t.clone() for t in batch) for batch in computed.open().epoch(1, 4, 3)]
     stored = prepare(run_of(tiny, tmp_path, images="stored"), lambda line: None)
-    assert (stored.views, stored.logits, stored.data) == (computed.views, computed.logits, None)
+    assert (stored.store, stored.logits, stored.data) == (computed.store, computed.logits, None)
     for a, b in zip(batches, stored.open().epoch(1, 4, 3), strict=True):
         assert all((x == y).all() for x, y in zip(a, b, strict=True))
 
@@ -100,13 +103,14 @@ def test_a_disk_too_small_for_both_is_refused_with_each_size(
     call, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = parse(SearchConfig, yaml.safe_load(space.read_text()), "test").run()
-    views = sum(layout.bytes for layout in view_recipe(run.data).layouts.values())
+    # 30 images and labels of 32x48.
+    views = 30 * 4 * 32 * 48
     usage = shutil.disk_usage(tmp_path)
     # Room for the views alone.
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=views + 100))
     code, _, err = call("views", space)
     assert code == 2
     # 30 images of 32x48 in four bytes a pixel; 24 views of 8 classes at stride 4 in two.
-    assert "the views 180 KiB and the teacher's logits 36 KiB are needed and the disk has 180 KiB free" in err
+    assert "the images 180 KiB and the teacher's logits 36 KiB are needed and the disk has 180 KiB free" in err
     assert "topk:K" in err
     assert not (tmp_path / "kept" / "views").exists()

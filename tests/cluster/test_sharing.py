@@ -89,8 +89,8 @@ def test_every_node_reads_its_own_copy(disks: list[Path], tiny: dict[str, Any], 
         def opened(one: Prepared = one) -> tuple[str, str, set[str]]:
             own = one.here()
             store = own.open()
-            whole = {"images"} if store.images is not None else set()
-            return own.views, own.teacher, whole | ({"logits"} if store.logits else {"teacher"})
+            whole = {"images"} if store.crops.images is not None else set()
+            return own.store, own.teacher, whole | ({"logits"} if store.logits else {"teacher"})
 
         found = list(on_each(nodes, opened).values())
         assert sorted(Path(views).parents[2] for views, _, _ in found) == sorted(disks)

@@ -23,7 +23,7 @@ SPACE = {
 }
 VALID: dict[str, Any] = {
     "name": "tiny",
-    "data": {"kind": "synthetic", "height": 32, "width": 48, "scale": [0.5, 1.5], "synthetic": {"train_images": 12}},
+    "data": {"kind": "synthetic", "crop": [32, 48], "scale": [0.5, 1.5], "synthetic": {"train_images": 12}},
     "teacher": {"encoder": "resnet18", "head": "fpn", "channels": 16, "train": {"epochs": 2, "lr": 0.1}},
     "student": {"encoder": "resnet18", "channels": 8, "output_stride": 32},
     "loss": {"method": "bpkd", "edge_width": 3, "edge_weight": 5.0, "pre_mask": True},

@@ -53,9 +53,7 @@ def test_every_offset_is_drawn_and_the_crop_covers_both_ends(length: int, crop: 
 
 
 @given(st.integers(1, 80), st.integers(1, 80), st.integers(1, 30), st.integers(1, 30), st.integers(1, 30))
-def test_windows_cover_every_pixel_and_stay_inside(
-    height: int, width: int, side: int, other: int, stride: int
-) -> None:
+def test_windows_cover_every_pixel_and_stay_inside(height: int, width: int, side: int, other: int, stride: int) -> None:
     crop, covered = (side, other), np.zeros((height, width), int)
     step = (min(stride, side), min(stride, other))
     starts = list(windows((height, width), crop, step))

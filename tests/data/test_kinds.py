@@ -18,7 +18,11 @@ from bpkd_search.data import KINDS, open_split
 from bpkd_search.data.kinds import Kind, VocData, with_option_blocks
 from bpkd_search.data.synthetic import SyntheticDataset
 from bpkd_search.errors import ConfigError, DataError
-from bpkd_search.training.inputs import open_data, view_recipe
+from bpkd_search.training.forms import Form
+from bpkd_search.training.inputs import view_recipe
+from bpkd_search.training.source import open_data
+
+FORM = Form(2, "stored")
 
 
 def run(data: dict[str, Any], *overrides: str) -> RunConfig:
@@ -59,10 +63,10 @@ def test_options_of_voc_and_pascal_context_in_yaml(pascal: Path) -> None:
     augmented = run(yaml.safe_load(f"{{kind: voc, root: {pascal}, voc: {{augmented: true}}}}"))
     assert open_data(augmented.data, "train").names == ["a", "b", "c"]
     assert run({"kind": "voc", "root": str(pascal)}, "data.voc.augmented=true") == augmented
-    assert view_recipe(plain.data).key() != view_recipe(augmented.data).key()
+    assert view_recipe(plain.data, FORM).key() != view_recipe(augmented.data, FORM).key()
     # A block that only says the default changes nothing that is stored.
     same = run({"kind": "voc", "root": str(pascal), "voc": {"augmented": False}})
-    assert view_recipe(same.data).key() == view_recipe(plain.data).key()
+    assert view_recipe(same.data, FORM).key() == view_recipe(plain.data, FORM).key()
     context = run({"kind": "pascal_context", "root": str(pascal)}, "data.pascal_context.background=true")
     dataset = open_data(context.data, "val")
     assert (dataset.class_names[0], len(dataset.class_names)) == ("background", 60)
@@ -88,7 +92,7 @@ def test_labels_of_cityscapes_in_yaml(shared: Path) -> None:
         ({"folder": {"imges": "x", "class_names": ["a"]}}, "data.folder.imges: unknown key; did you mean images?"),
         ({"folder": {"images": "x"}}, "data.folder.class_names: is required"),
         ({"synthetic": {"seed": -1}}, "data.synthetic.seed: got -1, must be greater than or equal to 0"),
-        ({"camvid": {}}, "data.camvid: unknown key; valid: kind, root, height"),
+        ({"camvid": {}}, "data.camvid: unknown key; valid: kind, root, crop"),
         ({"kind": "kitti"}, "data.kind: got 'kitti', must be 'ade20k', 'camvid', 'cityscapes', 'folder'"),
     ],
 )

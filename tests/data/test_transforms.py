@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bpkd_search.data.transforms import PADDING_COLOUR, EvalTransform, TrainTransform, place, resize
+from bpkd_search.data.geometry import Sides, offset
+from bpkd_search.data.transforms import PADDING_COLOUR, EvalTransform, TrainTransform, crop, resize
 from bpkd_search.errors import DataError
 
 
@@ -38,7 +39,9 @@ def test_scale_one_is_the_evaluation_resize() -> None:
     generator = torch.Generator().manual_seed(1)
     image = torch.randint(0, 256, (3, 50, 71), generator=generator, dtype=torch.uint8)
     label = torch.randint(0, 9, (50, 71), generator=generator, dtype=torch.uint8)
-    for ours, theirs in zip(still()(image, label, seed=5), EvalTransform(24, 32)(image, label), strict=True):
+    for ours, theirs in zip(
+        still(resize=(24, 32))(image, label, seed=5), EvalTransform((24, 32), "resized")(image, label), strict=True
+    ):
         assert torch.equal(ours, theirs)
 
 
@@ -60,16 +63,14 @@ def test_resized_edges_of_image_and_label_stay_together() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 10), (30, 40), (8, 40), (24, 32)])
-def test_place_reaches_every_position_and_pads_with_ignore(
-    pair: tuple[Tensor, Tensor], height: int, width: int
-) -> None:
+def test_crops_reach_every_position_and_pads_with_ignore(pair: tuple[Tensor, Tensor], height: int, width: int) -> None:
     image, label = pair
     canvas = np.full((24 + 2 * 6, 32 + 2 * 8), 255, dtype=np.uint8)
     canvas[6:30, 8:40] = label.numpy()
     rows, columns = set(), set()
     for step in range(60):
         position = step / 60
-        _, cut = place(image, label, height, width, down=position, right=position)
+        _, cut = crop(image, label, offset(24, height, position), offset(32, width, position), height, width)
         found = [
             (r, c)
             for r in range(37 - height)
@@ -137,12 +138,28 @@ def test_identity_follows_the_parameters() -> None:
         TrainTransform(24, 32, scale=(1, 1)),
         TrainTransform(24, 32, flip=0),
         TrainTransform(24, 32, colour_jitter=0),
-        EvalTransform(24, 32),
+        TrainTransform(24, 32, resize=(24, 32)),
+        TrainTransform(24, 32, hue=0.1),
+        TrainTransform(24, 32, cat_max_ratio=0.75),
+        TrainTransform(24, 32, steps=7),
+        TrainTransform(24, 32, grid=4),
+        EvalTransform((24, 32)),
+        EvalTransform((24, 32), "resized"),
+        EvalTransform(Sides(short=24)),
     ]
-    assert len({t.identity() for t in (base, *others)}) == 6
+    assert len({t.identity() for t in (base, *others)}) == len(others) + 1
 
 
-@pytest.mark.parametrize("change", [{"height": 0}, {"scale": (2, 1)}, {"flip": 1.5}, {"colour_jitter": -0.1}])
+def test_identity_of_squeezed_images_is_what_it_was() -> None:
+    """The hashes of the version in which images were squeezed to the crop, so that its stores are found."""
+    assert TrainTransform(24, 32, (0.75, 1.5), 0.5, 0.2, resize=(24, 32)).identity() == "acf828879c72c567"
+    assert EvalTransform((24, 32), "resized").identity() == "52b092e067bf5f4f"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"height": 0}, {"scale": (2, 1)}, {"flip": 1.5}, {"colour_jitter": -0.1}, {"hue": 1}, {"cat_max_ratio": 0}],
+)
 def test_values_out_of_range(change: dict[str, object]) -> None:
     with pytest.raises(DataError, match=f"{'size' if 'height' in change else next(iter(change))}: got .*must be"):
         still(**change)

@@ -22,7 +22,7 @@ def recipe(seed: int = 0, **changes) -> ViewRecipe:
         open_split("synthetic", "train", **options),
         open_split("synthetic", "val", **options),
         TrainTransform(32, 48, (0.8, 1.2)),
-        EvalTransform(32, 48),
+        EvalTransform((32, 48), "resized"),
         views=3,
         seed=seed,
     )
@@ -41,12 +41,13 @@ def test_every_row_is_its_view_computed_directly(tmp_path: Path) -> None:
     store = build_views(plan, tmp_path)
     for row in range(15):
         image, label = view(plan, row)
-        assert np.array_equal(store.images[row], image)
-        assert np.array_equal(store.labels[row], label)
-    for index in range(3):
+        assert np.array_equal(store.crops.images[row], image)
+        assert np.array_equal(store.crops.labels[row], label)
+    for index, (found, truth) in enumerate(store.val_samples()):
         image, label = plan.eval_transform(*plan.val[index])
-        assert np.array_equal(store.val_images[index], image)
-        assert np.array_equal(store.val_labels[index], label)
+        assert torch.equal(found, image)
+        assert torch.equal(truth, label)
+    assert index == store.num_val_images - 1 == 2
 
 
 def test_batches_are_the_views_of_the_permuted_rows(tmp_path: Path) -> None:
@@ -76,16 +77,13 @@ def test_views_that_are_not_stored_are_the_same_bytes(tmp_path: Path) -> None:
         ViewStore(computed.path)
     # Where they are on the disk after all, they are read from there.
     build_views(recipe(), tmp_path / "a")
-    assert ViewStore(computed.path, recipe=recipe()).images is not None
+    assert ViewStore(computed.path, recipe=recipe()).crops.images is not None
 
 
 def test_an_incomplete_last_batch_is_left_out_unless_it_is_the_only_one(tmp_path: Path) -> None:
     store = build_views(recipe(), tmp_path)
     assert [len(images) for images, _, _ in store.epoch(0, 2, 0)] == [2, 2]
     assert [len(images) for images, _, _ in store.epoch(0, 64, 0)] == [5]
-    assert [len(images) for images, _ in store.val_batches(2)] == [2, 1]
-    values = torch.cat([labels for _, labels in store.val_batches(2)])
-    assert np.array_equal(values, store.val_labels)
 
 
 def test_a_reader_that_stops_early_leaves_no_thread_behind(tmp_path: Path) -> None:
@@ -100,7 +98,7 @@ def test_a_reader_that_stops_early_leaves_no_thread_behind(tmp_path: Path) -> No
 
 def test_an_error_while_reading_reaches_the_reader(tmp_path: Path) -> None:
     computed = build_views(recipe(), tmp_path, stored=False)
-    computed.recipe = recipe(train=Broken(3))
+    computed.crops.recipe = recipe(train=Broken(3))
     with pytest.raises(DataError, match="frame 3"):
         list(computed.epoch(0, 1, 0))
 
@@ -114,7 +112,7 @@ def test_equal_recipes_share_a_build_and_any_change_has_its_own(tmp_path: Path) 
         recipe(seed=1),
         recipe(views=4),
         recipe(train_transform=TrainTransform(32, 48, (0.8, 1.3))),
-        recipe(eval_transform=EvalTransform(32, 64)),
+        recipe(eval_transform=EvalTransform((32, 64), "resized")),
         recipe(train=open_split("synthetic", "train", train_images=6, **SIZE)),
     ]
     assert len({recipe().key(), *(r.key() for r in changed)}) == len(changed) + 1
@@ -123,7 +121,7 @@ def test_equal_recipes_share_a_build_and_any_change_has_its_own(tmp_path: Path) 
 
 def test_the_same_key_gives_the_same_bytes(tmp_path: Path) -> None:
     a, b = build_views(recipe(), tmp_path / "a"), build_views(recipe(), tmp_path / "b", map=map)
-    for name in ("train/images.npy", "train/labels.npy", "val/images.npy", "val/labels.npy"):
+    for name in ("train/images.npy", "train/labels.npy", "validation/records.npy"):
         assert (a.path / name).read_bytes() == (b.path / name).read_bytes()
 
 
@@ -139,7 +137,7 @@ def test_logits_are_the_teachers_to_float16(tmp_path: Path) -> None:
 
     stored = build_logits(store, teacher, "key", batch_size=4)
     with torch.no_grad():
-        expected = net(torch.from_numpy(store.images).float() / 255)
+        expected = net(torch.from_numpy(store.crops.images).float() / 255)
     assert np.array_equal(stored.logits.arrays["values"], expected.half().numpy())
     assert calls == [1, 4, 4, 4, 3]  # the first asks for the shape
     build_logits(store, teacher, "key")

@@ -215,15 +215,15 @@ def test_stores_are_listed_verified_and_removed_only_when_nobody_reads_them(tmp_
     store = build_views(recipe(about={"kind": "synthetic"}), tmp_path)
     (entry,) = list_stores(tmp_path)
     assert entry.finished and entry.key == store.path.name
-    assert entry.bytes >= sum(layout.bytes for layout in recipe().layouts.values())
+    assert entry.bytes >= sum(layout.bytes for layout in (recipe().views_layout,))
     for said in ("synthetic 5 images x 3 views, 32x48", "logits: none", "seconds ago"):
         assert said in entry.line()
-    flip(store.path / "val" / "labels.npy", (store.path / "val" / "labels.npy").stat().st_size - 1)
+    flip(store.path / "validation" / "records.npy", (store.path / "validation" / "records.npy").stat().st_size - 1)
     lines: list[str] = []
     assert verify_store(store.path, lines.append) == 1
-    assert lines == [f"{entry.key}/val: damaged chunks: 0"]
+    assert lines == [f"{entry.key}/validation: damaged chunks: 0"]
     assert not list_stores(tmp_path)[0].finished
-    assert len(build_views(recipe(), tmp_path).val_images) == 3
+    assert len(list(build_views(recipe(), tmp_path).val_samples())) == 3
     with pytest.raises(DataError, match="in use by another process"):
         remove(entry)
     del store
@@ -243,6 +243,6 @@ def test_a_full_disk_is_refused_up_front_with_both_sizes(tmp_path: Path, monkeyp
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(
-        ResourceError, match=r"the views 108 KiB are needed and the disk has 1 KiB free.*data\.views_dir"
+        ResourceError, match=r"the images 108 KiB are needed and the disk has 1 KiB free.*data\.views_dir"
     ):
         build_views(recipe(), tmp_path)

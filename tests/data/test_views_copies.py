@@ -20,7 +20,7 @@ from bpkd_search.errors import DataError, ResourceError
 from tests.data.test_views import SIZE, open_split, recipe
 from tests.data.test_views_chunks import flip
 
-PARTS = ("train", "val", "logits-teacher")
+PARTS = ("train", "validation", "logits-teacher")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ class Reader:
         return read_chunk(self.store / part, chunk)
 
 
-ALL = [("logits-teacher", 0), ("train", 0), ("train", 1), ("train", 2), ("val", 0)]
+ALL = [("logits-teacher", 0), ("train", 0), ("train", 1), ("train", 2), ("validation", 0)]
 
 
 def files(store: Path) -> dict[str, bytes]:
@@ -59,7 +59,7 @@ def test_a_copy_is_the_store_byte_for_byte_and_a_folder_of_stores(source: Path, 
     assert contents.missing(tmp_path) == sum(table.layout.bytes for table in contents.tables.values())
     assert copy_store(contents, tmp_path, reader) == contents.missing(tmp_path / "nothing")
     assert sorted(reader.read) == ALL
-    assert len(files(copied)) == 5 and files(copied) == files(source)
+    assert len(files(copied)) == 4 and files(copied) == files(source)
     assert is_whole(copied, PARTS) and contents.missing(tmp_path) == 0
     one, two = (ViewStore(path, path / "logits-teacher") for path in (source, copied))
     for a, b in zip(one.epoch(1, 4, 0), two.epoch(1, 4, 0), strict=True):
@@ -80,12 +80,11 @@ def test_where_the_store_itself_lies_nothing_is_copied(source: Path) -> None:
 
 
 def test_views_that_are_computed_are_copied_without_them(source: Path, tmp_path: Path) -> None:
-    contents = Contents.of(source, ("val", "logits-teacher"))
+    contents = Contents.of(source, ("validation", "logits-teacher"))
     copy_store(contents, tmp_path, Reader(source))
     assert sorted(files(contents.path(tmp_path))) == [
         "logits-teacher/values.npy",
-        "val/images.npy",
-        "val/labels.npy",
+        "validation/records.npy",
     ]
 
 
@@ -101,12 +100,12 @@ def test_a_damaged_chunk_of_a_copy_and_a_shortened_file_alone_are_copied_again(s
     again = Reader(source)
     copy_store(contents, tmp_path, again)
     assert again.read == [("train", 0)]
-    labels = copied / "val" / "labels.npy"
+    labels = copied / "validation" / "records.npy"
     labels.write_bytes(labels.read_bytes()[:-1])
     assert not is_whole(copied, PARTS)
     last = Reader(source)
     copy_store(contents, tmp_path, last)
-    assert last.read == [("val", 0)]
+    assert last.read == [("validation", 0)]
     assert files(copied) == files(source)
 
 
@@ -143,7 +142,7 @@ def rows(part, chunk):
         time.sleep(0.05)
     return read_chunk(source / part, chunk)
 
-copy_store(Contents.of(source, ("train", "val")), root, rows)
+copy_store(Contents.of(source, ("train", "validation")), root, rows)
 """
 
 
@@ -159,7 +158,7 @@ def test_a_killed_copy_leaves_its_chunks_and_no_lock(source: Path, tmp_path: Pat
     process.wait()
     rest = Reader(source)
     copy_store(contents, tmp_path, rest)
-    assert sorted(rest.read) == [("logits-teacher", 0), ("train", 2), ("val", 0)]
+    assert sorted(rest.read) == [("logits-teacher", 0), ("train", 2), ("validation", 0)]
     assert files(contents.path(tmp_path)) == files(source)
 
 

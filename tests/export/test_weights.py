@@ -26,7 +26,7 @@ from bpkd_search.predict import load_student
 def trained(tiny: dict[str, Any], folder: Path, encoder: str, head: str = "fpn", height: int = 64) -> Segmentor:
     """A folder as `train` leaves it, without the training."""
     tiny["student"] |= {"encoder": encoder, "head": head}
-    tiny["data"] |= {"height": height, "width": 96}
+    tiny["data"] |= {"crop": [height, 96]}
     run = parse(RunConfig, {key: tiny[key] for key in ("data", "teacher", "student", "loss", "train")}, "test")
     torch.manual_seed(0)
     model = Segmentor(encoder, 3, head=head, channels=run.student.channels).eval()

@@ -17,6 +17,7 @@ from bpkd_search.models.inference import predict_classes
 from bpkd_search.pictures.comparison import classes
 from bpkd_search.predict import classify
 from bpkd_search.training.distill import evaluate
+from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import prepare_views
 
 
@@ -61,19 +62,19 @@ def test_panels_masks_and_validation_see_a_model_in_the_same_precision(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = parse(RunConfig, {key: tiny[key] for key in ("data", "student")}, "test")
-    store = prepare_views(run.data, lambda line: None)
+    store = prepare_views(run.data, Form(2, "stored"), lambda line: None)
     model = build_model(run.student, store.num_classes, 0).eval()
     seen: list[torch.dtype] = []
     model.classifier.register_forward_hook(lambda module, args, logits: seen.append(logits.dtype))
     # A CPU computes in float32; this one acts as a GPU does.
     half = torch.autocast("cpu", dtype=torch.bfloat16)
     monkeypatch.setattr(inference, "autocast", lambda device, enabled: half)
-    image = torch.from_numpy(store.val_images[0].copy())
+    image, _ = next(store.val_samples())
     shown = classes(model, image)
     written = classify(model, image.permute(1, 2, 0).numpy(), (32, 48))
     measured = evaluate(model, store, torch.device("cpu")).accuracy
     assert set(seen) == {torch.bfloat16}
     np.testing.assert_array_equal(shown.numpy(), written)
-    labels = store.val_labels
-    guesses = np.stack([classes(model, torch.from_numpy(img.copy())).numpy() for img in store.val_images])
+    labels = np.stack([label.numpy() for _, label in store.val_samples()])
+    guesses = np.stack([classes(model, img).numpy() for img, _ in store.val_samples()])
     assert measured == pytest.approx((guesses == labels)[labels != 255].mean())

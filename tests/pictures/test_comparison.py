@@ -66,7 +66,7 @@ def test_rows_show_truth_teacher_and_both_students_where_these_differ_most(searc
     trials = board.trials().query("state == 'COMPLETE'")
     mine = trials[trials["origin"] != "baseline"].iloc[0]
     base = trials[trials["origin"] == "baseline"].iloc[0]
-    dataset, size = open_data(config.data, "val"), EvalTransform(32, 48)
+    dataset, size = open_data(config.data, "val"), EvalTransform((32, 48), "resized")
     palette = np.array(dataset.palette, dtype=np.uint8)
     networks = {}
     for row in (base, mine):

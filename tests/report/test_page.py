@@ -54,7 +54,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Leaderboard:
     scheduler = {"name": "asha", "grace": 1, "reduction": 2, "axis": "epochs"}
     config = {
         "search": {"metric": "miou", "scheduler": scheduler},
-        "data": {"kind": "camvid", "height": 96, "width": 128},
+        "data": {"kind": "camvid", "crop": [96, 128]},
     }
     return Leaderboard(experiment(tmp_path_factory.mktemp("report") / "e", **config))
 

@@ -271,12 +271,14 @@ def test_experiments_of_one_name_go_by_their_folders(tmp_path: Path) -> None:
 
 
 def test_experiments_of_different_metrics_are_refused_and_of_different_sizes_remarked(tmp_path: Path) -> None:
-    one = make(tmp_path / "a", [{"curve": [0.1]}], "a", data={"height": 96})
+    one = make(tmp_path / "a", [{"curve": [0.1]}], "a", data={"crop": [96, 128]})
     other = make(tmp_path / "b", [{"curve": [0.1]}], "b", metric="edge_miou")
-    third = make(tmp_path / "c", [{"curve": [0.1]}], "c", data={"height": 120})
+    third = make(tmp_path / "c", [{"curve": [0.1]}], "c", data={"crop": [120, 160]})
     with pytest.raises(ExperimentError, match=f"{one} maximised miou, {other} maximised edge_miou"):
         Leaderboard([one, other])
-    assert Leaderboard([one, third]).caveats == ["data.height differs (a: 96; c: 120): scores are not comparable"]
+    assert Leaderboard([one, third]).caveats == [
+        "data.crop differs (a: [96, 128]; c: [120, 160]): scores are not comparable"
+    ]
     assert Leaderboard(one).caveats == []
 
 

@@ -98,7 +98,7 @@ def test_plain_search_reads_and_augments_as_the_package_does(
 ) -> None:
     plain_ray = bench("plain_ray")
     train, val = (plain_ray.CamVid(camvid, split, 32, 48) for split in ("train", "val"))
-    data = Data(kind="camvid", root=camvid, height=32, width=48, views_dir=tmp_path)
+    data = Data(kind="camvid", root=camvid, crop=(32, 48), resize=(32, 48), views_dir=tmp_path)
     assert train.train == view_recipe(data).train_transform
     torch.manual_seed(5)
     seed = int(torch.randint(2**31, ()))

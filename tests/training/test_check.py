@@ -13,6 +13,7 @@ from bpkd_search.config.load import parse
 from bpkd_search.errors import CheckpointError, ConfigError, ResourceError
 from bpkd_search.training.check import check_networks, try_step
 from bpkd_search.training.distill import Distillation
+from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import prepare_views
 from bpkd_search.training.prepare import prepare
 
@@ -33,12 +34,12 @@ def a_run(tiny: dict[str, Any], *overrides: str) -> RunConfig:
         (["student.encoder=mobilenetv3_smal_050"], ["student.encoder: got 'mobilenetv3_smal_050', "]),
         (["teacher.encoder=resnet_18", "student.encoder=x"], ["teacher.encoder: got 'resnet_18'", "student.encoder: "]),
         (
-            ["student.encoder=hrnet_w18_small", "student.output_stride=8", "data.width=64"],
+            ["student.encoder=hrnet_w18_small", "student.output_stride=8", "data.crop=[32,64]"],
             ["student.output_stride: got 8, hrnet_w18_"],
         ),
         (["student.encoder=vit_tiny_patch16_224"], ["student: vit_tiny_patch16_224 + fpn cannot train on 4 image(s) "]),
         (
-            ["data.width=32", "student.head=fcn", "train.batch_size=1"],
+            ["data.crop=[32,32]", "student.head=fcn", "train.batch_size=1"],
             ["student: mobilenetv3_small_050 + fcn cannot train on 1 image(s) of 32x32: Expected more than 1 value"],
         ),
         (
@@ -46,7 +47,7 @@ def a_run(tiny: dict[str, Any], *overrides: str) -> RunConfig:
             ["space.student.encoder: got 'resnet_34', ", "space.student.encoder: got 'resnet-50', "],
         ),
         (
-            ["space.student.output_stride={choice: [32, 16]}", "student.encoder=hrnet_w18_small", "data.width=64"],
+            ["space.student.output_stride={choice: [32, 16]}", "student.encoder=hrnet_w18_small", "data.crop=[32,64]"],
             ["space.student.output_stride: got 16, "],
         ),
     ],
@@ -66,7 +67,7 @@ def test_a_misspelt_encoder_comes_with_the_right_one(tiny: dict[str, Any]) -> No
 
 def test_an_option_that_is_never_active_with_an_encoder_is_not_built_with_it(tiny: dict[str, Any]) -> None:
     space = [
-        "data.width=64",
+        "data.crop=[32,64]",
         "space.student.encoder={choice: [resnet18, hrnet_w18_small]}",
         "space.student.output_stride={choice: [32, 16], when: {student.encoder: resnet18}}",
     ]
@@ -82,10 +83,10 @@ def test_checking_networks_takes_no_random_numbers(tiny: dict[str, Any]) -> None
 @pytest.mark.parametrize("mode", ["stored", "online"])
 def test_a_step_leaves_no_trace(tiny: dict[str, Any], mode: str) -> None:
     run = a_run(tiny, f"teacher.mode={mode}")
-    store = prepare_views(run.data, lambda line: None)
+    store = prepare_views(run.data, Form(2, "stored"), lambda line: None)
     before = torch.get_rng_state()
     files = sorted(Path(store.path).rglob("*"))
-    try_step(run, store)
+    try_step(run, store, online=mode == "online")
     assert torch.equal(torch.get_rng_state(), before)
     assert sorted(Path(store.path).rglob("*")) == files
 
@@ -111,7 +112,7 @@ def test_too_little_memory_says_what_to_lower(
     lines: list[str] = []
     with pytest.raises(ResourceError, match=r"train\.batch_size: got 4, .* lower train\.batch_size") as caught:
         prepare(a_run(tiny, "teacher.train.seed=78"), lines.append)
-    assert "data.height" in str(caught.value)
+    assert "data.crop" in str(caught.value)
     assert not [line for line in lines if line.startswith("teacher")]
 
 

@@ -158,7 +158,8 @@ def test_void_alone_leaves_the_weights_finite(tiny: dict[str, Any], store: ViewS
 
 def test_evaluation_resizes_logits_to_the_labels(tiny: dict[str, Any], store: ViewStore) -> None:
     run = start(base(tiny), store)
-    images, labels = next(store.val_batches(6))
+    samples = list(store.val_samples())
+    images, labels = (torch.stack(parts) for parts in zip(*samples, strict=True))
     with torch.inference_mode():
         guess = resize(run.student.eval()(images), labels.shape[-2:]).argmax(1)
     known = labels != 255

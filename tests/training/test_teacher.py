@@ -18,6 +18,7 @@ from bpkd_search.config.models import RunConfig
 from bpkd_search.data.views import ViewStore
 from bpkd_search.losses.methods import Ce
 from bpkd_search.training.distill import Distillation
+from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import prepare_views
 from bpkd_search.training.teacher import prepare_teacher
 from tests.test_files import ROOT, wait_for
@@ -29,6 +30,7 @@ from pathlib import Path
 import torch
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import RunConfig
+from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import prepare_views
 from bpkd_search.training.teacher import prepare_teacher
 
@@ -45,7 +47,7 @@ def say(line):
     if "another process" in line:
         (folder / "waits").touch()
 
-path, scores = prepare_teacher(run, prepare_views(run.data, lambda line: None), say)
+path, scores = prepare_teacher(run, prepare_views(run.data, Form(2, "stored"), lambda line: None), say)
 print(json.dumps([str(path), scores]))
 """
 
@@ -62,7 +64,7 @@ def run(tiny: dict[str, Any], tmp_path: Path) -> RunConfig:
 
 @pytest.fixture
 def store(run: RunConfig) -> ViewStore:
-    return prepare_views(run.data, lambda line: None)
+    return prepare_views(run.data, Form(2, "stored"), lambda line: None)
 
 
 def process(folder: Path) -> subprocess.Popen[str]:

@@ -19,7 +19,7 @@ from bpkd_search.data.views.chunks import Map, Progress, Table, cache_lock, thre
 from bpkd_search.data.views.codecs import Codec, open_codec
 from bpkd_search.data.views.crops import Views
 from bpkd_search.data.views.layout import Array, Layout
-from bpkd_search.data.views.manifest import Manifest
+from bpkd_search.data.views.manifest import MANIFEST, Manifest
 from bpkd_search.data.views.maps import MapPlan, MapWork
 from bpkd_search.data.views.recipe import ViewRecipe, val_records, whole_records
 from bpkd_search.data.views.store import USE, ViewStore
@@ -61,19 +61,20 @@ def build_views(
     opened = None if stored else recipe
     manifest = describe(recipe, path)
     layouts = store_layouts(recipe, manifest, stored=stored)
-    if all(chunks.finished(path / name, part) for name, part in layouts.items()):
-        return ViewStore(path, recipe=opened)
+    if (path / MANIFEST).is_file() and all(chunks.finished(path / name, part) for name, part in layouts.items()):
+        return ViewStore(path, recipe=opened, seed=recipe.seed)
     require_space(root, {"the images": sum(bytes_left(path / name, layout) for name, layout in layouts.items())})
     work = {"train": recipe.train_rows, "whole": recipe.whole_rows, "validation": recipe.val_rows}
     with cache_lock(path / USE, shared=True):
+        manifest.write(path, recipe.about)
         for name, layout in layouts.items():
             shown = progress if name != "validation" else None
             chunks.build(path / name, layout, work[name], about={}, map=map, progress=shown, waiting=waiting)
-        return ViewStore(path, recipe=opened)
+        return ViewStore(path, recipe=opened, seed=recipe.seed)
 
 
 def describe(recipe: ViewRecipe, path: Path) -> Manifest:
-    """Return the manifest of a store; without one, every sample is read, and it is written.
+    """Return the manifest of a store; if it has none yet, every sample is read.
 
     Raises `DataError` that names every damaged sample, `ConfigError` if no image is as large as the crop.
     """
@@ -94,8 +95,6 @@ def describe(recipe: ViewRecipe, path: Path) -> Manifest:
                 f" {transform.scale[1]:g} the largest is {height}x{width}"
             ]
         )
-    path.mkdir(parents=True, exist_ok=True)
-    manifest.write(path, recipe.about)
     return manifest
 
 
@@ -130,7 +129,7 @@ def build_maps(
     work = MapWork(store.path / "whole", records, manifest.train_sizes, plan, teacher)
     described = {**(about or {}), "codec": codec, "classes": store.num_classes}
     chunks.build(path, layout, work, about=described, map=map, progress=progress, waiting=waiting)
-    return ViewStore(store.path, path)
+    return ViewStore(store.path, path, seed=store.seed)
 
 
 def build_logits(
@@ -163,7 +162,7 @@ def build_logits(
     work = LogitWork(store.path, store.recipe, teacher, open_codec(codec, classes), batch_size)
     described = {**(about or {}), "codec": codec, "classes": classes}
     chunks.build(path, layout, work, about=described, map=map, progress=progress, waiting=waiting)
-    return ViewStore(store.path, path, store.recipe)
+    return ViewStore(store.path, path, store.recipe, seed=store.seed)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bpkd_search.data.base import RGB, survey
+from bpkd_search.data.base import RGB
 from bpkd_search.data.geometry import Sides, Size
 from bpkd_search.data.transforms import EvalTransform, TrainTransform
 from bpkd_search.data.views.recipe import ViewRecipe
@@ -25,7 +25,6 @@ class Manifest:
     palette: tuple[RGB, ...]
     images: int
     views: int
-    seed: int
     transform: TrainTransform
     evaluation: EvalTransform
     train_sizes: tuple[Size, ...]
@@ -35,13 +34,12 @@ class Manifest:
     @staticmethod
     def of(recipe: ViewRecipe) -> Manifest:
         """Read every sample of a recipe. Raises `DataError` that names the damaged ones."""
-        train, val = survey(recipe.train), survey(recipe.val)
+        train, val = recipe.surveys
         return Manifest(
             recipe.train.class_names,
             recipe.train.palette,
             len(recipe.train),
             recipe.views,
-            recipe.seed,
             recipe.train_transform,
             recipe.eval_transform,
             train.sizes,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from bpkd_search.data.base import Dataset, digest
+from bpkd_search.data.base import Dataset, Survey, digest, survey
 from bpkd_search.data.geometry import Size
 from bpkd_search.data.transforms import EvalTransform, TrainTransform, resize
 from bpkd_search.data.views.layout import Array, Layout
@@ -35,7 +36,10 @@ class ViewRecipe:
     about: dict[str, Any] = field(default_factory=dict)
 
     def key(self) -> str:
-        """Return a hash of everything that determines the arrays, the same wherever the data is."""
+        """Return a hash of everything that determines the arrays, the same wherever the data is.
+
+        Whole images are the same for every seed of the crops.
+        """
         return digest(
             [
                 FORMAT,
@@ -44,9 +48,18 @@ class ViewRecipe:
                 self.train_transform.identity(),
                 self.eval_transform.identity(),
                 self.views,
-                self.seed,
+                self.seed if self.views else 0,
             ]
         )
+
+    def crops_key(self) -> str:
+        """Return a hash of everything that determines the training crops: of a store, and of the seed of fresh ones."""
+        return crops_key(self.key(), self.views, self.seed)
+
+    @cached_property
+    def surveys(self) -> tuple[Survey, Survey]:
+        """Sizes and class pixels of the two splits; reads every sample, once. Raises `DataError` for damaged ones."""
+        return survey(self.train), survey(self.val)
 
     def view(self, index: int, view: int) -> tuple[Tensor, Tensor]:
         """Return image uint8 [3, H, W] and label uint8 [H, W] of one view of an image."""
@@ -83,6 +96,11 @@ class ViewRecipe:
     def views_layout(self) -> Layout:
         """The layout of the views."""
         return image_layout(len(self.train), self.train_transform.height, self.train_transform.width, self.views)
+
+
+def crops_key(key: str, views: int, seed: int) -> str:
+    """Return what identifies the crops from the store `key`."""
+    return key if views or not seed else f"{key}-{seed}"
 
 
 def crop_seed(seed: int, index: int, view: int) -> int:

@@ -21,7 +21,7 @@ from bpkd_search.data.views.chunks import cache_lock
 from bpkd_search.data.views.crops import Crops, FreshCrops, Logits, Views
 from bpkd_search.data.views.manifest import Manifest
 from bpkd_search.data.views.maps import Maps
-from bpkd_search.data.views.recipe import ViewRecipe, val_records
+from bpkd_search.data.views.recipe import ViewRecipe, crops_key, val_records
 from bpkd_search.errors import DataError
 
 USE = "use"
@@ -37,12 +37,14 @@ class ViewStore:
     """Training crops and validation images of one recipe, memory-mapped, and optionally the logits of a teacher.
 
     `crops` are views, stored or computed by `recipe`, or fresh crops of whole images (then `views` is 0); `logits` are
-    a directory of either. While the store is open, `views --prune` does not remove it.
+    a directory of either, `seed` is that of fresh crops. While the store is open, `views --prune` does not remove it.
     Raises `DataError` if arrays are missing, unfinished or of a wrong size.
     """
 
-    def __init__(self, path: Path, logits: Path | None = None, recipe: ViewRecipe | None = None) -> None:
-        self.path, self.recipe = path, recipe
+    def __init__(
+        self, path: Path, logits: Path | None = None, recipe: ViewRecipe | None = None, *, seed: int = 0
+    ) -> None:
+        self.path, self.recipe, self.seed = path, recipe, seed
         self.manifest = Manifest.read(path)
         _use(self, path)
         self.class_names, self.palette = self.manifest.class_names, self.manifest.palette
@@ -52,7 +54,7 @@ class ViewStore:
             self.crops = Views(path, recipe, self.num_images, self.views, logits)
         else:
             manifest = self.manifest
-            self.crops = FreshCrops(path, manifest.transform, manifest.seed, manifest.train_sizes, logits)
+            self.crops = FreshCrops(path, manifest.transform, seed, manifest.train_sizes, logits)
         self._records = val_records(self.manifest.evaluation, self.manifest.val_sizes)
         table, arrays = chunks.read(path / "validation")
         self._val, self._layout = arrays["records"], table.layout
@@ -61,6 +63,11 @@ class ViewStore:
     def logits(self) -> Logits | Maps | None:
         """The stored logits of a teacher, on views or whole images."""
         return self.crops.logits
+
+    @property
+    def crops_key(self) -> str:
+        """What identifies the training crops."""
+        return crops_key(self.path.name, self.views, self.seed)
 
     @property
     def num_classes(self) -> int:
