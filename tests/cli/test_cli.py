@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -455,6 +457,54 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(
     code, _, err = call("run", space, "--out", tmp_path / "o")
     assert code == 2
     assert "the disk has 1 MiB free" in err
+
+
+@pytest.fixture(params=["a file", "read-only"])
+def unwritable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A place where nothing can be created: a file, and a read-only file system where one can be mounted."""
+    path = tmp_path / "place"
+    if request.param == "a file":
+        path.write_text("")
+        yield path
+        return
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(path)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a read-only tmpfs")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "show-edges SPACE --out PLACE/edges.png",
+        "leaderboard FOLDER --format csv --out PLACE/board.csv",
+        "leaderboard FOLDER --format parquet --out PLACE/board.parquet",
+        "compare FOLDER --format json --out PLACE/compared.json",
+        "report FOLDER --panels 0 --out PLACE/report.html",
+        "export FOLDER --out PLACE/best",
+        "export FOLDER --format card --out PLACE/best",
+        "simulate SPACE --table FOLDER --seeds 1 --picture PLACE/x.png",
+        "train SPACE --out PLACE/run",
+        "run SPACE --out PLACE/exp",
+        "teacher SPACE --set data.views_dir=PLACE/views",
+        "views SPACE --set data.views_dir=PLACE/views",
+        "spaces copy camvid --out PLACE/mine.yaml",
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_line_with_its_path(
+    call, space: Path, folder: Path, unwritable: Path, command: str
+) -> None:
+    for name, extra in (("report", "plotly"), ("simulate", "matplotlib")):
+        if command.startswith(name):
+            pytest.importorskip(extra)
+    known = {"SPACE": str(space), "FOLDER": str(folder), "PLACE": str(unwritable)}
+    words = [re.sub("SPACE|FOLDER|PLACE", lambda found: known[found[0]], word) for word in command.split()]
+    code, _, err = call(*words)
+    error = err[err.index("error: ") :]
+    assert code == 2
+    assert str(unwritable) in error and len(error.splitlines()) == 1 and ".partial" not in error
+    assert re.search("Not a directory|File exists|Read-only file system", error)
 
 
 def test_losses_lists_every_method_with_defaults_and_sources(call) -> None:
