@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import pydoc
 import re
 import subprocess
 import sys
@@ -90,6 +92,15 @@ with pytest.MonkeyPatch.context() as patch:
     print(bpkd_search.export.write.FORMATS, p.OVERLAY, bpkd_search.report.page.BEFORE, callable(p.load_student))
 """
     assert python(code) == "('patched',) 2 () True\n"
+
+
+@pytest.mark.parametrize(("name", "first"), [("export", "source"), ("predict", "student"), ("report", "directory")])
+def test_help_of_a_verb_that_is_a_submodule_too_is_that_of_its_function(name: str, first: str) -> None:
+    verb = getattr(bpkd_search, name)
+    function = getattr(verb, name)
+    assert inspect.signature(verb) == inspect.signature(function) and first in inspect.signature(verb).parameters
+    text = pydoc.render_doc(verb, renderer=pydoc.plaintext)
+    assert f"{name}({first}:" in text and str(inspect.getdoc(function)).splitlines()[0] in text
 
 
 def test_importing_the_report_verb_loads_neither_torch_nor_ray() -> None:
