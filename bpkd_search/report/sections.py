@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
@@ -15,9 +16,10 @@ from bpkd_search.metrics.table import HEADLINE
 from bpkd_search.report import figures as draw
 from bpkd_search.report import space_figures as space
 from bpkd_search.report.parts import Section
-from bpkd_search.results.analysis import rank_agreement
+from bpkd_search.results.analysis import best_so_far, breaks_constraint, rank_agreement
 from bpkd_search.results.importance import importance, scope
 from bpkd_search.results.leaderboard import Leaderboard
+from bpkd_search.show.confirmation import confirmed
 
 ONE_SEED = "One seed each: small leads may be noise."
 NOTHING_FULL = "No trial has run its full budget yet."
@@ -43,8 +45,13 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
     if board.commit:
         facts.append(f"commit {board.commit}")
     said = []
+    if board.confirmed:
+        with suppress(ExperimentError):  # the section says what is missing
+            said.append(str(board.winner().attrs["verdict"]))
     mine, base = _best(trials, searched=True), _best(trials, searched=False)
-    if mine is None or base is None:
+    if mine is None and (trials["state"] == COMPLETE).any() and board.limited:
+        said.append("No searched setting that meets the constraints has run its full budget yet.")
+    elif mine is None or base is None:
         said.append(NOTHING_FULL if mine is None and base is None else "There is nothing to compare with yet.")
     else:
         lead = 100 * (float(mine[metric]) - float(base[metric]))
@@ -66,6 +73,7 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
 def sections(board: Leaderboard, trials: pd.DataFrame) -> list[Section]:
     """Return the sections between leaderboard and pictures; one that cannot be shown has a remark why."""
     parts: dict[str, Callable[[Leaderboard, pd.DataFrame], Section]] = {
+        "Confirmation": _confirmation,
         "Best so far": _course,
         "Gains over the baselines": _gains,
         "Gains by class": _classes,
@@ -85,17 +93,32 @@ def sections(board: Leaderboard, trials: pd.DataFrame) -> list[Section]:
     return [part for part in made if part.figures or part.remarks]
 
 
+def _confirmation(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    title = "Confirmation"
+    if not board.confirmed:
+        return Section(title)
+    found, limits = confirmed(board)
+    return Section(
+        title,
+        tables=[(result.metric, result.table) for result in found],
+        remarks=[*(result.verdict for result in found), *limits],
+    )
+
+
 def _course(board: Leaderboard, trials: pd.DataFrame) -> Section:
-    title, curves = "Best so far", board.curves()
+    title, metric, reports = "Best so far", board.metric, board.reports([board.metric, "gpu_seconds", "time"])
+    curves = best_so_far(trials, reports, metric)
     if curves.empty:
         return Section(title, remarks=[NOTHING_FULL])
-    origins = trials.set_index("number")["origin"].astype(str)
-    searched = curves["number"].map(origins) != BASELINE
-    remark = (
+    searched = best_so_far(trials[trials["origin"] != BASELINE], reports, metric).dropna(subset=["best"])
+    base = _best(trials, searched=False)
+    remarks = [
         "A point is a trial that ran its full budget, at the time that all trials had spent in training when it ended."
         " Time of validation and start-up is left out."
-    )
-    return Section(title, [draw.course(curves, searched, board.metric)], [remark])
+        + (" Hollow: trials that break a constraint." if breaks_constraint(curves).any() else "")
+    ]
+    level = None if base is None else float(base[metric])
+    return Section(title, [draw.course(curves, searched, level, metric)], remarks)
 
 
 def _gains(board: Leaderboard, trials: pd.DataFrame) -> Section:
@@ -201,12 +224,12 @@ def _rungs(board: Leaderboard, trials: pd.DataFrame) -> Section:
 
 
 def _front(board: Leaderboard, trials: pd.DataFrame) -> Section:
-    title, objectives = "Pareto front", list(board.config["search"].get("objectives") or {})
+    title, objectives = "Pareto front", board.objectives
     if len(objectives) < 2:
         return Section(title)
     front, full = board.front(), trials[trials["state"] == COMPLETE]
     if front.empty:
-        return Section(title, remarks=[NOTHING_FULL])
+        return Section(title, remarks=["No trial that meets the constraints has run its full budget yet."])
     figures = [draw.pareto(full, front, x, y) for y, x in itertools.combinations(objectives, 2)]
     remark = f"Blue: no other trial is at least as good in all of {', '.join(objectives)} and better in one. {ONE_SEED}"
     return Section(title, figures, [remark])
@@ -234,8 +257,11 @@ def _costs(board: Leaderboard, trials: pd.DataFrame) -> Section:
 
 
 def _best(trials: pd.DataFrame, *, searched: bool) -> pd.Series | None:
-    """Return the best full-budget trial that the search chose, or the best baseline."""
-    chosen = (trials["origin"] != BASELINE) == searched
+    """Return the best full-budget trial that the search chose and that breaks no constraint, or the best baseline.
+
+    A baseline may break one, if all do: it is a reference, and cannot win.
+    """
+    chosen = ~breaks_constraint(trials) & (trials["origin"] != BASELINE) if searched else trials["origin"] == BASELINE
     found = trials[(trials["state"] == COMPLETE) & chosen]
     return found.iloc[0] if len(found) else None
 

@@ -36,6 +36,7 @@ def show_comparison(
         f"{board.metric} on the validation split, full-budget trials only; vs paper: minus bpkd-paper; vs plain: minus"
         f" the best plain baseline ({', '.join(PLAIN_BASELINES)}).",
         "The spread of a single run is unknown; the best of several is chosen by its score, so it is optimistic.",
+        *["The best of a method is one that meets the constraints, if any does."] * ("feasible" in table),
         "At equal GPU-seconds, slower runs are compared before their end, before their learning rate has decayed.",
         *board.caveats,
     ]

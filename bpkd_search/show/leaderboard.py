@@ -13,7 +13,7 @@ import pandas as pd
 
 from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.experiment.schema import COMPLETE, RUNNING, TRIAL_COLUMNS
-from bpkd_search.metrics.table import HEADLINE, HIGHER_IS_BETTER, LABELS
+from bpkd_search.metrics.table import HIGHER_IS_BETTER, LABELS
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.formats import check_format, write
 from bpkd_search.show.text_table import DIM, RESET, TextTable, terminal
@@ -33,15 +33,12 @@ EVERYTHING = View()
 
 
 def leaderboard_frame(board: Leaderboard, view: View = EVERYTHING) -> pd.DataFrame:
-    """Return the selected rows and columns; by default rank, state, method, parameters, measures, cost.
+    """Return the selected rows and columns, by default rank and `summary_columns`.
 
     Raises `ConfigError` if a column is unknown or a condition is invalid.
     """
-    several = ["experiment"] if len(board.folders) > 1 else []
-    usual = [*several, "number", "state", "method", *board.parameters, *HEADLINE]
-    usual = [*dict.fromkeys([*usual, board.metric]), "epochs", "gpu_seconds", "reason"]
     valid = [*dict.fromkeys([*(name for name, _, _ in TRIAL_COLUMNS), *board.parameters])]
-    shown = _names(view.columns, valid, "--columns") if view.columns else usual
+    shown = _names(view.columns, valid, "--columns") if view.columns else board.summary_columns
     keys = _names(view.sort, valid, "--sort") if view.sort else []
     # The configuration of each trial is most of the table's bytes; it is read only if it is used.
     asked = [name for name in valid if name != "config" or "config" in f"{shown} {view.where}"]

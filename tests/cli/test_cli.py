@@ -142,6 +142,24 @@ def test_options_of_a_leaderboard_that_cannot_be_met(call, folder: Path, option:
     assert said in err
 
 
+def test_a_leaderboard_shows_constraints_and_one_column_per_heading(call, tmp_path: Path) -> None:
+    trials = [
+        {"curve": [0.9], "latency_ms": 9.0, "feasible": False, "point": {"loss.method": "bpkd"}},
+        {"curve": [0.5], "latency_ms": 5.0, "feasible": True, "method": "kd", "point": {"loss.method": "kd"}},
+    ]
+    space = {"loss.method": {"choice": ["bpkd", "kd"]}}
+    exp = make(tmp_path / "exp", trials, search={"constraints": ["latency_ms <= 6"]}, space=space)
+    code, text, _ = call("leaderboard", exp)
+    head, _, *rows = [line.split() for line in text.splitlines() if line][1:5]
+    assert (code, " ".join(head)) == (0, "rank number state feasible method miou miou miou ms epochs seconds")
+    assert [row[:5] + row[-3:-2] for row in rows] == [
+        ["1", "1", "COMPLETE", "True", "kd", "5"],
+        ["2", "0", "COMPLETE", "False", "bpkd", "9"],
+    ]
+    both = call("leaderboard", exp, "--columns", "number,method,loss.method")[1].splitlines()[0]
+    assert both.split() == ["rank", "number", "method", "loss.method"]
+
+
 def test_a_leaderboard_as_a_file(call, folder: Path, tmp_path: Path) -> None:
     for format in ("parquet", "csv", "json", "markdown", "latex"):
         out = tmp_path / f"board.{format}"
