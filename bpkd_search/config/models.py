@@ -247,7 +247,7 @@ class Logging(Block):
 class SearchConfig(RunConfig):
     """A search: a run, the parameters that vary in it, and how they are sampled."""
 
-    name: Name = Field(default="search", description="Name of the experiment; its folder is `runs/NAME`.")
+    name: Name = Field(default="search", description="Name of the experiment; its directory is `runs/NAME`.")
     search: Search = Search()
     logging: Logging = Logging()
     space: dict[str, Distribution] = Field(

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED, RUNNING
-from bpkd_search.results.analysis import breaks_constraint
+from bpkd_search.results.analysis import violates_constraint
 
 Figure = dict[str, Any]
 
@@ -80,7 +80,7 @@ def course(curves: pd.DataFrame, searched: pd.DataFrame, baseline: float | None,
     """Return a figure of full-budget scores against the time spent, the search's best so far, the best baseline.
 
     `curves` are `analysis.best_so_far` of all trials, `searched` those of the trials that the search chose; points of
-    trials that break a constraint are hollow.
+    trials that violate a constraint are hollow.
     """
     size, unit = time_unit(float(curves["gpu_seconds"].max()))
     spent = curves["gpu_seconds"] / size
@@ -98,7 +98,7 @@ def course(curves: pd.DataFrame, searched: pd.DataFrame, baseline: float | None,
                 "marker": {
                     "size": 8,
                     "opacity": 0.8,
-                    "symbol": ["circle-open" if breaks else "circle" for breaks in breaks_constraint(rows)],
+                    "symbol": ["circle-open" if violates else "circle" for violates in violates_constraint(rows)],
                 },
                 "hovertemplate": f"trial %{{customdata}}, {words(method)}<br>{metric} %{{y:.4f}}<extra></extra>",
             }

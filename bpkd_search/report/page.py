@@ -132,8 +132,8 @@ def _leaderboard_remarks(board: Leaderboard) -> list[str]:
 
 
 def _section(title: str, body: str, remarks: Sequence[str]) -> str:
-    said = "".join(f'<p class="remark">{html.escape(remark)}</p>' for remark in remarks)
-    return f"<section><h2>{html.escape(title)}</h2>{body}{said}</section>"
+    below = "".join(f'<p class="remark">{html.escape(remark)}</p>' for remark in remarks)
+    return f"<section><h2>{html.escape(title)}</h2>{body}{below}</section>"
 
 
 def _body(part: Section, numbers: Sequence[int]) -> str:

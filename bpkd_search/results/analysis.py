@@ -14,8 +14,8 @@ from bpkd_search.metrics.table import HIGHER_IS_BETTER
 KEY = ["experiment", "number"]
 
 
-def breaks_constraint(trials: pd.DataFrame) -> pd.Series:
-    """Return which trials are known to break a constraint of their search, as bool."""
+def violates_constraint(trials: pd.DataFrame) -> pd.Series:
+    """Return which trials are known to violate a constraint of their search, as bool."""
     return trials["feasible"].eq(False).fillna(False).astype(bool)
 
 
@@ -37,7 +37,7 @@ def best_so_far(trials: pd.DataFrame, reports: pd.DataFrame, metric: str) -> pd.
 
     Columns: experiment, gpu_seconds (spent by all trials until then, stopped and failed trials included; validation
     and start-up excluded), number, method, feasible, the metric, best (the highest value until then of a trial that
-    breaks no constraint; NaN before the first).
+    violates no constraint; NaN before the first).
     """
     spent = reports.assign(spent=reports.groupby(KEY, observed=True)["gpu_seconds"].diff())
     spent["spent"] = spent["spent"].fillna(spent["gpu_seconds"]).fillna(0.0)
@@ -47,7 +47,7 @@ def best_so_far(trials: pd.DataFrame, reports: pd.DataFrame, metric: str) -> pd.
         # The position of the last report of each of its trials among all reports.
         total = mine.assign(total=mine["spent"].cumsum()).groupby("number")["total"].last()
         ended = full.assign(gpu_seconds=full["number"].map(total)).sort_values(["gpu_seconds", "ended"])
-        rows.append(ended.assign(best=ended[metric].mask(breaks_constraint(ended)).cummax().ffill()))
+        rows.append(ended.assign(best=ended[metric].mask(violates_constraint(ended)).cummax().ffill()))
     columns = ["experiment", "gpu_seconds", "number", "method", "feasible", metric, "best"]
     return pd.concat(rows)[columns].reset_index(drop=True) if rows else pd.DataFrame(columns=columns)
 

@@ -9,7 +9,7 @@ import pandas as pd
 from bpkd_search.config.points import PAPER, PLAIN_BASELINES
 from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.experiment.schema import BASELINE, COMPLETE
-from bpkd_search.results.analysis import KEY, breaks_constraint
+from bpkd_search.results.analysis import KEY, violates_constraint
 
 EPOCHS, SECONDS = "equal epochs", "equal GPU-seconds"
 
@@ -27,8 +27,8 @@ def compare(
     Columns: at, those of `by`, trials (their number), best, median, number and epochs and gpu_seconds (of the best),
     best and median minus those of the baseline `bpkd-paper` (`best_vs_paper`, `median_vs_paper`) and of the
     best plain baseline (ce, kd, cwd: `best_vs_plain`, `median_vs_plain`), both of the same experiment, and note.
-    If the search has constraints, the best of a method is one that meets them, if any does, and `feasible` tells
-    whether it does; methods of which no trial does are last.
+    If the search has constraints, the best of a method is one that meets them, if any does, and `feasible` is
+    whether it does; methods without such a trial are last.
 
     Raises `ExperimentError` if no trial ran its full budget, `ConfigError` if none of those has one of `methods`.
     """
@@ -57,8 +57,8 @@ def _rows(scores: pd.DataFrame, at: str, by: Sequence[str], methods: Sequence[st
     references = {name: _references(mine) for name, mine in scores.groupby("experiment", observed=True)}
     rows = []
     for _, group in scores.groupby(list(by), observed=True, sort=False):
-        order = group.assign(breaks=breaks_constraint(group))
-        first = order.sort_values(["breaks", "score", "number"], ascending=[True, False, True]).iloc[0]
+        order = group.assign(violates=violates_constraint(group))
+        first = order.sort_values(["violates", "score", "number"], ascending=[True, False, True]).iloc[0]
         if methods and first["method"] not in methods:
             continue
         best, median, count = float(first["score"]), float(group["score"].median()), len(group)
@@ -86,8 +86,8 @@ def _rows(scores: pd.DataFrame, at: str, by: Sequence[str], methods: Sequence[st
     if not rows:
         return pd.DataFrame()
     table = pd.DataFrame(rows).astype({"feasible": "boolean"})
-    order = table.assign(breaks=breaks_constraint(table)).sort_values(
-        ["breaks", "best"], ascending=[True, False], kind="stable"
+    order = table.assign(violates=violates_constraint(table)).sort_values(
+        ["violates", "best"], ascending=[True, False], kind="stable"
     )
     return table.loc[order.index]
 

@@ -14,7 +14,7 @@ from bpkd_search.experiment.paths import CONFIRM, REPORTS, TRIALS
 from bpkd_search.experiment.reading import to_pandas
 from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED, RUNNING
 from bpkd_search.metrics.table import HEADLINE, SCORES, held_out
-from bpkd_search.results.analysis import breaks_constraint
+from bpkd_search.results.analysis import violates_constraint
 from bpkd_search.results.experiments import Experiments
 
 _ORDER = {COMPLETE: 0, RUNNING: 1, PRUNED: 1, FAILED: 2}
@@ -44,7 +44,7 @@ class Leaderboard(Experiments):
         frame = to_pandas(self._table(TRIALS, None if columns is None else [*dict.fromkeys([*needed, *columns])]))
         states = frame["state"].astype(object)
         order = frame.assign(
-            _group=states.map(_ORDER).fillna(max(_ORDER.values())) + 0.5 * breaks_constraint(frame),
+            _group=states.map(_ORDER).fillna(max(_ORDER.values())) + 0.5 * violates_constraint(frame),
             _epochs=frame["epochs"].where(states != COMPLETE, 0),
         ).sort_values(
             ["_group", "_epochs", self.metric, "experiment", "number"],
@@ -70,7 +70,7 @@ class Leaderboard(Experiments):
         return self._full().head(n)
 
     def front(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return the Pareto-optimal full-budget trials for `metrics` that break no constraint, by rank.
+        """Return the Pareto-optimal full-budget trials for `metrics` that violate no constraint, by rank.
 
         Without `metrics`, the objectives of the search are used, or edge_miou and body_miou if it had one.
         Scores and speed are better when higher, costs when lower. Trials without a value of a measure are
@@ -80,7 +80,7 @@ class Leaderboard(Experiments):
 
         objectives = self.objectives if len(self.objectives) > 1 else ["edge_miou", "body_miou"]
         full = self._full()
-        return front(full[~breaks_constraint(full)], objectives if metrics is None else metrics)
+        return front(full[~violates_constraint(full)], objectives if metrics is None else metrics)
 
     def compare(self, methods: Sequence[str] | None = None) -> pd.DataFrame:
         """Return a comparison of the methods at equal epochs and at equal GPU-seconds; see `compare.compare`."""

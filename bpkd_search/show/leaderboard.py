@@ -94,14 +94,14 @@ def leaderboard_lines(board: Leaderboard, frame: pd.DataFrame, width: int, style
     searched = [path for path in board.parameters if path in shown]
     while table.width(hidden) > width and searched:
         hidden.insert(0, searched.pop())
-    said = [
+    notes = [
         f"{', '.join(board.names)}: ranked by {board.metric} on the validation split, full-budget trials first; one"
         " seed each, so small leads may be noise.",
         *board.caveats,
     ]
     if hidden:
-        said.append(f"Too narrow for {', '.join(hidden)}: widen the terminal or use --format csv.")
-    return [*table.lines(hidden, styled), "", *remarks(said, styled)]
+        notes.append(f"Too narrow for {', '.join(hidden)}: widen the terminal or use --format csv.")
+    return [*table.lines(hidden, styled), "", *remarks(notes, styled)]
 
 
 def remarks(lines: Sequence[str], styled: bool) -> list[str]:

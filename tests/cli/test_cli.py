@@ -246,7 +246,7 @@ def test_a_damaged_part_is_a_line_and_no_end(call, folder: Path) -> None:
     (folder / "trials" / "part-000001.parquet").write_bytes(b"nothing")
     code, text, err = call("leaderboard", folder, "--format", "csv")
     assert (code, len(text.splitlines())) == (0, 11)
-    assert err.startswith(f"warning: {folder}/trials/part-000001.parquet: is damaged and left out: ")
+    assert err.startswith(f"warning: {folder}/trials/part-000001.parquet: is damaged and skipped: ")
     assert len(err.splitlines()) == 1
 
 
@@ -305,7 +305,7 @@ def test_a_student_that_a_search_did_not_keep(call, folder: Path, tmp_path: Path
 def test_folders_that_are_no_experiment(call, tmp_path: Path) -> None:
     for command in (["leaderboard"], ["resume"], ["export", "--out", tmp_path / "o"]):
         code, _, err = call(command[0], tmp_path, *command[1:])
-        assert (code, f"{tmp_path}: is no experiment folder" in err) == (2, True)
+        assert (code, f"{tmp_path}: is not an experiment directory" in err) == (2, True)
 
 
 def test_train_writes_a_run_and_refuses_to_overwrite_it(call, space: Path, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_gains_are_differences_in_points(board: Leaderboard) -> None:
     assert dict(zip(trace["y"], trace["x"], strict=True)) == pytest.approx(
         {"class 0": 7.0, "class 1": -5.0, "class 2": 0.0}
     )
-    assert "Found by neither: class 2." in part.remarks
+    assert "IoU 0 in both: class 2." in part.remarks
 
 
 def test_rungs_are_drawn_beside_spearmans_correlation_with_the_end(board: Leaderboard) -> None:
@@ -192,7 +192,7 @@ def test_a_trial_that_breaks_a_constraint_is_shown_and_does_not_win(tmp_path: Pa
     course = drawn(board)["Best so far"]
     chart = course.figures[0]
     (best,) = [trace for trace in chart["data"] if trace["name"] == "best so far"]
-    assert best["y"] == [0.5, 0.5] and "Hollow: trials that break a constraint." in course.remarks[0]
+    assert best["y"] == [0.5, 0.5] and "Hollow: trials that violate a constraint." in course.remarks[0]
     assert [shape["y0"] for shape in chart["layout"]["shapes"]] == [0.40]
     symbols = {trace["name"]: trace["marker"]["symbol"] for trace in chart["data"] if trace["mode"] == "markers"}
     assert symbols["kd"] == ["circle"] and symbols["cwd"] == ["circle-open"]
