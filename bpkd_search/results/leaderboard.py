@@ -145,16 +145,19 @@ class Leaderboard(Experiments):
         return summarise(rows, metric, self.metric if metric not in SCORES else metric)
 
     @property
-    def summary_columns(self) -> list[str]:
-        """The columns of `trials` that a short view shows.
+    def main_columns(self) -> list[str]:
+        """The main columns of `trials`: the parameters, the measures that the search optimised or limited, and costs.
 
-        They include the parameters, except `loss.method`, which `method` shows, and the measures that the search
-        optimised or limited, with `feasible` if it has constraints.
+        They include `feasible` if the search has constraints.
         """
         before = ["experiment"] * (len(self.folders) > 1) + ["number", "state"] + ["feasible"] * bool(self.limited)
-        parameters = [path for path in self.parameters if path != "loss.method"]
         measures = [*HEADLINE, *self.objectives, *self.limited, "epochs", "gpu_seconds"]
-        return list(dict.fromkeys([*before, "method", *parameters, *measures, "reason"]))
+        return list(dict.fromkeys([*before, "method", *self.parameters, *measures, "reason"]))
+
+    @property
+    def summary_columns(self) -> list[str]:
+        """The main columns without `loss.method`, which `method` shows: those of a table for reading."""
+        return [name for name in self.main_columns if name != "loss.method"]
 
     def _full(self) -> pd.DataFrame:
         trials = self.trials()

@@ -32,13 +32,15 @@ class View:
 EVERYTHING = View()
 
 
-def leaderboard_frame(board: Leaderboard, view: View = EVERYTHING) -> pd.DataFrame:
-    """Return the selected rows and columns, by default rank and `summary_columns`.
+def leaderboard_frame(
+    board: Leaderboard, view: View = EVERYTHING, columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return the selected rows and columns; if the view names none, rank and `columns`, by default `main_columns`.
 
     Raises `ConfigError` if a column is unknown or a condition is invalid.
     """
     valid = [*dict.fromkeys([*(name for name, _, _ in TRIAL_COLUMNS), *board.parameters])]
-    shown = _names(view.columns, valid, "--columns") if view.columns else board.summary_columns
+    shown = _names(view.columns, valid, "--columns") if view.columns else [*(columns or board.main_columns)]
     keys = _names(view.sort, valid, "--sort") if view.sort else []
     # The configuration of each trial is most of the table's bytes; it is read only if it is used.
     asked = [name for name in valid if name != "config" or "config" in f"{shown} {view.where}"]
@@ -58,7 +60,7 @@ def leaderboard_frame(board: Leaderboard, view: View = EVERYTHING) -> pd.DataFra
 def show_leaderboard(board: Leaderboard, format: str, view: View = EVERYTHING, out: Path | None = None) -> None:
     """Print a leaderboard or write it to `out`. Raises `ConfigError` or `ExperimentError`."""
     check_format(format, out)
-    frame = leaderboard_frame(board, view)
+    frame = leaderboard_frame(board, view, board.summary_columns if format == "table" else None)
     if format == "table":
         sys.stdout.write("\n".join(leaderboard_lines(board, frame, *terminal())) + "\n")
     else:
@@ -76,7 +78,7 @@ def watch_leaderboard(board: Leaderboard, view: View, every: float = 2.0) -> Non
         while quiet < 2:
             try:
                 states = board.trials(["state"])["state"]
-                frame = leaderboard_frame(board, view).head(console.height)
+                frame = leaderboard_frame(board, view, board.summary_columns).head(console.height)
                 lines = leaderboard_lines(board, frame, console.width, console.is_terminal)
                 live.update(Text.from_ansi("\n".join(lines)), refresh=True)
                 quiet = 0 if (states == RUNNING).any() or states.empty else quiet + 1

@@ -156,6 +156,8 @@ def test_a_leaderboard_shows_constraints_and_one_column_per_heading(call, tmp_pa
         ["1", "1", "COMPLETE", "True", "kd", "5"],
         ["2", "0", "COMPLETE", "False", "bpkd", "9"],
     ]
+    header = call("leaderboard", exp, "--format", "csv")[1].splitlines()[0]
+    assert header.startswith("rank,number,state,feasible,method,loss.method,miou,")
     both = call("leaderboard", exp, "--columns", "number,method,loss.method")[1].splitlines()[0]
     assert both.split() == ["rank", "number", "method", "loss.method"]
 
