@@ -32,12 +32,12 @@ Address = Annotated[
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Stop on a full disk instead of waiting until there is room.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Print the messages of Ray and Optuna.")]
-Experiment = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment folder.")]
+Experiment = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment directory.")]
 Experiments = Annotated[
-    list[str], typer.Argument(metavar="DIR...", help="Experiment folders, also as s3:// or gs:// URLs.")
+    list[str], typer.Argument(metavar="DIR...", help="Experiment directories, also as s3:// or gs:// URLs.")
 ]
 Format = Annotated[str, typer.Option(help="table, csv, json, parquet, markdown or latex.")]
-NewFile = Annotated[Path | None, typer.Option("--out", help="Write to this new file, not to the screen.")]
+NewFile = Annotated[Path | None, typer.Option("--out", help="Write to this new file instead of the terminal.")]
 
 
 def print_version(wanted: bool) -> None:
@@ -59,13 +59,13 @@ def options(
 
 
 def say(line: str) -> None:
-    """A line of progress, on standard error so that output can be piped."""
+    """Print a line of progress on standard error, so that output can be piped."""
     print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Warnings about results as one line each, without the place in the code."""
+    """Within the block, print warnings about results as one line each, without their location in the code."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")

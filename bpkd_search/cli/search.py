@@ -49,10 +49,10 @@ def validate(
 def run(
     space: Space,
     name: Annotated[str | None, typer.Option(help="Name of the experiment; default: the one in the file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Experiment folder; default: runs/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Experiment directory; default: runs/NAME.")] = None,
     trials: Annotated[int | None, typer.Option(help="Number of trials, not counting the baselines.")] = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the search if its folder exists.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the search if its directory exists.")] = False,
     address: Address = None,
     verbose: Verbose = False,
     no_wait: NoWait = False,
@@ -62,7 +62,7 @@ def run(
 
     settings = list(overrides or [])
     if name is not None:
-        settings.append(f"name={json.dumps(name)}")  # a name is text, also 2026 or no
+        settings.append(f"name={json.dumps(name)}")  # a name is a string, even if it looks like a number or a boolean
     if trials is not None:
         settings.append(f"search.trials={trials}")
     config = load_search(space, settings)
@@ -72,7 +72,7 @@ def run(
 
     directory = out or Path("runs") / config.name
     if resume and (directory / CONFIG).is_file():
-        say(f"{directory}: exists; resuming it with its own settings")
+        say(f"{directory}: exists; resuming it with its stored configuration")
         _finish(lambda: resume_search(directory, address=address, verbose=verbose, wait=not no_wait))
     else:
         _finish(lambda: run_search(config, directory, address=address, verbose=verbose, wait=not no_wait))
@@ -130,7 +130,7 @@ def confirm(
 @app.command()
 def simulate(
     space: Space,
-    table: Annotated[Path, typer.Option(help="Recorded trials: a Parquet table, or an experiment folder.")],
+    table: Annotated[Path, typer.Option(help="Recorded trials: a Parquet table, or an experiment directory.")],
     sampler: Annotated[list[str] | None, typer.Option(help="Samplers to compare; repeatable.")] = None,
     scheduler: Annotated[list[str] | None, typer.Option(help="Schedulers to compare; repeatable.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of searches per strategy.")] = 20,

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from bpkd_search.blocks import Block
+from bpkd_search.blocks import Block, Matching
 from bpkd_search.config.loss import Loss
 from bpkd_search.config.search import Search
 from bpkd_search.data.geometry import Sides
@@ -26,7 +26,13 @@ from bpkd_search.data.kinds import OPTION_BLOCKS, KindName, with_option_blocks
 from bpkd_search.losses.methods import Bpkd
 
 Side = Annotated[int, Field(ge=32, le=4096)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+Name = Annotated[
+    str,
+    Matching(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}",
+        "1 to 80 characters of a to z, A to Z, 0 to 9, dot, underscore and hyphen, the first a letter or digit",
+    ),
+]
 
 
 def _size_or_sides(value: Any) -> str:
@@ -117,9 +123,9 @@ class Data(Block):
     images: Literal["stored", "computed"] = Field(
         default="stored", description="Views kept on the disk, or made when read."
     )
-    logits: Annotated[str, Field(pattern=r"^(float16|int8|topk:[1-9]\d{0,2})$")] = Field(
-        default="float16", description="Format of stored teacher logits: float16, int8 or topk:K."
-    )
+    logits: Annotated[
+        str, Matching(r"float16|int8|topk:[1-9][0-9]{0,2}", "float16, int8, or topk:K with K from 1 to 999")
+    ] = Field(default="float16", description="Format of stored teacher logits: float16, int8 or topk:K.")
     seed: int = Field(default=0, ge=0, description="Seed of the crops.")
     test_split: Name | None = Field(default=None, description="Held-out split, read by `confirm --test` alone.")
 
@@ -211,7 +217,7 @@ class Optimisation(Block):
     grad_clip: float | None = Field(default=None, gt=0, description="Largest norm of the gradient.")
     amp: Literal["auto", "off"] = Field(default="auto", description="Mixed precision where the device has it.")
     compile: StrictBool = Field(default=False, description="Train through `torch.compile`.")
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+    device: Annotated[str, Matching(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda, or cuda:N")] = Field(
         default="auto", description="Where it trains."
     )
     seed: int = Field(default=0, ge=0, description="Seed of initial weights and of the order of images.")
@@ -324,7 +330,7 @@ class Logging(Block):
 class SearchConfig(RunConfig):
     """A search: a run, the parameters that vary in it, and how they are sampled."""
 
-    name: Name = Field(default="search", description="Name of the experiment; its folder is `runs/NAME`.")
+    name: Name = Field(default="search", description="Name of the experiment; its directory is `runs/NAME`.")
     search: Search = Search()
     logging: Logging = Logging()
     space: dict[str, Distribution] = Field(

@@ -182,7 +182,7 @@ def test_settings_that_break_a_constraint_or_repeat_a_baseline_are_passed_over(
 
 
 def test_what_cannot_be_confirmed(tiny: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ExperimentError, match=r"is no experiment folder \(it has no config.yaml\)"):
+    with pytest.raises(ExperimentError, match=r"is not an experiment directory \(it has no config.yaml\)"):
         confirm(tmp_path)
     config = parse(SearchConfig, tiny, "test")
     experiment.create(tmp_path / "new", config)
