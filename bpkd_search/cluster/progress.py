@@ -16,6 +16,7 @@ from rich.text import Text
 from bpkd_search.cluster.failures import describe_failure
 from bpkd_search.config import SearchConfig
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, PRUNED
+from bpkd_search.search.rungs import milestones, rung_correlation
 
 if TYPE_CHECKING:
     from bpkd_search.experiment.trial import Trial
@@ -72,16 +73,17 @@ class Progress:
     def _judge_grace(self) -> None:
         """Say how well each rung knows the end, and warn once when the first one knows little."""
         engine, scheduler = self.engine, self.config.search.scheduler
-        if engine is None or scheduler.name == "none" or not engine.milestones():
+        if engine is None or scheduler.name == "none":
             return
-        rho, count = engine.rung_correlation(scheduler.grace)
+        trials = list(engine.trials.values())
+        known = {rung: rung_correlation(scheduler, trials, self.metric, rung) for rung in milestones(scheduler, trials)}
+        if not known:
+            return
+        rho, count = known[scheduler.grace]
         if count >= ENOUGH and count != self._judged:
             self._judged = count
-            known = ", ".join(
-                f"{engine.rung_correlation(rung)[0]:.2f} after {rung:g} {scheduler.axis}"
-                for rung in engine.milestones()
-            )
-            self.say(f"rungs: rank correlation of {self.metric} with the end over {count} full trials: {known}")
+            rungs = ", ".join(f"{there:.2f} after {rung:g} {scheduler.axis}" for rung, (there, _) in known.items())
+            self.say(f"rungs: rank correlation of {self.metric} with the end over {count} full trials: {rungs}")
         if count >= ENOUGH and rho < WEAK and not self._warned:
             self._warned = True
             self.say(

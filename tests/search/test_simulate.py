@@ -27,6 +27,7 @@ from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.backends import CurveBackend, TableBackend, read_table
 from bpkd_search.search.engine import Engine
 from bpkd_search.search.replay import replay
+from bpkd_search.search.rungs import rung_correlation
 from bpkd_search.search.simulate import Clock, simulate, simulate_search
 from tests.driving import drive
 
@@ -222,7 +223,7 @@ def test_rung_correlation_is_that_of_the_reports(tiny: dict[str, Any]) -> None:
     engine = run(config_of(tiny, scheduler={"name": "none"})).engine
     early = [t.reports[1]["miou"] for t in engine.trials.values()]
     late = [t.reports[9]["miou"] for t in engine.trials.values()]
-    rho, count = engine.rung_correlation(1)
+    rho, count = rung_correlation(engine.config.search.scheduler, engine.trials.values(), "miou", 1)
     assert count == 30
     assert rho == pytest.approx(stats.spearmanr(early, late).statistic)
 
