@@ -39,6 +39,7 @@ class Progress:
         self._judged = 0
         self._started = time.monotonic()
         self._ended_before = 0
+        self._noted = 0
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -52,8 +53,17 @@ class Progress:
         if self._ended_before or engine.trials:
             self.say(f"resume: {self._ended_before} of {engine.total} trials have ended")
 
+    def notes(self) -> None:
+        """Print what the engine noted since the last time."""
+        if self.engine is not None:
+            new = self.engine.notes[self._noted :]
+            self._noted += len(new)
+            for note in new:
+                self.say(note)
+
     def event(self, event: str, trial: Trial) -> None:
         """Show an `ask`, `report`, `lost` or `end`."""
+        self.notes()
         if event == "ask" and not self._asked:
             # The pace is that of trials; preparation has ended.
             self._asked, self._started = True, time.monotonic()

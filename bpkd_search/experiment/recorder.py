@@ -31,7 +31,8 @@ class Recorder:
     - `lost`: number, cause, message, node: the trial's process or node is gone, and the trial is asked again;
     - `end`: number, state, reason, message, feasible;
     - `judge`: number, feasible, where that has changed since the end;
-    - `session` and `warm_start`, of the whole search, with number -1: in the log alone.
+    - `session`, `sources` (trials of other searches) and `warm_start` (what of them the study learns), of the whole
+      search, with number -1: in the log alone.
 
     `time` (seconds since 1970) is added. Rewriting tables takes at most about 5 % of the time, and memory
     holds the rows of all trials but only the newest reports.

@@ -31,7 +31,7 @@ from bpkd_search.search.ranking import ranked
 from bpkd_search.search.spending import Spending, gpu_seconds
 from bpkd_search.search.stopping import make_rungs
 from bpkd_search.search.study import Study
-from bpkd_search.search.warm_start import matching
+from bpkd_search.search.warm_start import Found, find_sources, judge
 
 
 class Engine:
@@ -74,7 +74,8 @@ class Engine:
         self._spending = Spending(config.search.budget, clock)
         self._untold: list[Trial] = []  # ended trials that the study is not told of before they can be judged
         self._unfinished: deque[Trial] = deque()
-        self._warm: list[dict[str, Any]] | None = None
+        # Trials of other searches that wait until they can be judged; None before they were looked for.
+        self._sources: dict[str, Found] | None = None
         history = History()
         self.study = cast(Study, history)  # only keeps what the log tells
         for event in read_events(directory):
@@ -89,7 +90,7 @@ class Engine:
                 f"the space has {len(points)} points for {self.plan.sampled} trials: when all are tried, they are run"
                 " again with fresh training seeds"
             )
-        if self._warm is None and not self.trials:
+        if self._sources is None and not self.trials:
             self._warm_start()
         for number in [n for n in self.trials if n not in self.states]:
             # The driver may have died between a last report and the end that follows from it.
@@ -108,6 +109,7 @@ class Engine:
         number = len(self.trials)
         if number >= self.total or self._budget_is_spent():
             return None
+        self.judge_sources()
         trial = self.plan.trial(number, self.study.ask)
         self.trials[number] = trial
         self.plan.runs(trial.run)
@@ -181,10 +183,27 @@ class Engine:
         """Stop the search for something that the user has to fix, such as a full disk."""
         self.fatal, self.interrupted = error, True
 
-    def learn(self, found: list[dict[str, Any]]) -> None:
-        """Bring trials of other experiments into the study, as `warm_start.matching` gives them."""
-        self._warm = found
+    def offer(self, sources: dict[str, Found]) -> None:
+        """Take trials of other searches, as `find_sources` gives them, that are to be judged by the first own ones."""
+        self._sources = sources
+
+    def learn(self, found: Found) -> None:
+        """Bring trials of other searches into the study."""
+        self._sources = {}
         self.study.learn(found)
+
+    def judge_sources(self) -> Found | None:
+        """Learn from the sources that agree with the own trials; None while nothing can be decided.
+
+        Gives what was learned.
+        """
+        verdict = judge(self.config, self._sources, self.study.points(), self.trials) if self._sources else None
+        if verdict is None:
+            return None
+        self._log("warm_start", -1, trials=verdict.trials, agreement=verdict.agreement)
+        self.notes += verdict.notes
+        self.learn(verdict.trials)
+        return verdict.trials
 
     def ranked(self) -> list[Trial]:
         """The trials that ran their full budget, best first."""
@@ -254,15 +273,12 @@ class Engine:
         return self.closed is not None
 
     def _warm_start(self) -> None:
-        """Find the trials of `warm_start` experiments, log them, and bring them into the study."""
-        found: list[dict[str, Any]] = []
-        for source in self.config.search.warm_start:
-            trials, notes = matching(source, self.config, self.plan.base)
-            found += trials
-            self.notes += notes
-        if found:
-            self._log("warm_start", -1, trials=found)
-            self.learn(found)
+        """Find the trials of the `warm_start` experiments and log them: their folders may be gone when it resumes."""
+        sources, notes = find_sources(self.config)
+        self.notes += notes
+        if sources:
+            self._log("sources", -1, sources=sources)
+            self.offer(sources)
 
     def _open_study(self, history: History, directory: Path, storage: BaseStorage | None) -> None:
         """Open the study in the state that the log says; one in a storage of the user's own is only told the rest."""
@@ -277,7 +293,9 @@ class Engine:
     def _restore(self, event: Event) -> None:
         kind, number = event["event"], int(event["number"])
         self._spending.passed(event)
-        if kind == "warm_start":
+        if kind == "sources":
+            self.offer(event["sources"])
+        elif kind == "warm_start":
             self.learn(event["trials"])
         elif kind == "ask":
             run = RunConfig.model_validate(event["config"])
