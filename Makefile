@@ -64,6 +64,7 @@ bench: $(STAMP)  ## Speed as ratios within one run, in quick form; figures go to
 	$(BIN)/python runners/bench/report.py --trials 1000 --json runs/bench/report.json
 	$(BIN)/python runners/bench/strategies.py ray --trials 50 --json runs/bench/ray.json
 	$(BIN)/python runners/bench/strategies.py simulated --trials 300 --json runs/bench/simulated.json
+	$(BIN)/python runners/bench/strategies.py warm_start --trials 20 --seeds 2 --json runs/bench/warm_start.json
 	$(BIN)/python runners/bench/strategies.py table --trials 64 --seeds 2 --json runs/bench/strategies.json
 
 $(STAMP): pyproject.toml setup.py constraints.txt

@@ -119,8 +119,7 @@ def run_engine(
     shutil.rmtree(directory / RAY, ignore_errors=True)  # what a killed driver left
     progress.begin(engine)
     keep_best_students(directory, engine)
-    for note in engine.notes:
-        progress.say(note)
+    progress.notes()
     config = engine.config
     with interruptible(again):
         if not engine.done:

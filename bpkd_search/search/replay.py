@@ -38,8 +38,17 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
         for event in read_events(directory):
             now = event["time"]
             number = int(event["number"])
-            if event["event"] == "warm_start":
-                engine.learn(event["trials"])
+            if event["event"] == "sources":
+                engine.offer(event["sources"])
+            elif event["event"] == "warm_start":
+                # Older searches took other searches' trials as they were.
+                if "agreement" not in event:
+                    engine.learn(event["trials"])
+                elif (learned := engine.judge_sources()) != event["trials"]:
+                    differences.append(
+                        f"warm start: {len(event['trials'])} trials were used, {len(learned or ())} are now,"
+                        " or with other values"
+                    )
             elif event["event"] == "ask":
                 count += 1
                 trial = engine.ask()

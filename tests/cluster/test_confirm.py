@@ -171,9 +171,9 @@ def test_settings_that_break_a_constraint_or_repeat_a_baseline_are_passed_over(
     second = searched["number"].iloc[1]
     limit = searched["miou"].head(2).mean()
     bound = search(tmp_path / "bound", tiny, search={**random, "constraints": [f"miou <= {limit}"]}, enqueue=[paper])
-    chosen = Confirmation(bound, 1, 2).engine.fixed
+    chosen = Confirmation(bound, 1, 2).engine.plan.fixed
     assert {(t.run.provenance or {})["trial"] for t in chosen} == {0, 1, 2, 3, second}
-    everything = Confirmation(tmp_path / "free", 99, 2).engine.fixed
+    everything = Confirmation(tmp_path / "free", 99, 2).engine.plan.fixed
     # Trial 4 is the paper's setting once more.
     assert {(t.run.provenance or {})["trial"] for t in everything} == {*range(12)} - {4}
     none = search(tmp_path / "none", tiny, search={"constraints": ["miou >= 0.9"]})
