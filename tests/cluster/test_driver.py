@@ -252,7 +252,7 @@ def test_ctrl_c_stops_cleanly_and_resume_finishes_with_a_lost_actor_on_the_way(
     assert not reports.duplicated(["number", "epoch"]).any()
 
 
-@pytest.mark.parametrize("once", ["group", "all"])
+@pytest.mark.parametrize("once", [pytest.param("group", marks=pytest.mark.long), "all"])
 def test_sigterm_to_rays_processes_too_ends_the_driver_within_seconds_with_a_hint(
     tiny: dict[str, Any], tmp_path: Path, once: str
 ) -> None:
