@@ -6,9 +6,11 @@ import os
 import shlex
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +19,15 @@ from bpkd_search.cluster import packing
 from bpkd_search.cluster.connection import connect_ray
 from bpkd_search.cluster.failures import require_a_result
 from bpkd_search.cluster.listener import keep_best_students, listener
-from bpkd_search.cluster.losses import LossLimit
 from bpkd_search.cluster.nodes import Node
 from bpkd_search.cluster.progress import Progress, make_progress
 from bpkd_search.cluster.sharing import prepare_nodes
 from bpkd_search.cluster.slots import Slots, divide
+from bpkd_search.cluster.watch import watch_ray
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.config.search import Resources
-from bpkd_search.errors import FullDiskError, HeldError, UserError
+from bpkd_search.errors import FullDiskError, HeldError, ResourceError, UserError
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.commit import all_commits, code_commit
 from bpkd_search.experiment.events import read_events
@@ -128,7 +130,10 @@ def run_engine(
             with connect_ray(address, verbose) as nodes:
                 slots, task = _get_ready(config, directory, nodes, progress)
                 progress.say(f"ray: {slots.count} trial(s) at once, {slots.cpus:g} CPU and {slots.gpus:g} GPU each")
-                with _on_interrupt(engine, progress):
+                with (
+                    _on_interrupt(engine, progress),
+                    watch_ray(lambda: engine.interrupted, partial(_leave, engine, again)),
+                ):
                     run_on_ray(engine, directory, slots, DistillationTrial, task.values_for, progress.say)
     if engine.fatal is not None:
         raise engine.fatal
@@ -178,11 +183,13 @@ def run_on_ray(
     """
     from ray import tune
 
+    from bpkd_search.cluster.placement import Placement, request
     from bpkd_search.cluster.tune import EngineScheduler, EngineSearcher, StopOnRequest
 
-    searcher = EngineSearcher(engine, task_of, slots, LossLimit(say))
+    placement = Placement(slots, say)
+    searcher = EngineSearcher(engine, task_of, placement)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": slots.cpus, "gpu": slots.gpus}),
+        tune.with_resources(trainable, request),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=EngineScheduler(engine, searcher),
@@ -196,7 +203,7 @@ def run_on_ray(
         run_config=tune.RunConfig(
             name=RAY,
             storage_path=str(directory),
-            stop=StopOnRequest(engine),
+            stop=StopOnRequest(engine, placement),
             failure_config=tune.FailureConfig(max_failures=0),
             # Trials write their own checkpoints, which outlive Ray.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -257,6 +264,18 @@ def _on_interrupt(engine: Engine, progress: Progress) -> Iterator[None]:
     finally:
         for sig, handler in before.items():
             signal.signal(sig, handler)
+
+
+def _leave(engine: Engine, again: str) -> None:
+    """End the process at once: Ray is gone, and the main thread waits for it where no exception reaches.
+
+    Every event is in the log already, and the tables follow from it.
+    """
+    error = engine.fatal or (None if engine.interrupted else ResourceError("Ray has not answered for a while"))
+    if error is not None:
+        print(f"error: {error}", file=sys.stderr)
+    print(Interrupted(again), file=sys.stderr, flush=True)
+    os._exit(130 if error is None else error.exit_code)
 
 
 def continuation(command: str, address: str | None) -> str:

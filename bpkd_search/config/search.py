@@ -156,7 +156,7 @@ class Search(Block):
     budget: Budget = Budget()
     warm_start: tuple[Path, ...] = Field(
         default=(),
-        description="Experiment directories from whose trials the sampler learns, if they agree with the first own ones.",
+        description="Experiments from whose trials the sampler learns, if they agree with the first own ones.",
     )
     resources: Annotated[
         _Auto | Annotated[Resources, Tag("figure")] | Annotated[None, Tag("nothing")], Discriminator(_form_if_any)

@@ -22,7 +22,7 @@ from bpkd_search.config.points import active_part, column_kind, coordinates, to_
 from bpkd_search.errors import UserError
 from bpkd_search.experiment.events import Event, read_events
 from bpkd_search.experiment.recorder import Recorder
-from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, PRUNED, SAMPLED
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, OOM, PRUNED, SAMPLED
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.history import History
 from bpkd_search.search.judging import Judging
@@ -100,15 +100,20 @@ class Engine:
         self._judge_again()
 
     def ask(self) -> Trial | None:
-        """The next trial to run, one that a restart left unfinished first; None when there is none left."""
+        """The next trial to run; None when there is none left.
+
+        Those that a restart or a loss left unfinished come first, but those that ran out of memory last.
+        """
         if self.interrupted:
             return None
         self._open_session()
-        if self._unfinished:
-            return self._unfinished.popleft()
+        # One that ran out of memory needs more room than others leave, so it waits until no more of those are to come.
+        if again := next((trial for trial in self._unfinished if OOM not in trial.losses), None):
+            self._unfinished.remove(again)
+            return again
         number = len(self.trials)
         if number >= self.total or self._budget_is_spent():
-            return None
+            return self._unfinished.popleft() if self._unfinished else None
         self.judge_sources()
         trial = self.plan.trial(number, self.study.ask)
         self.trials[number] = trial
@@ -166,7 +171,7 @@ class Engine:
         self.listen("end", trial)
 
     def lost(self, number: int, cause: str, message: str, node: str | None = None) -> None:
-        """Take the loss of a trial's process or node: the trial stays RUNNING and is asked again, as after a restart.
+        """Take the loss of a trial's process, node or memory: it stays RUNNING and is asked again, as after a restart.
 
         After an interruption there is nothing to take: every trial that has not ended is asked again then.
         """
@@ -175,7 +180,7 @@ class Engine:
         if number in self.states or self.interrupted:
             return
         self.recorder.record("lost", number, cause=cause, message=message, node=node)
-        trial.retries += 1
+        trial.losses.append(cause)
         self._unfinished.append(trial)
         self.listen("lost", trial)
 
@@ -308,7 +313,7 @@ class Engine:
         elif kind == "report":
             self._take(self.trials[number], int(event["epoch"]), event)
         elif kind == "lost":
-            self.trials[number].retries += 1
+            self.trials[number].losses.append(event["cause"])
         elif kind == "end":
             self._finish(self.trials[number], event["state"], event.get("reason"), event.get("feasible"))
         elif kind == "judge":
