@@ -33,6 +33,7 @@ from bpkd_search.config.points import (
 )
 from bpkd_search.errors import UserError
 from bpkd_search.experiment.events import Event, read_events
+from bpkd_search.experiment.origin import at_its_place
 from bpkd_search.experiment.recorder import Recorder
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, ENQUEUED, FAILED, PRUNED, SAMPLED
 from bpkd_search.experiment.trial import Trial
@@ -403,7 +404,8 @@ class Engine:
         if kind == "warm_start":
             self.learn(event["trials"])
         elif kind == "ask":
-            run = RunConfig.model_validate(event["config"])
+            # What is left of it runs where the data are now.
+            run = at_its_place(event["config"], self.base, self.config.space)
             self.trials[number] = Trial(number, event["method"], event["origin"], run)
             self._used_seeds(run).add(run.train.seed)
             given = event["origin"] != SAMPLED
