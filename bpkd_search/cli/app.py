@@ -31,6 +31,10 @@ Address = Annotated[
     typer.Option(help="A running Ray cluster: auto, or ray://host:port. Default: Ray starts on this machine."),
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Stop on a full disk instead of waiting until there is room.")]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option("--accept-changes", help="Resume although data, teacher or configuration have changed; recorded."),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Print the messages of Ray and Optuna.")]
 Experiment = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment directory.")]
 Experiments = Annotated[

@@ -31,6 +31,7 @@ from bpkd_search.errors import FullDiskError, HeldError, ResourceError, UserErro
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.commit import all_commits, code_commit
 from bpkd_search.experiment.events import read_events
+from bpkd_search.experiment.origin import Origin
 from bpkd_search.experiment.paths import RAY
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.files import pause, pausing, with_room
@@ -39,6 +40,7 @@ from bpkd_search.results.loggers import make_loggers
 from bpkd_search.search.engine import Engine
 from bpkd_search.search.ranking import require_measured
 from bpkd_search.training.check import check_networks
+from bpkd_search.training.fingerprints import fingerprints, of_weights
 
 if TYPE_CHECKING:
     from bpkd_search.cluster.trial import TrialTask
@@ -82,17 +84,26 @@ def run_search(
 
 
 def resume_search(
-    directory: Path | str, *, address: str | None = None, verbose: bool = False, wait: bool = True
+    directory: Path | str,
+    *,
+    address: str | None = None,
+    verbose: bool = False,
+    wait: bool = True,
+    accept_changes: bool = False,
 ) -> Leaderboard:
     """Continue a search where it stopped: finished trials stay, unfinished ones go on from their checkpoints.
 
-    Raises what `run_search` raises; `ExperimentError` when the folder is no experiment or is held.
+    With `accept_changes` it continues although its data, teacher or configuration have changed, which is recorded.
+    Raises what `run_search` raises; `ExperimentError` when the folder is no experiment, is held, or without
+    `accept_changes` what its trials read has changed.
     """
     directory = Path(directory)
-    return _drive(experiment.read_config(directory), directory, address, verbose, wait)
+    return _drive(experiment.read_config(directory), directory, address, verbose, wait, accept_changes)
 
 
-def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: bool, wait: bool) -> Leaderboard:
+def _drive(
+    config: SearchConfig, directory: Path, address: str | None, verbose: bool, wait: bool, accept: bool = False
+) -> Leaderboard:
     given, directory = directory, directory.resolve()
     again = continuation(f"resume {short(directory)}", address)
     with experiment.hold(directory), make_progress(config) as progress, patient(progress, wait, again):
@@ -102,21 +113,23 @@ def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: 
             for each in listeners:
                 each(event, trial)
 
+        origin = Origin(directory, config, again, accept)
+        origin.check_configuration()  # the engine acts on it
         engine = Engine(config, directory, __version__, listen)
         with closing(engine.recorder):
-            run_engine(engine, directory, progress, again, address, verbose)
+            run_engine(engine, directory, origin, progress, again, address, verbose)
         if engine.closed is not None:
             progress.say(f"the search ends after {len(engine.trials)} trials: {engine.closed}")
     return Leaderboard(given)
 
 
 def run_engine(
-    engine: Engine, directory: Path, progress: Progress, again: str, address: str | None, verbose: bool
+    engine: Engine, directory: Path, origin: Origin, progress: Progress, again: str, address: str | None, verbose: bool
 ) -> None:
     """Run an engine to its end: prepare what its trials share, start Ray, and follow it on the screen.
 
-    `directory` keeps its checkpoints and students, `again` is the command that continues it. Raises `UserError`
-    of every kind; `Interrupted` after Ctrl-C.
+    `directory` keeps its checkpoints and students, `origin` what the search was begun with, `again` is the command that
+    continues it. Raises `UserError` of every kind; `Interrupted` after Ctrl-C.
     """
     shutil.rmtree(directory / RAY, ignore_errors=True)  # what a killed driver left
     progress.begin(engine)
@@ -127,8 +140,9 @@ def run_engine(
         if not engine.done:
             from bpkd_search.cluster.trial import DistillationTrial
 
+            origin.check_contents(fingerprints(config), progress.say)
             with connect_ray(address, verbose) as nodes:
-                slots, task = _get_ready(config, directory, nodes, progress)
+                slots, task = _get_ready(config, directory, origin, nodes, progress)
                 progress.say(f"ray: {slots.count} trial(s) at once, {slots.cpus:g} CPU and {slots.gpus:g} GPU each")
                 with (
                     _on_interrupt(engine, progress),
@@ -143,7 +157,7 @@ def run_engine(
 
 
 def _get_ready(
-    config: SearchConfig, directory: Path, nodes: Sequence[Node], progress: Progress
+    config: SearchConfig, directory: Path, origin: Origin, nodes: Sequence[Node], progress: Progress
 ) -> tuple[Slots, TrialTask]:
     """What trials run on and what they share, built if missing, and noted in the experiment folder."""
     from bpkd_search.cluster.trial import TrialTask
@@ -165,6 +179,7 @@ def _get_ready(
         facts["packing"] = packing.pack_on_ray(search, task, slots, known.get("packing"), progress.say)
         slots = divide(search, nodes, config.train.device, Resources(**facts["packing"]["resources"]))
     experiment.note(directory, **facts)
+    origin.record(teacher=of_weights(Path(str(prepared.teacher))))
     return slots, replace(task, threads=slots.threads)
 
 

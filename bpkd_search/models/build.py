@@ -38,6 +38,16 @@ def build_model(spec: Model, num_classes: int, seed: int) -> Segmentor:
 
 def autocast(device: torch.device, enabled: bool = True) -> torch.autocast:
     """Return autocast to bfloat16 (float16 on GPUs without it) if the device is faster in it; a no-op on CPU."""
-    on = enabled and device.type == "cuda"
-    half = torch.bfloat16 if on and torch.cuda.is_bf16_supported() else torch.float16
-    return torch.autocast(device.type, dtype=half if on else torch.bfloat16, enabled=on)
+    half = _half(device) if enabled else None
+    return torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None)
+
+
+def precision(device: torch.device) -> str:
+    """Return the kind of a device and the number format of `autocast` on it, such as `cuda bfloat16`."""
+    return f"{device.type} {str(_half(device) or torch.float32).removeprefix('torch.')}"
+
+
+def _half(device: torch.device) -> torch.dtype | None:
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -21,6 +21,7 @@ from bpkd_search.config.paths import find
 from bpkd_search.config.points import active_part, column_kind, coordinates, to_tree
 from bpkd_search.errors import UserError
 from bpkd_search.experiment.events import Event, read_events
+from bpkd_search.experiment.origin import at_its_place
 from bpkd_search.experiment.recorder import Recorder
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, OOM, PRUNED, SAMPLED
 from bpkd_search.experiment.trial import Trial
@@ -303,7 +304,8 @@ class Engine:
         elif kind == "warm_start":
             self.learn(event["trials"])
         elif kind == "ask":
-            run = RunConfig.model_validate(event["config"])
+            # What is left of it runs where the data are now.
+            run = at_its_place(event["config"], self.base, self.config.space)
             self.trials[number] = Trial(number, event["method"], event["origin"], run)
             self.plan.runs(run)
             given = event["origin"] != SAMPLED

@@ -11,7 +11,7 @@ import torch
 
 from bpkd_search.config.models import Model, RunConfig
 from bpkd_search.config.points import to_tree
-from bpkd_search.data.base import digest
+from bpkd_search.data.keys import teacher_key
 from bpkd_search.data.views import ViewStore, cache_dir
 from bpkd_search.data.views.chunks import cache_lock
 from bpkd_search.errors import CheckpointError
@@ -55,12 +55,19 @@ def teacher_file(run: RunConfig, views: str) -> tuple[Path, str]:
     `views` is the key of the run's views. Raises `CheckpointError` if a configured file is missing.
     """
     spec = run.teacher
+    key = teacher_key([*teacher_parts(run), views])
     if spec.checkpoint is not None:
-        path = spec.checkpoint.expanduser()
-        return path, digest([plain_model(spec), file_hash(path), views])
-    start = file_hash(spec.weights) if spec.weights else None
-    key = digest([plain_model(spec), spec.train.model_dump(exclude={"device"}), start, views])
+        return spec.checkpoint.expanduser(), key
     return cache_dir(run.data.views_dir) / "teachers" / f"{key}.safetensors", key
+
+
+def teacher_parts(run: RunConfig) -> list[Any]:
+    """Return what determines a teacher's weights beside views and libraries. Raises `CheckpointError` as above."""
+    spec = run.teacher
+    if spec.checkpoint is not None:
+        return [plain_model(spec), file_hash(spec.checkpoint)]
+    start = file_hash(spec.weights) if spec.weights else None
+    return [plain_model(spec), spec.train.model_dump(exclude={"device"}), start]
 
 
 def open_teacher(run: RunConfig, num_classes: int, path: Path, device: torch.device) -> Segmentor:
