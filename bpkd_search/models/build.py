@@ -30,6 +30,7 @@ def build_model(spec: Model, num_classes: int, seed: int) -> Segmentor:
             head=spec.head,
             channels=spec.channels,
             output_stride=spec.output_stride,
+            auxiliary_weight=spec.auxiliary_weight,
         )
     if spec.weights is not None:
         load_encoder(model.encoder, spec.weights)

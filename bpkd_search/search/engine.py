@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from optuna.storages import BaseStorage
 
-from bpkd_search.config.models import RunConfig, SearchConfig
+from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.paths import find
 from bpkd_search.config.points import active_part, column_kind, coordinates, to_tree
 from bpkd_search.errors import UserError

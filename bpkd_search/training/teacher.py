@@ -72,7 +72,7 @@ def teacher_parts(run: RunConfig) -> list[Any]:
 
 def open_teacher(run: RunConfig, num_classes: int, path: Path, device: torch.device) -> Segmentor:
     """Load the frozen teacher, in evaluation mode. Raises `CheckpointError` if the weights do not fit."""
-    model = build_model(run.teacher.model_copy(update={"weights": None}), num_classes, 0)
+    model = build_model(run.teacher.model_copy(update={"weights": None, "auxiliary_weight": 0}), num_classes, 0)
     load_segmentor(model, path)
     return model.to(device).eval().requires_grad_(False)
 
@@ -104,8 +104,9 @@ def logits_shape(teacher: Model, num_classes: int, height: int, width: int) -> t
 
 
 def plain_model(model: Model) -> dict[str, Any]:
-    """Return what determines the shape of a network, without the paths of its weights."""
-    return {k: v for k, v in to_tree(model).items() if k in ("encoder", "head", "channels", "output_stride")}
+    """Return what determines a network and its loss, without the paths of its weights."""
+    tree = {k: v for k, v in to_tree(model).items() if k in ("encoder", "head", "channels", "output_stride")}
+    return tree | ({"auxiliary_weight": model.auxiliary_weight} if model.auxiliary_weight else {})
 
 
 def file_hash(path: Path) -> str:
