@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +31,10 @@ Address = Annotated[
     typer.Option(help="A running Ray cluster: auto, or ray://host:port. Default: Ray starts on this machine."),
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Stop on a full disk instead of waiting until there is room.")]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option("--accept-changes", help="Resume although data, teacher or configuration have changed; recorded."),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Print the messages of Ray and Optuna.")]
 Experiment = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment directory.")]
 Experiments = Annotated[
@@ -61,6 +65,17 @@ def options(
 def say(line: str) -> None:
     """Print a line of progress on standard error, so that output can be piped."""
     print(line, file=sys.stderr, flush=True)
+
+
+def print_columns(rows: Sequence[Sequence[str]], right: Collection[int]) -> None:
+    """Print rows of equal length in columns; those with the indices `right` are right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        texts = [
+            text.rjust(width) if index in right else text.ljust(width)
+            for index, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(texts).rstrip())
 
 
 @contextmanager

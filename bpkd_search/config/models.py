@@ -179,18 +179,28 @@ DATA_OPTIONS = tuple(f"data.{kind}" for kind in OPTION_BLOCKS)
 
 
 class Model(Block):
-    """A segmentation network: a timm encoder and a head; `weights` is a file that starts the encoder."""
+    """A segmentation network: an encoder and a head; `weights` is a file that starts the encoder.
+
+    `pspnet`, `deeplabv3plus`, `isanet`, `hrnetv2` and `segformer` are the published heads, as mmsegmentation builds
+    them; `psp` and `aspp` are lighter. [Networks](networks.md) lists the paper's.
+    """
 
     encoder: str = Field(description="A timm model with a feature pyramid (`features_only`).")
-    head: Literal["fcn", "fpn", "psp", "aspp"] = Field(
+    head: Literal["fcn", "fpn", "psp", "aspp", "pspnet", "deeplabv3plus", "isanet", "hrnetv2", "segformer"] = Field(
         default="fpn", description="What turns the encoder's features into one map."
     )
     channels: int = Field(default=64, ge=8, le=1024, description="Width of the head.")
     output_stride: Literal[8, 16, 32] = Field(
         default=32, description="Stride of the encoder's last features; 8 and 16 dilate it."
     )
+    auxiliary_weight: float = Field(
+        default=0,
+        ge=0,
+        description="Weight of an auxiliary FCN head's cross-entropy in training; 0: no such head; papers use 0.4.",
+    )
     weights: Path | None = Field(
-        default=None, description="A file with the encoder's first weights under timm's names; nothing is downloaded."
+        default=None,
+        description="A file with the encoder's first weights, of timm or mmsegmentation; nothing is downloaded.",
     )
 
 

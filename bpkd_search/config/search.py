@@ -155,7 +155,8 @@ class Search(Block):
     scheduler: Scheduler = Scheduler()
     budget: Budget = Budget()
     warm_start: tuple[Path, ...] = Field(
-        default=(), description="Experiment directories whose trials the sampler learns from."
+        default=(),
+        description="Experiments from whose trials the sampler learns, if they agree with the first own ones.",
     )
     resources: Annotated[
         _Auto | Annotated[Resources, Tag("figure")] | Annotated[None, Tag("nothing")], Discriminator(_form_if_any)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -41,8 +42,11 @@ class Dataset(Protocol):
         """Return image uint8 [3, H, W] (RGB) and label uint8 [H, W]. Raises `DataError` if the sample is damaged."""
         ...
 
-    def identity(self) -> str:
-        """Return a short hash of the samples, the same wherever the root directory is."""
+    def identity(self, cache: Path | None = None) -> str:
+        """Return a short hash of the samples, the same wherever the root directory is.
+
+        Hashes of files may be kept in the directory `cache`.
+        """
         ...
 
 

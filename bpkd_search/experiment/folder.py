@@ -48,8 +48,11 @@ def create(directory: Path, config: SearchConfig) -> None:
 
 
 def note(directory: Path, **facts: Any) -> None:
-    """Store facts that are known only once a search runs (`experiment.json`): class names, the teacher's scores."""
-    write_text(directory / FACTS, json.dumps(facts, indent=1))
+    """Store what is known only once a search runs (`experiment.json`): class names, the teacher's scores.
+
+    Facts of other names that were noted before are kept. Raises `ExperimentError` if the file is damaged.
+    """
+    write_text(directory / FACTS, json.dumps({**noted(directory), **facts}, indent=1))
 
 
 def noted(directory: Path) -> dict[str, Any]:
@@ -57,6 +60,8 @@ def noted(directory: Path) -> dict[str, Any]:
     path = directory / FACTS
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if not isinstance(facts, dict):
+            raise ValueError("must be a mapping of facts")
     except ValueError as e:
         raise ExperimentError(f"{path}: is damaged: {e}") from e
     return facts

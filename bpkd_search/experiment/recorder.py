@@ -31,7 +31,8 @@ class Recorder:
     - `lost`: number, cause, message, node: the trial lost its process or node and is asked again;
     - `end`: number, state, reason, message, feasible;
     - `judge`: number, feasible, if it has changed since the end;
-    - `session` and `warm_start`, of the whole search, with number -1: only in the log.
+    - `session`, `sources` (trials of other searches) and `warm_start` (what of them the study learns), of the whole
+      search, with number -1: only in the log.
 
     `time` (seconds since 1970) is added. Rewriting tables takes at most about 5 % of the time, and memory
     holds the rows of all trials but only the newest reports.

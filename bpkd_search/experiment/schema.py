@@ -14,11 +14,13 @@ import pyarrow as pa
 from bpkd_search.experiment.paths import CONFIRM, REPORTS, TRIALS
 from bpkd_search.metrics.table import MEASURES, REPORTED, SCORES, Measure, held_out
 
-# Version 4 added `retries`.
-SCHEMA_VERSION = max(4, *(measure.since for measure in MEASURES))
+# Version 4 added `retries`, version 5 that of `confirm`.
+SCHEMA_VERSION = max(5, *(measure.since for measure in MEASURES))
 
 # Trial states. Only COMPLETE ran its full budget and competes for "best".
 RUNNING, COMPLETE, PRUNED, FAILED = "RUNNING", "COMPLETE", "PRUNED", "FAILED"
+# The reason of a trial that ran out of memory, on its device or its node.
+OOM = "oom"
 # Where a trial's settings come from.
 BASELINE, ENQUEUED, SAMPLED = "baseline", "enqueued", "sampled"
 
@@ -40,6 +42,12 @@ def _column(measure: Measure) -> Column:
 _SCORES = tuple(_column(measure) for measure in MEASURES if measure.role == "score")
 _COSTS = tuple(_column(measure) for measure in MEASURES if measure.role != "score")
 
+_RETRIES: Column = (
+    "retries",
+    pa.int64(),
+    "times the trial was lost with its process or node, or ran out of memory, and continued from its checkpoint",
+)
+
 TRIAL_COLUMNS: tuple[Column, ...] = (
     ("experiment", _NAME, "name of the search"),
     ("number", pa.int64(), "the trial's number in its experiment, from 0"),
@@ -54,7 +62,7 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
     ("epochs", pa.int64(), "epochs trained"),
     *_COSTS,
     ("seed", pa.int64(), "training seed"),
-    ("retries", pa.int64(), "times the trial was lost with its process or node, and continued from its checkpoint"),
+    _RETRIES,
     ("node", _NAME, "host the trial ran on"),
     ("started", pa.timestamp("ms", tz="UTC"), "start of the trial"),
     ("ended", pa.timestamp("ms", tz="UTC"), "end of the trial; empty while it runs"),
@@ -79,13 +87,14 @@ CONFIRM_COLUMNS: tuple[Column, ...] = (
     ("run", pa.int64(), "number of the run in `confirmation/`, and of its student file"),
     ("state", _NAME, "COMPLETE or FAILED; a failed run has no measures"),
     ("reason", _NAME, "why it FAILED: nan, oom, error or lost"),
-    ("message", pa.string(), "the message of the failure"),
+    ("message", pa.string(), "the message of the failure, or why the run was last retried"),
     ("method", _NAME, "a baseline's name, or the loss method"),
     ("origin", _NAME, "how the search came to the setting: baseline, enqueued or sampled"),
     *_SCORES,
     *((held_out(name), kind, f"{doc}; on the held-out split") for name, kind, doc in _SCORES),
     ("epochs", pa.int64(), "epochs trained"),
     ("gpu_seconds", pa.float64(), "seconds inside training, without validation and start-up"),
+    _RETRIES,
     ("ended", pa.timestamp("ms", tz="UTC"), "end of the run"),
     ("version", pa.string(), "version of bpkd-search"),
 )

@@ -18,10 +18,15 @@ class Trial:
     run: RunConfig
     reports: dict[int, dict[str, Any]] = field(default_factory=dict)
     stop: bool = False
-    retries: int = 0
+    losses: list[str] = field(default_factory=list)
     state: str | None = None
     reason: str | None = None
     feasible: bool | None = None
+
+    @property
+    def retries(self) -> int:
+        """Times it was lost and asked again; `losses` has the cause of each."""
+        return len(self.losses)
 
     @property
     def epoch(self) -> int:

@@ -30,17 +30,11 @@ def build_model(spec: Model, num_classes: int, seed: int) -> Segmentor:
             head=spec.head,
             channels=spec.channels,
             output_stride=spec.output_stride,
+            auxiliary_weight=spec.auxiliary_weight,
         )
     if spec.weights is not None:
         load_encoder(model.encoder, spec.weights)
     return model
-
-
-def autocast(device: torch.device, enabled: bool = True) -> torch.autocast:
-    """Return autocast to bfloat16 (float16 on GPUs without it) if the device is faster in it; a no-op on CPU."""
-    on = enabled and device.type == "cuda"
-    half = torch.bfloat16 if on and torch.cuda.is_bf16_supported() else torch.float16
-    return torch.autocast(device.type, dtype=half if on else torch.bfloat16, enabled=on)
 
 
 def logits_shape(spec: Model, num_classes: int, height: int, width: int) -> tuple[int, ...]:
@@ -48,3 +42,20 @@ def logits_shape(spec: Model, num_classes: int, height: int, width: int) -> tupl
     with torch.device("meta"):
         model = build_model(spec.model_copy(update={"weights": None}), num_classes, 0).eval()
         return tuple(model(torch.zeros(1, 3, height, width, dtype=torch.uint8)).shape[1:])
+
+
+def autocast(device: torch.device, enabled: bool = True) -> torch.autocast:
+    """Return autocast to bfloat16 (float16 on GPUs without it) if the device is faster in it; a no-op on CPU."""
+    half = _half(device) if enabled else None
+    return torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None)
+
+
+def precision(device: torch.device) -> str:
+    """Return the kind of a device and the number format of `autocast` on it, such as `cuda bfloat16`."""
+    return f"{device.type} {str(_half(device) or torch.float32).removeprefix('torch.')}"
+
+
+def _half(device: torch.device) -> torch.dtype | None:
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

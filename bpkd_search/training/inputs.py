@@ -59,6 +59,7 @@ def view_recipe(data: Data, form: Form) -> ViewRecipe:
         form.views,
         data.seed,
         about={"kind": data.kind},
+        cache=cache_dir(data.views_dir),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from bpkd_search.config.loss import terms_by_path
 from bpkd_search.config.models import Data, RunConfig
 from bpkd_search.config.points import to_tree
-from bpkd_search.data.base import digest
+from bpkd_search.data.keys import logits_key
 from bpkd_search.data.views import (
     Map,
     MapPlan,
@@ -27,7 +27,7 @@ from bpkd_search.data.views import (
 )
 from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.errors import ConfigError, DataError
-from bpkd_search.models.build import logits_shape
+from bpkd_search.models.build import logits_shape, pick_device, precision
 from bpkd_search.training.agreement import TOLERANCE, measure
 from bpkd_search.training.check import check_networks, try_step
 from bpkd_search.training.forms import Form, forms, repeats
@@ -40,9 +40,9 @@ from bpkd_search.training.teacher import FrozenTeacher, file_hash, plain_model, 
 class Prepared:
     """Paths of the store, of the teacher's logits in it and of the teacher's weights, and the teacher's scores.
 
-    `views` and `mode` are the form (see `training.forms`), `seed` is that of the crops, `agreement` how well maps stand for the teacher. `data` is
-    the plain `data` block if views are computed as they are read. If every node keeps a copy, `local` is the directory
-    of copies as configured, and `local_teacher` the name of the weights in it.
+    `views` and `mode` are the form (see `training.forms`), `seed` is that of the crops, `agreement` how well maps stand
+    for the teacher. `data` is the plain `data` block if views are computed as they are read. If every node keeps a
+    copy, `local` is the directory of copies as configured, and `local_teacher` the name of the weights in it.
     """
 
     store: str
@@ -141,7 +141,8 @@ def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, sa
     """Return the store with the logits of the teacher, on views or whole images; missing ones are computed."""
     # A teacher with the same weights gives the same logits, wherever its file is.
     codec = run.data.logits
-    key = digest([plain_model(run.teacher), file_hash(teacher), codec])
+    parts = [plain_model(run.teacher), file_hash(teacher), codec]
+    key = logits_key(parts, precision(pick_device(run.train.device)))
     what = f"{store.num_images * store.views} views" if form.views else f"{store.num_images} whole images"
     if not logits_path(store.path, key).is_dir():
         say(f"logits: the teacher on {what}, kept as {codec}")

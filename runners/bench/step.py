@@ -29,8 +29,8 @@ from bpkd_search.models import save_weights
 from bpkd_search.models.build import autocast, build_model
 from bpkd_search.models.heads import resize
 from bpkd_search.training.distill import IGNORE_INDEX, Distillation
-from bpkd_search.training.inputs import open_data
 from bpkd_search.training.prepare import prepare
+from bpkd_search.training.source import open_data
 from bpkd_search.training.teacher import open_teacher
 
 LOSSES = {"ce": "ce", "kd": "kd", "cwd": "cwd", "bpkd": "bpkd-paper"}

@@ -74,7 +74,7 @@ def test_every_node_reads_its_own_copy(disks: list[Path], tiny: dict[str, Any], 
     # The same again copies nothing; where a table is damaged, to its node alone.
     prepared_for(run_of(tiny, shared, "$OWN_DISK/copies"))
     assert said[-1] == "copies: 2 node(s) have the views in $OWN_DISK/copies" and to_copy() == []
-    table = disks[1] / "copies" / "views" / Path(prepared.views).name / "val" / "chunks.json"
+    table = disks[1] / "copies" / "views" / Path(prepared.store).name / "validation" / "chunks.json"
     table.write_text("{")
     prepared_for(run_of(tiny, shared, "$OWN_DISK/copies"))
     assert to_copy() == ["1 of 2 node(s), into $OWN_DISK/copies of each"]
@@ -151,7 +151,7 @@ def test_a_trial_reads_the_copy_then_the_shared_folder_and_fails_without_either(
 ) -> None:
     run = run_of(tiny, tmp_path / "shared", str(tmp_path / "own"))
     prepared = replace(prepare(run, lambda line: None), local=str(tmp_path / "own"))
-    store = Path(prepared.views)
+    store = Path(prepared.store)
 
     def first_epoch() -> dict[str, Any]:
         task = TrialTask(str(tmp_path), prepared, threads=1).at(Trial(7, "bpkd", "sampled", run))

@@ -22,8 +22,8 @@ from bpkd_search.models.build import build_model
 from bpkd_search.pictures.comparison import BAND, RIGHT, VOID, WRONG, edge_errors, make_panels, most_different
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.search.engine import Engine
-from bpkd_search.training.inputs import open_data
 from bpkd_search.training.prepare import prepare
+from bpkd_search.training.source import open_data
 from bpkd_search.training.teacher import open_teacher
 from tests.driving import drive
 

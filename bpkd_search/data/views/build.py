@@ -19,7 +19,7 @@ from bpkd_search.data.views.chunks import Map, Progress, Table, cache_lock, thre
 from bpkd_search.data.views.codecs import Codec, open_codec
 from bpkd_search.data.views.crops import Views
 from bpkd_search.data.views.layout import Array, Layout
-from bpkd_search.data.views.manifest import MANIFEST, Manifest
+from bpkd_search.data.views.manifest import Manifest, read_manifest
 from bpkd_search.data.views.maps import MapPlan, MapWork
 from bpkd_search.data.views.recipe import ViewRecipe, val_records, whole_records
 from bpkd_search.data.views.store import USE, ViewStore
@@ -61,7 +61,7 @@ def build_views(
     opened = None if stored else recipe
     manifest = describe(recipe, path)
     layouts = store_layouts(recipe, manifest, stored=stored)
-    if (path / MANIFEST).is_file() and all(chunks.finished(path / name, part) for name, part in layouts.items()):
+    if read_manifest(path) is not None and all(chunks.finished(path / name, part) for name, part in layouts.items()):
         return ViewStore(path, recipe=opened, seed=recipe.seed)
     require_space(root, {"the images": sum(bytes_left(path / name, layout) for name, layout in layouts.items())})
     work = {"train": recipe.train_rows, "whole": recipe.whole_rows, "validation": recipe.val_rows}
@@ -78,10 +78,9 @@ def describe(recipe: ViewRecipe, path: Path) -> Manifest:
 
     Raises `DataError` that names every damaged sample, `ConfigError` if no image is as large as the crop.
     """
-    try:
-        return Manifest.read(path)
-    except DataError:
-        manifest = Manifest.of(recipe)
+    if (manifest := read_manifest(path)) is not None:
+        return manifest
+    manifest = Manifest.of(recipe)
     transform = recipe.train_transform
     crop = (transform.height, transform.width)
     largest = [scaled_size(base_size(size, transform.resize), transform.scale[1]) for size in manifest.train_sizes]

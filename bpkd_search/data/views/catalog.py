@@ -104,8 +104,8 @@ def _parts(path: Path) -> list[Path]:
 
 def _entry(path: Path) -> Entry:
     try:
-        about = json.loads((path / MANIFEST).read_text())
-    except ValueError:
+        about = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         about = {}
     tables = {folder.name: Table.read(folder) for folder in _parts(path)}
     logits = tuple(

@@ -50,18 +50,9 @@ class Manifest:
     @staticmethod
     def read(store: Path) -> Manifest:
         """Return the manifest of a store. Raises `DataError` if it is missing, damaged, or of an older version."""
-        try:
-            tree = json.loads((store / MANIFEST).read_text(encoding="utf-8"))
-            known = {field.name for field in fields(Manifest)}
-            values = {name: _tuples(value) for name, value in tree.items() if name in known}
-            for name, kind in (("transform", TrainTransform), ("evaluation", EvalTransform)):
-                given = {key: _tuples(value) for key, value in tree[name].items()}
-                if isinstance(given["resize"], dict):
-                    given["resize"] = Sides.model_validate(given["resize"])
-                values[name] = kind(**given)
-            return Manifest(**values)
-        except (OSError, ValueError, TypeError, KeyError) as e:
-            raise DataError(f"{store}: holds no views ({e}); `bpkd-search views SPACE.yaml` builds them") from e
+        if (found := read_manifest(store)) is None:
+            raise DataError(f"{store}: holds no views, or is damaged; `bpkd-search views SPACE.yaml` builds them")
+        return found
 
     def write(self, store: Path, about: dict[str, Any]) -> None:
         """Write the manifest whole, with `about`, which is for users."""
@@ -70,6 +61,22 @@ class Manifest:
             if isinstance(sides := getattr(self, name).resize, Sides):
                 tree[name]["resize"] = sides.model_dump()
         write_text(store / MANIFEST, json.dumps(tree))
+
+
+def read_manifest(store: Path) -> Manifest | None:
+    """Return the manifest of a store, or None if it is missing, damaged, or of an older version."""
+    try:
+        tree = json.loads((store / MANIFEST).read_text(encoding="utf-8"))
+        known = {field.name for field in fields(Manifest)}
+        values = {name: _tuples(value) for name, value in tree.items() if name in known}
+        for name, kind in (("transform", TrainTransform), ("evaluation", EvalTransform)):
+            given = {key: _tuples(value) for key, value in tree[name].items()}
+            if isinstance(given["resize"], dict):
+                given["resize"] = Sides.model_validate(given["resize"])
+            values[name] = kind(**given)
+        return Manifest(**values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _tuples(value: Any) -> Any:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from bpkd_search.data.base import Dataset, Survey, digest, survey
+from bpkd_search.data.base import Dataset, Survey, survey
 from bpkd_search.data.geometry import Size
+from bpkd_search.data.keys import views_key
 from bpkd_search.data.transforms import EvalTransform, TrainTransform, resize
 from bpkd_search.data.views.layout import Array, Layout
 from bpkd_search.data.views.records import Records, pack
@@ -23,8 +25,9 @@ FORMAT = 2
 class ViewRecipe:
     """Everything that determines a store: two splits, two transforms, views per image, and the seed.
 
-    With 0 views the store holds whole images, of which every epoch takes new crops. `about` is for users only: it is
-    stored in the description of the store and does not affect its key.
+    With 0 views the store holds whole images, of which every epoch takes new crops. Two more do not affect the key:
+    `about` is for users only and is stored in the description of the store, `cache` is the directory where hashes of
+    files are kept.
     """
 
     train: Dataset
@@ -34,23 +37,24 @@ class ViewRecipe:
     views: int
     seed: int = 0
     about: dict[str, Any] = field(default_factory=dict)
+    cache: Path | None = None
 
     def key(self) -> str:
-        """Return a hash of everything that determines the arrays, the same wherever the data is.
+        """Return a hash of everything that determines the arrays, the same wherever the data is."""
+        return views_key(self.parts())
 
-        Whole images are the same for every seed of the crops.
-        """
-        return digest(
-            [
-                FORMAT,
-                self.train.identity(),
-                self.val.identity(),
-                self.train_transform.identity(),
-                self.eval_transform.identity(),
-                self.views,
-                self.seed if self.views else 0,
-            ]
-        )
+    def parts(self) -> list[Any]:
+        """Return what determines the arrays beside libraries, as plain values."""
+        return [
+            FORMAT,
+            self.train.identity(self.cache),
+            self.val.identity(self.cache),
+            self.train_transform.identity(),
+            self.eval_transform.identity(),
+            self.views,
+            # Whole images are the same for every seed of the crops.
+            self.seed if self.views else 0,
+        ]
 
     def crops_key(self) -> str:
         """Return a hash of everything that determines the training crops: of a store, and of the seed of fresh ones."""
