@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
+from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from bpkd_search.config.models import Data, Student
@@ -73,13 +74,17 @@ def comparable(name: str) -> str:
     return "encoder." + name.removeprefix("encoder.").removeprefix("model.").replace("_", ".")
 
 
-def classify(model: Segmentor, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return class ids uint8 [H, W] of an image uint8 [H, W, 3], resized to `size` (height, width) as in validation."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)
-    # EvalTransform's resizing, so that the student sees its input as in validation.
-    small = F.resize(pixels, list(size), antialias=True)
-    ids: NDArray[np.uint8] = predict_classes(model, small[None], image.shape[:2])[0].to(torch.uint8).cpu().numpy()
-    return ids
+def classify(model: Segmentor, image: NDArray[np.uint8], data: Data) -> NDArray[np.uint8]:
+    """Return class ids uint8 [H, W] of an image uint8 [H, W, 3], resized and segmented as in validation on `data`."""
+    ids = predict_classes(model, network_input(image, data)[None], image.shape[:2], data.evaluation)[0]
+    classes: NDArray[np.uint8] = ids.to(torch.uint8).cpu().numpy()
+    return classes
+
+
+def network_input(image: NDArray[np.uint8], data: Data) -> Tensor:
+    """Return an image uint8 [H, W, 3] as uint8 [3, h, w] at the size that it has in validation on `data`."""
+    resized: Tensor = F.resize(torch.from_numpy(image).permute(2, 0, 1), [data.height, data.width], antialias=True)
+    return resized
 
 
 def predict(
@@ -105,7 +110,7 @@ def predict(
         if path.exists():
             raise DataError(f"{path}: exists already; choose another --out")
     model.to(pick_device("auto"))
-    height, width = about["size"]
+    data = Data.model_validate(about["config"]["data"])
     colours = np.array(about["palette"], dtype=np.uint8)
     written: list[Path] = []
     faults = []
@@ -115,7 +120,7 @@ def predict(
         except DataError as e:
             faults.append(str(e))
             continue
-        ids = classify(model, image, (height, width))
+        ids = classify(model, image, data)
         mask = Image.fromarray(ids)
         mask.putpalette(colours.tobytes())
         overlay = Image.fromarray(np.rint((1 - OVERLAY) * image + OVERLAY * colours[ids]).astype(np.uint8))

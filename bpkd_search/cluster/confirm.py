@@ -38,7 +38,7 @@ from bpkd_search.models.build import pick_device
 from bpkd_search.predict import load_student
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.search.engine import Engine, parameter_kinds
-from bpkd_search.training.distill import evaluate
+from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.inputs import Say, open_data, view_recipe
 
 ROWS_A_FILE = 500
@@ -140,7 +140,7 @@ class Confirmation:
             store = build_views(replace(view_recipe(data), val=held_out), views, stored=False)
             for number, path in students.items():
                 model, _ = load_student(path)
-                self.scores[number] = dict(evaluate(model.to(device), store, device).as_dict())
+                self.scores[number] = dict(evaluate(model.to(device), store, device, data.evaluation).as_dict())
                 self.engine.recorder.record("test", number, **self.scores[number])
                 self._put(number)
             self._table.flush()

@@ -13,6 +13,7 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     Tag,
+    ValidationInfo,
     field_validator,
     model_serializer,
 )
@@ -24,6 +25,68 @@ from bpkd_search.data.kinds import OPTION_BLOCKS, KindName, with_option_blocks
 from bpkd_search.losses.methods import Bpkd
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+
+
+Side = Annotated[int, Field(ge=32, le=4096)]
+
+
+class Eval(Block):
+    """How a network segments a whole image: in validation, for the held-out split and in `predict`.
+
+    `slide` averages the logits of overlapping windows; the last window of a row or column ends at the image's border.
+    Each of `scales`, and `flip` at each of them, is a pass of its own; the probabilities of several passes are
+    averaged. Scores are of labels in their own resolution.
+    """
+
+    mode: Literal["whole", "slide"] = Field(
+        default="whole", description="The whole image at once, or a sliding window over it."
+    )
+    crop: tuple[Side, Side] | None = Field(
+        default=None, description="[height, width] of the windows in pixels; default: the training crop."
+    )
+    stride: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
+        default=None, description="Pixels from one window to the next, [down, right]; default: two thirds of the crop."
+    )
+    flip: StrictBool = Field(default=False, description="Also segment the image flipped horizontally.")
+    scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field(
+        default=(1.0,), description="Factors by which the image is resized, a pass each."
+    )
+    labels: Literal["original", "resized"] = Field(
+        default="original",
+        description="Labels at their own resolution, or resized to the network's input as early versions did.",
+    )
+
+    @field_validator("crop", "stride")
+    @classmethod
+    def _slides(cls, value: tuple[int, int] | None, info: ValidationInfo) -> tuple[int, int] | None:
+        if value is not None and info.data.get("mode") == "whole":
+            raise ValueError("must be left out unless mode is slide")
+        if value is not None and info.field_name == "stride" and info.data.get("crop"):
+            require_overlap(value, info.data["crop"])
+        return value
+
+    @field_validator("scales")
+    @classmethod
+    def _some(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value:
+            raise ValueError("must hold at least one factor, such as 1.0")
+        return value
+
+    def windows(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return size and stride of the windows in pixels, (height, width) each.
+
+        A stride that is not given is two thirds of the crop. Raises `ValueError` if `crop` is not given.
+        """
+        if self.crop is None:
+            raise ValueError("crop: a sliding window needs its size")
+        height, width = self.crop
+        return self.crop, self.stride or (round(2 * height / 3), round(2 * width / 3))
+
+
+def require_overlap(stride: tuple[int, int], crop: tuple[int, int]) -> None:
+    """Check that windows leave no pixel out. Raises `ValueError`."""
+    if stride[0] > crop[0] or stride[1] > crop[1]:
+        raise ValueError(f"must not exceed the crop {list(crop)}: pixels between the windows would be left out")
 
 
 @with_option_blocks
@@ -48,6 +111,7 @@ class Data(Block):
     )
     flip: float = Field(default=0.5, ge=0, le=1, description="Probability of a horizontal flip.")
     colour: float = Field(default=0.2, ge=0, le=1, description="Strength of the colour jitter.")
+    eval: Eval = Eval()
     views: int = Field(default=8, ge=1, le=1000, description="Augmented crops kept per image.")
     views_dir: Path | None = Field(
         default=None, description="Folder of views and teachers; default: BPKD_SEARCH_CACHE or the user's cache."
@@ -69,6 +133,16 @@ class Data(Block):
             raise ValueError("must be [low, high] with 0 < low <= high <= 8")
         return value
 
+    @field_validator("eval")
+    @classmethod
+    def _overlapping(cls, value: Eval, info: ValidationInfo) -> Eval:
+        if value.stride is not None and value.crop is None and {"height", "width"} <= info.data.keys():
+            try:
+                require_overlap(value.stride, (info.data["height"], info.data["width"]))
+            except ValueError as e:
+                raise ValueError(f"stride {e}") from e
+        return value
+
     @field_validator("test_split")
     @classmethod
     def _held_out(cls, value: str | None) -> str | None:
@@ -80,6 +154,13 @@ class Data(Block):
     def _without_empty_blocks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = handler(self)
         return {key: value for key, value in tree.items() if value is not None or key not in OPTION_BLOCKS}
+
+    @property
+    def evaluation(self) -> Eval:
+        """`eval`, with windows of the training crop if it slides and gives no other."""
+        if self.eval.mode == "whole" or self.eval.crop is not None:
+            return self.eval
+        return self.eval.model_copy(update={"crop": (self.height, self.width)})
 
     @property
     def options(self) -> Block | None:

@@ -30,8 +30,14 @@ def resize(image: Tensor, label: Tensor, height: int, width: int) -> tuple[Tenso
     """
     size = [height, width]
     small = F.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
+    return small, resize_label(label, height, width)
+
+
+def resize_label(label: Tensor, height: int, width: int) -> Tensor:
+    """Resize a label [H, W] to height x width as `resize` does."""
     # A plain tensor, not a tv_tensors.Mask: some versions of v2 ignore the requested mode for a Mask.
-    return small, F.resize(label[None], size, interpolation=InterpolationMode.NEAREST_EXACT)[0]
+    resized: Tensor = F.resize(label[None], [height, width], interpolation=InterpolationMode.NEAREST_EXACT)[0]
+    return resized
 
 
 def place(image: Tensor, label: Tensor, height: int, width: int, *, down: float, right: float) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ from scipy.stats import spearmanr
 from bpkd_search.config.models import RunConfig
 from bpkd_search.models.build import pick_device
 from bpkd_search.training.distill import Distillation
+from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.prepare import prepare
 from bpkd_search.training.teacher import open_teacher
 
@@ -78,7 +79,8 @@ def train(given: argparse.Namespace, setting: str, mode: str, seed: int) -> dict
     distillation = Distillation(run.student, run.loss, run.train, store, teacher=net)
     while not distillation.finished:
         distillation.train_epoch()
-    return {"setting": setting, "mode": mode, "seed": seed, "miou": distillation.evaluate().miou}
+    scores = evaluate(distillation.student, store, device, run.data.evaluation)
+    return {"setting": setting, "mode": mode, "seed": seed, "miou": scores.miou}
 
 
 def agreement(a: list[float], b: list[float]) -> dict[str, float]:
