@@ -52,6 +52,16 @@ def predict_classes(
         return torch.cat(parts)
 
 
+def input_sizes(size: Sequence[int], evaluation: Eval) -> list[tuple[int, int]]:
+    """Return the sizes (height, width) at which a network sees an image of `size`."""
+    return [evaluation.windows()[0]] if evaluation.mode == "slide" else [_scaled(size, s) for s in evaluation.scales]
+
+
+def _scaled(size: Sequence[int], scale: float) -> tuple[int, int]:
+    height, width = (max(1, round(scale * side)) for side in size)
+    return height, width
+
+
 def _passes(evaluation: Eval) -> list[tuple[float, bool]]:
     """Return scale and flip of each pass."""
     return [(scale, flip) for scale in evaluation.scales for flip in (False, True)[: 1 + evaluation.flip]]
@@ -65,8 +75,7 @@ def _scores(model: Segmentor, images: Tensor, evaluation: Eval, amp: bool) -> Te
     for scale, flip in passes:
         seen = images.flip(-1) if flip else images
         if scale != 1:
-            size = [max(1, round(scale * side)) for side in images.shape[-2:]]
-            seen = F.interpolate(seen.float(), size, mode="bilinear", antialias=True)
+            seen = F.interpolate(seen.float(), _scaled(images.shape[-2:], scale), mode="bilinear", antialias=True)
         logits = _slide(model, seen, evaluation, amp) if evaluation.mode == "slide" else _whole(model, seen, amp)
         logits = logits.flip(-1) if flip else logits
         if len(passes) == 1:

@@ -24,7 +24,7 @@ from bpkd_search.data.views import (
 )
 from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.errors import ConfigError, DataError
-from bpkd_search.training.check import check_networks, try_step
+from bpkd_search.training.check import check_evaluation, check_networks, try_step
 from bpkd_search.training.inputs import Say, every_tenth, prepare_views, view_recipe, views_left
 from bpkd_search.training.teacher import FrozenTeacher, file_hash, logits_shape, plain_model, prepare_teacher
 
@@ -87,6 +87,7 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     recipe = view_recipe(run.data)
     require_space(cache_dir(run.data.views_dir), needed_bytes(run, recipe))
     store = prepare_views(run.data, say, view_map, recipe)
+    check_evaluation(run, store.val_images.shape[-2:])
     terms = terms_by_path(run.loss).items()
     if faults := [f"{path}.{fault}" for path, term in terms for fault in term.class_faults(store.num_classes)]:
         raise ConfigError(faults)
