@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
+from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from bpkd_search.config.models import Data, Student
 from bpkd_search.data.base import MAX_CLASSES, listed
 from bpkd_search.data.folder import IMAGE_SUFFIXES, find_files, read_image
+from bpkd_search.data.geometry import base_size
 from bpkd_search.errors import CheckpointError, DataError
 from bpkd_search.files import replacing
 from bpkd_search.imports import callable_module
@@ -31,7 +33,8 @@ def load_student(path: Path | str) -> tuple[Segmentor, dict[str, Any]]:
     """Return a student in evaluation mode on the CPU, and the description in its file.
 
     `path` is a safetensors file of `bpkd-search train` or `export`; nothing else is needed. The description
-    contains `config`, `class_names`, `palette` and `size` (height, width). Raises `CheckpointError` if it does not fit.
+    contains `config`, `class_names`, `palette` and `size`, (height, width) of the training crops. Raises
+    `CheckpointError` if it does not fit.
     """
     path = Path(path)
     if not path.is_file():
@@ -60,10 +63,7 @@ def load_student(path: Path | str) -> tuple[Segmentor, dict[str, Any]]:
         model.load_state_dict(weights)
     except RuntimeError as e:
         raise CheckpointError(f"{path}: does not fit {spec.encoder} + {spec.head}: {' '.join(str(e).split())}") from e
-    return model.eval().requires_grad_(False), {
-        **about,
-        "size": list(data.resize) if isinstance(data.resize, tuple) else None,
-    }
+    return model.eval().requires_grad_(False), {**about, "size": list(data.crop)}
 
 
 def comparable(name: str) -> str:
@@ -76,13 +76,18 @@ def comparable(name: str) -> str:
     return "encoder." + name.removeprefix("encoder.").removeprefix("model.").replace("_", ".")
 
 
-def classify(model: Segmentor, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return class ids uint8 [H, W] of an image uint8 [H, W, 3], resized to `size` (height, width) as in validation."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)
-    # EvalTransform's resizing, so that the student sees its input as in validation.
-    small = F.resize(pixels, list(size), antialias=True)
-    ids: NDArray[np.uint8] = predict_classes(model, small[None], image.shape[:2])[0].to(torch.uint8).cpu().numpy()
-    return ids
+def classify(model: Segmentor, image: NDArray[np.uint8], data: Data) -> NDArray[np.uint8]:
+    """Return class ids uint8 [H, W] of an image uint8 [H, W, 3], resized and segmented as in validation on `data`."""
+    ids = predict_classes(model, network_input(image, data)[None], image.shape[:2], data.evaluation)[0]
+    classes: NDArray[np.uint8] = ids.to(torch.uint8).cpu().numpy()
+    return classes
+
+
+def network_input(image: NDArray[np.uint8], data: Data) -> Tensor:
+    """Return an image uint8 [H, W, 3] as uint8 [3, h, w] at the size that it has in validation on `data`."""
+    height, width = base_size((image.shape[0], image.shape[1]), data.resize)
+    resized: Tensor = F.resize(torch.from_numpy(image).permute(2, 0, 1), [height, width], antialias=True)
+    return resized
 
 
 def predict(
@@ -108,7 +113,7 @@ def predict(
         if path.exists():
             raise DataError(f"{path}: exists already; choose another --out")
     model.to(pick_device("auto"))
-    height, width = about["size"]
+    data = Data.model_validate(about["config"]["data"])
     colours = np.array(about["palette"], dtype=np.uint8)
     written: list[Path] = []
     faults = []
@@ -118,7 +123,7 @@ def predict(
         except DataError as e:
             faults.append(str(e))
             continue
-        ids = classify(model, image, (height, width))
+        ids = classify(model, image, data)
         mask = Image.fromarray(ids)
         mask.putpalette(colours.tobytes())
         overlay = Image.fromarray(np.rint((1 - OVERLAY) * image + OVERLAY * colours[ids]).astype(np.uint8))

@@ -45,6 +45,15 @@ MEASURES_PAGE = """# Measures
 
 What is measured of a student, as columns of the tables. Scores may rank a search (`search.metric`); scores and costs
 may be objectives (`search.objectives`) and constraints (`search.constraints`); records are only kept.
+
+Scores are measured as papers measure them. A validation image passes the network whole; its logits are enlarged to the
+resolution of its label, which is never resized; one confusion matrix counts the whole split. The edge band is 3
+pixels wide on either side of a class change, in pixels of the label, and the distance of Boundary IoU is 2 % of each
+image's own diagonal. [`data.eval`](configuration.md#dataeval) has other ways: `mode: slide` averages the logits of
+overlapping windows (windows of 512x512 are 341 pixels apart unless `stride` says otherwise, as is usual in
+mmsegmentation's configurations), and `flip` and `scales` average the probabilities of several passes. `predict` and
+`export --verify` segment images as the student's file says. `labels: resized` measures on labels of the size of the
+network's input: searches of early versions did, and keep their scores, which are not comparable with those of papers.
 """
 
 COMMANDS = """# Commands

@@ -70,6 +70,45 @@ def test_masks_and_overlays_show_what_the_model_says_at_the_images_size(student:
     assert len(seen) > 1
 
 
+def test_windows_and_flips_of_the_header_are_those_of_the_masks(tiny: dict[str, Any], tmp_path: Path) -> None:
+    how = {"mode": "slide", "crop": [32, 32], "stride": [32, 16], "flip": True}
+    model, file = Segmentor("mobilenetv3_small_050", 3, channels=8).eval(), tmp_path / "student.safetensors"
+    image = picture(tmp_path / "a.png", 70, 51)
+    small, _ = EvalTransform(32, 48)(torch.from_numpy(image).permute(2, 0, 1), torch.zeros(image.shape[:2]).byte())
+    with torch.no_grad():  # every class is predicted somewhere
+        model.classifier.weight.mul_(50)
+        model.classifier.bias -= model(small[None]).mean((0, 2, 3))
+    save_weights(file, model, about({**tiny, "data": {**tiny["data"], "eval": how}}))
+    mask, _ = predict(file, tmp_path / "a.png", tmp_path / "out")
+    mean = torch.zeros(3, 32, 48)
+    for flip in (False, True):
+        total, times = torch.zeros(3, 32, 48), torch.zeros(48)
+        seen = torch.from_numpy(small.numpy()[..., ::-1].copy()) if flip else small
+        for left in (0, 16):
+            logits = model(seen[None, :, :, left : left + 32])
+            total[..., left : left + 32] += F.interpolate(logits, (32, 32), mode="bilinear")[0]
+            times[left : left + 32] += 1
+        probabilities = (total / times).softmax(0)
+        mean += (probabilities.flip(-1) if flip else probabilities) / 2
+    expected = F.interpolate(mean[None], image.shape[:2], mode="bilinear")[0].argmax(0).numpy()
+    assert len(np.unique(expected)) > 1
+    assert (np.array(Image.open(mask)) == expected).mean() > 0.999
+
+
+def test_a_header_without_a_way_of_evaluation_gives_the_masks_of_the_whole_image(
+    student: Path, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    image = picture(tmp_path / "a.png", 70, 51)
+    header = about(tiny)
+    del header["config"]["data"]["eval"]
+    older = tmp_path / "older.safetensors"
+    save_weights(older, load_student(student)[0], header)
+    mask, _ = predict(older, tmp_path / "a.png", tmp_path / "out")
+    small, _ = EvalTransform(32, 48)(torch.from_numpy(image).permute(2, 0, 1), torch.zeros(image.shape[:2]).byte())
+    logits = load_student(older)[0](small[None])
+    assert np.array_equal(np.array(Image.open(mask)), F.interpolate(logits, (70, 51), mode="bilinear").argmax(1)[0])
+
+
 def test_a_single_file_and_nothing_replaced(student: Path, tmp_path: Path) -> None:
     picture(tmp_path / "in" / "a.jpg", 40, 40)
     files = predict(student, tmp_path / "in" / "a.jpg", tmp_path / "out")
@@ -120,12 +159,14 @@ def test_what_train_writes_is_loaded_without_its_folder(tiny: dict[str, Any], tm
     assert (said["miou"], said["size"], len(said["class_names"])) == (metrics["miou"], [32, 48], model.num_classes)
     assert said["config"] == to_tree(run)
     # The scores are those of these weights.
-    from bpkd_search.training.distill import evaluate
+    from bpkd_search.training.evaluation import evaluate
     from bpkd_search.training.forms import Form
     from bpkd_search.training.inputs import prepare_views
 
     store = prepare_views(run.data, Form(2, "stored"), lambda line: None)
-    assert evaluate(model, store, torch.device("cpu")).miou == pytest.approx(metrics["miou"], abs=1e-12)
+    assert evaluate(model, store, torch.device("cpu"), run.data.evaluation).miou == pytest.approx(
+        metrics["miou"], abs=1e-12
+    )
     assert [list(colour) for colour in store.palette] == said["palette"]
 
 

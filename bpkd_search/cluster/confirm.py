@@ -40,7 +40,7 @@ from bpkd_search.models.build import pick_device
 from bpkd_search.predict import load_student
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.search.engine import Engine, parameter_kinds
-from bpkd_search.training.distill import evaluate
+from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import Say, view_recipe
 from bpkd_search.training.source import open_data
@@ -150,7 +150,7 @@ class Confirmation:
             store = build_views(replace(recipe, val=held_out), views, stored=False)
             for number, path in students.items():
                 model, _ = load_student(path)
-                self.scores[number] = dict(evaluate(model.to(device), store, device).as_dict())
+                self.scores[number] = dict(evaluate(model.to(device), store, device, data.evaluation).as_dict())
                 self.engine.recorder.record("test", number, **self.scores[number])
                 self._put(number)
             self._table.flush()

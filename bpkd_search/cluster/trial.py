@@ -26,6 +26,7 @@ from bpkd_search.experiment.trial import Trial
 from bpkd_search.files import RETRY_SECONDS, full_disk, is_full
 from bpkd_search.models import save_weights
 from bpkd_search.training.distill import Distillation, Diverged
+from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.prepare import Prepared
 from bpkd_search.training.process_cache import ProcessCache
 
@@ -155,7 +156,8 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
                 self._log("its checkpoint is missing; starts again")
         run = self.run
         report = run.train_epoch()
-        scores = run.evaluate()
+        evaluation = RunConfig.model_validate(self.task.run).data.evaluation
+        scores = evaluate(run.student, run.store, run.device, evaluation)
         report |= scores.as_dict()
         report |= {
             "class_iou": [None if iou != iou else iou for iou in scores.iou],

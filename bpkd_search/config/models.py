@@ -13,6 +13,7 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     Tag,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -44,23 +45,62 @@ def _word_or_number(value: Any) -> str:
 
 
 class Eval(Block):
-    """How a network is evaluated on an image, whose logits are resized to the label's grid.
+    """How a network segments a whole image: in validation, for the held-out split and in `predict`.
 
-    `slide` averages overlapping windows. `flip` and several `scales` average softmax probabilities. Labels are those of
-    the data set as they are; `labels: resized` compares at the size of the network's input, as searches did before
-    images kept their own resolution.
+    `slide` averages the logits of overlapping windows; the last window of a row or column ends at the image's border.
+    Each of `scales`, and `flip` at each of them, is a pass of its own; the probabilities of several passes are
+    averaged. Scores are of labels in their own resolution.
     """
 
-    mode: Literal["whole", "slide"] = Field(default="whole", description="The whole image at once, or windows of it.")
-    crop: tuple[int, int] | None = Field(
-        default=None, description="[height, width] of a window; default: the training crop."
+    mode: Literal["whole", "slide"] = Field(
+        default="whole", description="The whole image at once, or a sliding window over it."
     )
-    stride: tuple[int, int] | None = Field(
-        default=None, description="[down, right] between windows; default: two thirds of the window."
+    crop: tuple[Side, Side] | None = Field(
+        default=None, description="[height, width] of the windows in pixels; default: the training crop."
     )
-    flip: StrictBool = Field(default=False, description="Average with the flipped image.")
-    scales: tuple[float, ...] = Field(default=(1.0,), min_length=1, description="Scales that are averaged.")
-    labels: Literal["original", "resized"] = Field(default="original", description="The grid of the comparison.")
+    stride: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
+        default=None, description="Pixels from one window to the next, [down, right]; default: two thirds of the crop."
+    )
+    flip: StrictBool = Field(default=False, description="Also segment the image flipped horizontally.")
+    scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field(
+        default=(1.0,), description="Factors by which the image is resized, a pass each."
+    )
+    labels: Literal["original", "resized"] = Field(
+        default="original",
+        description="Labels at their own resolution, or resized to the network's input as early versions did.",
+    )
+
+    @field_validator("crop", "stride")
+    @classmethod
+    def _slides(cls, value: tuple[int, int] | None, info: ValidationInfo) -> tuple[int, int] | None:
+        if value is not None and info.data.get("mode") == "whole":
+            raise ValueError("must be left out unless mode is slide")
+        if value is not None and info.field_name == "stride" and info.data.get("crop"):
+            require_overlap(value, info.data["crop"])
+        return value
+
+    @field_validator("scales")
+    @classmethod
+    def _some(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value:
+            raise ValueError("must hold at least one factor, such as 1.0")
+        return value
+
+    def windows(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return size and stride of the windows in pixels, (height, width) each.
+
+        A stride that is not given is two thirds of the crop. Raises `ValueError` if `crop` is not given.
+        """
+        if self.crop is None:
+            raise ValueError("crop: a sliding window needs its size")
+        height, width = self.crop
+        return self.crop, self.stride or (round(2 * height / 3), round(2 * width / 3))
+
+
+def require_overlap(stride: tuple[int, int], crop: tuple[int, int]) -> None:
+    """Check that windows leave no pixel out. Raises `ValueError`."""
+    if stride[0] > crop[0] or stride[1] > crop[1]:
+        raise ValueError(f"must not exceed the crop {list(crop)}: pixels between the windows would be left out")
 
 
 @with_option_blocks
@@ -103,7 +143,7 @@ class Data(Block):
     flip: float = Field(default=0.5, ge=0, le=1, description="Probability of a horizontal flip.")
     colour: float = Field(default=0.2, ge=0, le=1, description="Strength of the colour jitter.")
     hue: float = Field(default=0.0, ge=0, le=0.5, description="Largest random turn of the hue, in circles.")
-    eval: Eval = Field(default=Eval(), description="How validation and prediction go over an image.")
+    eval: Eval = Eval()
     val_images: int | None = Field(
         default=None,
         ge=1,
@@ -155,6 +195,16 @@ class Data(Block):
             raise ValueError("must be [low, high] with 0 < low <= high <= 8")
         return value
 
+    @field_validator("eval")
+    @classmethod
+    def _overlapping(cls, value: Eval, info: ValidationInfo) -> Eval:
+        if value.stride is not None and value.crop is None and "crop" in info.data:
+            try:
+                require_overlap(value.stride, info.data["crop"])
+            except ValueError as e:
+                raise ValueError(f"stride {e}") from e
+        return value
+
     @field_validator("test_split")
     @classmethod
     def _held_out(cls, value: str | None) -> str | None:
@@ -166,6 +216,13 @@ class Data(Block):
     def _without_empty_blocks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = handler(self)
         return {key: value for key, value in tree.items() if value is not None or key not in OPTION_BLOCKS}
+
+    @property
+    def evaluation(self) -> Eval:
+        """`eval`, with windows of the training crop if it slides and gives no other."""
+        if self.eval.mode == "whole" or self.eval.crop is not None:
+            return self.eval
+        return self.eval.model_copy(update={"crop": self.crop})
 
     @property
     def options(self) -> Block | None:

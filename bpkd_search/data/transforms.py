@@ -39,8 +39,14 @@ def resize(image: Tensor, label: Tensor, height: int, width: int) -> tuple[Tenso
     """
     size = [height, width]
     small = F.resize(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
+    return small, resize_label(label, height, width)
+
+
+def resize_label(label: Tensor, height: int, width: int) -> Tensor:
+    """Resize a label [H, W] to height x width as `resize` does."""
     # A plain tensor, not a tv_tensors.Mask: some versions of v2 ignore the requested mode for a Mask.
-    return small, F.resize(label[None], size, interpolation=InterpolationMode.NEAREST_EXACT)[0]
+    resized: Tensor = F.resize(label[None], [height, width], interpolation=InterpolationMode.NEAREST_EXACT)[0]
+    return resized
 
 
 def crop(image: Tensor, label: Tensor, top: int, left: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -242,7 +248,7 @@ class EvalTransform:
     def identity(self) -> str:
         """Return a short hash of the parameters."""
         # The form of this hash before images kept their own resolution, so that those stores are found.
-        if self.labels == "resized" and isinstance(self.resize, tuple):
+        if isinstance(self.resize, tuple):
             return digest(["eval", {"height": self.resize[0], "width": self.resize[1]}])
         return digest(["eval", _parameters(self)])
 

@@ -40,6 +40,7 @@ def model_card(
             {
                 "data": data["kind"],
                 "size": f"{data['height']}x{data['width']} (height x width): whole images are resized to it",
+                "evaluation": ", ".join(f"{key} {value}" for key, value in data.get("eval", {}).items() if value),
                 "epochs": train["epochs"],
                 "batch size": train["batch_size"],
                 "optimiser": f"{train['optimizer']}, learning rate {train['lr']}",

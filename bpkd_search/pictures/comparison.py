@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from bpkd_search.config.load import parse
-from bpkd_search.config.models import RunConfig
+from bpkd_search.config.models import Eval, RunConfig
 from bpkd_search.data import IGNORE_INDEX, Dataset, EvalTransform
 from bpkd_search.errors import CheckpointError, ExperimentError, UserError
 from bpkd_search.experiment.paths import STUDENTS, student_file
@@ -69,7 +69,7 @@ def _panels(board: Leaderboard, count: int) -> Panels:
     mine, base = (_student(board, searched) for searched in (True, False))
     run = mine.run
     dataset = open_data(run.data, "val")
-    size = EvalTransform(run.data.resize, "resized")
+    size, how = EvalTransform(run.data.resize, "resized"), run.data.evaluation
     device = pick_device("auto")
     for student in (mine, base):
         student.model.to(device)
@@ -77,7 +77,7 @@ def _panels(board: Leaderboard, count: int) -> Panels:
     differences = []
     for index in indices:
         image, labels = size(*dataset[index])
-        differs = classes(mine.model, image) != classes(base.model, image)
+        differs = classes(mine.model, image, labels.shape, how) != classes(base.model, image, labels.shape, how)
         differences.append(int((differs & (labels != IGNORE_INDEX)).sum()))
     remarks = [
         f"Chosen from {len(indices)} of {len(dataset)} validation images for how much the two students differ, one from"
@@ -109,9 +109,9 @@ def most_different(indices: Sequence[int], differences: Sequence[int], count: in
     return [indices[max(part, key=lambda place: differences[place])] for part in parts]
 
 
-def classes(model: Segmentor, image: Tensor) -> Tensor:
-    """Return the class ids uint8 [H, W] that a network predicts for an image uint8 [3, H, W], as in validation."""
-    return predict_classes(model, image[None], image.shape[-2:])[0].to(torch.uint8).cpu()
+def classes(model: Segmentor, image: Tensor, size: Sequence[int], evaluation: Eval) -> Tensor:
+    """Return the class ids uint8 [*size] that a network predicts for an image uint8 [3, h, w], as in validation."""
+    return predict_classes(model, image[None], size, evaluation)[0].to(torch.uint8).cpu()
 
 
 def edge_errors(image: Tensor, labels: Tensor, guess: Tensor) -> NDArray[np.uint8]:
@@ -152,13 +152,17 @@ def _row(
     """Return the pictures of one image."""
     colours = np.full((256, 3), VOID, dtype=np.uint8)
     colours[: len(dataset.palette)] = np.array(dataset.palette, dtype=np.uint8)
-    guesses = {student.title: classes(student.model, image) for student in (base, mine)}
+
+    def seen(model: Segmentor) -> Tensor:
+        return classes(model, image, labels.shape, mine.run.data.evaluation)
+
+    guesses = {student.title: seen(student.model) for student in (base, mine)}
     pictures = [
         Picture("image", _address(image.permute(1, 2, 0).numpy(), "JPEG")),
         Picture("ground truth", _address(colours[labels.numpy()])),
     ]
     if teacher is not None:
-        pictures.append(Picture("teacher", _address(colours[classes(teacher, image).numpy()])))
+        pictures.append(Picture("teacher", _address(colours[seen(teacher).numpy()])))
     pictures += [Picture(title, _address(colours[guess.numpy()])) for title, guess in guesses.items()]
     for title, guess in guesses.items():
         pictures.append(Picture(f"edge band: {title.partition(' (')[0]}", _address(edge_errors(image, labels, guess))))

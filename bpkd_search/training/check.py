@@ -1,12 +1,12 @@
 """Checks that cost seconds, before the views, the teacher and the trials cost hours.
 
-`check_networks` builds student and teacher without memory (PyTorch's meta device); `try_step` trains the student for
-one real step.
+`check_networks` and `check_evaluation` build student and teacher without memory (PyTorch's meta device); `try_step`
+trains the student for one real step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import ConfigError, ResourceError, UserError
 from bpkd_search.models.build import build_model, logits_shape, pick_device
 from bpkd_search.models.encoders import native_size
+from bpkd_search.models.inference import input_sizes
 from bpkd_search.training.distill import Distillation
 
 # Students of a space that are built at most; each costs about 0.2 s.
@@ -41,6 +42,22 @@ def check_networks(config: RunConfig) -> None:
             faults.append(f"space.student{fault}" if key in point else f"student{fault}")
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
+
+
+def check_evaluation(run: RunConfig, size: Sequence[int]) -> None:
+    """Pass a validation image of `size` (height, width) through teacher and student as `data.eval` says.
+
+    Raises `ConfigError` with the sizes that a network cannot take.
+    """
+    sizes = input_sizes(size, run.data.evaluation)
+    models = {"teacher": run.teacher, "student": run.student}
+    if faults := [
+        f"data.eval: {name}{fault}"
+        for name, model in models.items()
+        for seen in sizes
+        for fault in _network_faults(_plain(model), 0, *seen)
+    ]:
+        raise ConfigError(faults)
 
 
 def try_step(run: RunConfig, store: ViewStore, *, online: bool) -> None:

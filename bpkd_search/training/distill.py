@@ -2,7 +2,8 @@
 
     run = Distillation(config.student, config.loss, config.train, store)
     while not run.finished:
-        report = run.train_epoch() | run.evaluate()
+        report = run.train_epoch()
+        scores = evaluate(run.student, run.store, run.device, config.data.evaluation)
 
 A teacher is trained the same way, with the loss `ce`. All randomness is a function of (seed, epoch), so a
 run resumed from a checkpoint after any epoch gives the weights of an uninterrupted one; on CPU with a
@@ -31,10 +32,8 @@ from bpkd_search.data.views.store import Batch
 from bpkd_search.errors import CheckpointError
 from bpkd_search.files import write_bytes
 from bpkd_search.losses import Criterion
-from bpkd_search.metrics import Scores, SegmentationMetrics
 from bpkd_search.models import Segmentor, count_parameters
 from bpkd_search.models.build import autocast, build_model, pick_device
-from bpkd_search.models.inference import predict_classes
 from bpkd_search.training.forward import compiled_forward, forward
 
 Report = dict[str, Any]
@@ -53,17 +52,8 @@ class Diverged(Exception):
     """A loss term is not finite; the message names the term, the epoch and the step."""
 
 
-def evaluate(model: nn.Module, store: ViewStore, device: torch.device, batch_size: int = 16) -> Scores:
-    """Return every measure of a model on the store's validation split; logits are resized to the labels' grid."""
-    metrics = SegmentationMetrics(store.num_classes, device=device)
-    model.eval()
-    for image, label in store.val_samples():
-        metrics.update(predict_classes(model, image[None], label.shape), label[None])
-    return metrics.compute()
-
-
 class Distillation:
-    """A run in progress: `train_epoch` and `evaluate` advance it, `save` and `load` interrupt and resume it."""
+    """A run in progress: `train_epoch` advances it, `save` and `load` interrupt and resume it."""
 
     def __init__(
         self,
@@ -242,10 +232,6 @@ class Distillation:
                     torch.cuda.synchronize(self.device)
                 times.append(1000 * (time.perf_counter() - start))
         return statistics.median(times[1:])
-
-    def evaluate(self) -> Scores:
-        """Return every measure of the student on the validation split."""
-        return evaluate(self.student, self.store, self.device)
 
     def save(self, path: Path, report: Report | None = None) -> None:
         """Write a checkpoint atomically, with the epoch's report if given."""

@@ -55,7 +55,7 @@ def view_recipe(data: Data, form: Form) -> ViewRecipe:
         open_data(data, "train"),
         open_data(data, "val"),
         form.transform(data),
-        EvalTransform(data.resize, data.eval.labels),
+        EvalTransform(data.resize),
         form.views,
         data.seed,
         about={"kind": data.kind},

@@ -29,7 +29,7 @@ from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.errors import ConfigError, DataError
 from bpkd_search.models.build import logits_shape, pick_device, precision
 from bpkd_search.training.agreement import TOLERANCE, measure
-from bpkd_search.training.check import check_networks, try_step
+from bpkd_search.training.check import check_evaluation, check_networks, try_step
 from bpkd_search.training.forms import Form, forms, repeats
 from bpkd_search.training.inputs import Say, every_tenth, prepare_views, store_left, store_path, view_recipe
 from bpkd_search.training.source import open_data
@@ -109,6 +109,8 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
         require_space(cache_dir(run.data.views_dir), needed_bytes(run, form, recipe))
         store = prepare_views(run.data, form, say, view_map, recipe)
         if teacher is None:
+            for size in sorted(set(store.manifest.evaluation_sizes)):
+                check_evaluation(run, size)
             # The teacher of the first form, whatever form the trials get.
             try_step(run, store, online=form.mode == "online")
             teacher, scores = prepare_teacher(run, store, say)

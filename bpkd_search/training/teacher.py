@@ -11,6 +11,7 @@ import torch
 
 from bpkd_search.config.models import Model, RunConfig
 from bpkd_search.config.points import to_tree
+from bpkd_search.data.base import digest
 from bpkd_search.data.keys import teacher_key
 from bpkd_search.data.views import ViewStore, cache_dir
 from bpkd_search.data.views.chunks import cache_lock
@@ -19,7 +20,8 @@ from bpkd_search.files import write_text
 from bpkd_search.losses.methods import Ce
 from bpkd_search.models import Segmentor, load_segmentor, save_weights
 from bpkd_search.models.build import autocast, build_model, pick_device
-from bpkd_search.training.distill import Distillation, evaluate
+from bpkd_search.training.distill import Distillation
+from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.inputs import Say
 
 
@@ -32,25 +34,27 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
     spec = run.teacher
     path, key = teacher_file(run, store.crops_key)
     where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.epochs} epochs of training"
-    scores_file = cache_dir(run.data.views_dir) / "teachers" / f"{key}.json"
+    folder, evaluation = cache_dir(run.data.views_dir) / "teachers", run.data.evaluation
+    scores_file = folder / f"{key}-{digest(to_tree(evaluation))}.json"
     scores = _read_scores(scores_file) if path.is_file() else None
     if scores is None:
         doing = "evaluating" if path.is_file() else "training"
         waiting = f"teacher: another process is {doing} it; waiting for it"
-        with cache_lock(scores_file.with_suffix(".lock"), notice=lambda: say(waiting)):
+        with cache_lock(folder / f"{key}.lock", notice=lambda: say(waiting)):
             if spec.checkpoint is None and not path.is_file():
                 _train_teacher(run, store, path, say)
             scores = _read_scores(scores_file)
             if scores is None:
                 device = pick_device(run.train.device)
-                scores = evaluate(open_teacher(run, store.num_classes, path, device), store, device).as_dict()
+                teacher = open_teacher(run, store.num_classes, path, device)
+                scores = evaluate(teacher, store, device, evaluation).as_dict()
                 write_text(scores_file, json.dumps(scores))
     say(f"teacher: {spec.encoder} + {spec.head}, from {where}: val mIoU {scores['miou']:.4f}")
     return path, scores
 
 
 def teacher_file(run: RunConfig, crops: str) -> tuple[Path, str]:
-    """Return the path of the teacher's weights, existing or not, and the key of what determines them and their scores.
+    """Return the path of the teacher's weights, existing or not, and the key of what determines them.
 
     `crops` is the key of the run's training crops. Raises `CheckpointError` if a configured file is missing.
     """

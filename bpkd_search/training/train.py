@@ -17,6 +17,7 @@ from bpkd_search.files import write_text
 from bpkd_search.models import save_weights
 from bpkd_search.models.build import pick_device
 from bpkd_search.training.distill import Distillation, Diverged
+from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.inputs import Say
 from bpkd_search.training.prepare import prepare
 from bpkd_search.training.teacher import open_teacher
@@ -58,7 +59,7 @@ def train(config: RunConfig, out: Path | str, say: Say = lambda line: None) -> d
             report = run.train_epoch()
         except Diverged as e:
             raise UserError(f"training diverged: {e}; a lower train.lr or loss weight may help") from e
-        report |= run.evaluate().as_dict()
+        report |= evaluate(run.student, store, device, config.data.evaluation).as_dict()
         history.append(report)
         run.save(out / CHECKPOINT, {"history": json.dumps(history)})
         _write_history(out / HISTORY, history)

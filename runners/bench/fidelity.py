@@ -31,6 +31,7 @@ from scipy.stats import spearmanr
 from scipy.stats import t as student_t
 
 from bpkd_search.config.models import RunConfig
+from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.prepare import prepare
 from bpkd_search.training.process_cache import ProcessCache
 
@@ -101,7 +102,8 @@ def train(given: argparse.Namespace, data: str, arm: str, setting: str, seed: in
     while not distillation.finished:
         distillation.train_epoch()
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    figures = {"miou": distillation.evaluate().miou, "seconds": seconds, "cpu_seconds": cpu}
+    scores = evaluate(distillation.student, distillation.store, distillation.device, run.data.evaluation)
+    figures = {"miou": scores.miou, "seconds": seconds, "cpu_seconds": cpu}
     return {"data": data, "arm": arm, "setting": setting, "seed": seed, "epochs": given.epochs, **figures}
 
 

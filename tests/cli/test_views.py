@@ -102,7 +102,6 @@ def test_computed_views_leave_only_validation_and_logits_on_the_disk(tiny: dict[
 def test_a_disk_too_small_for_both_is_refused_with_each_size(
     call, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = parse(SearchConfig, yaml.safe_load(space.read_text()), "test").run()
     # 30 images and labels of 32x48.
     views = 30 * 4 * 32 * 48
     usage = shutil.disk_usage(tmp_path)

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpkd_search.config import SearchConfig, dump, load_run, load_search
+from bpkd_search.config import RunConfig, SearchConfig, dump, load_run, load_search
 from bpkd_search.config.load import parse
 from bpkd_search.config.paths import set_path
 from bpkd_search.config.points import to_tree
@@ -67,6 +67,13 @@ BAD = [
     ({"data": {"resize": [64]}}, "data.resize.1: is required"),
     ({"data": {"views": "many"}}, "data.views: got 'many', must be a valid integer"),
     ({"data": {"scale": [2, 1]}}, "data.scale: got [2, 1], must be [low, high] with 0 < low <= high"),
+    ({"data": {"eval": {"crop": [64, 64]}}}, "data.eval.crop: got [64, 64], must be left out unless mode is slide"),
+    (
+        {"data": {"eval": {"mode": "slide", "crop": [64, 96], "stride": [32, 97]}}},
+        "data.eval.stride: got [32, 97], must not exceed the crop [64, 96]",
+    ),
+    ({"data": {"eval": {"mode": "slide", "stride": [97, 9]}}}, "stride must not exceed the crop [96, 128]"),
+    ({"data": {"eval": {"scales": []}}}, "data.eval.scales: got [], must hold at least one factor"),
     ({"data": {"kind": "folder", "root": "x"}}, "data.folder: got nothing, is required"),
     ({"train": {"lr": True, "epochs": "ten"}}, "train.epochs: got 'ten', must be a valid integer"),
     ({"train": {"warmup": 99}}, "train.warmup: got 99.0, must not exceed train.epochs = 8"),
@@ -102,6 +109,16 @@ BAD = [
     ({"enqueue": [{"loss.alpha": 1}]}, "enqueue.0.loss.alpha: is no parameter of the space"),
     ({"enqueue": [{"loss.edge_weight": -3}]}, "enqueue.0.loss.edge_weight: got -3, must be a number from 0.1 to 50"),
 ]
+
+
+def test_windows_are_the_training_crop_every_two_thirds() -> None:
+    def windows(**how: Any) -> Any:
+        data = {"height": 512, "width": 480, "eval": {"mode": "slide", **how}}
+        return parse(RunConfig, {"data": data}, "test").data.evaluation.windows()
+
+    assert windows() == ((512, 480), (341, 320))
+    assert windows(stride=[100, 480]) == ((512, 480), (100, 480))
+    assert windows(crop=[96, 65]) == ((96, 65), (64, 43))
 
 
 @pytest.mark.parametrize(("tree", "said"), BAD, ids=[said[:40] for _, said in BAD])

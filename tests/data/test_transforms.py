@@ -144,7 +144,7 @@ def test_identity_follows_the_parameters() -> None:
         TrainTransform(24, 32, steps=7),
         TrainTransform(24, 32, grid=4),
         EvalTransform((24, 32)),
-        EvalTransform((24, 32), "resized"),
+        EvalTransform(),
         EvalTransform(Sides(short=24)),
     ]
     assert len({t.identity() for t in (base, *others)}) == len(others) + 1

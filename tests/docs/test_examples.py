@@ -18,6 +18,7 @@ from PIL import Image
 from bpkd_search import Leaderboard
 from bpkd_search.config import RunConfig, SearchConfig, load_run
 from bpkd_search.config.load import parse
+from bpkd_search.config.models import Data
 from bpkd_search.config.paths import set_path
 from bpkd_search.predict import classify, load_student
 from tests.docs.pages import DOCS, PAGES, ROOT, blocks, name, script, spans
@@ -52,10 +53,11 @@ def test_the_tutorial_runs_as_it_stands(cache: Path, tmp_path: Path, monkeypatch
         best["number"],
         {**parse(RunConfig, json.loads(best["config"]), "trial").model_dump(), "provenance": exported["provenance"]},
     )
-    student, _ = load_student(space["weights"])
+    student, about = load_student(space["weights"])
+    data = Data.model_validate(about["config"]["data"])
     image, _ = space["val"][0]
     mask = np.array(Image.open("predicted/street_mask.png"))
-    assert (mask == classify(student, image.permute(1, 2, 0).numpy(), (48, 64))).all()
+    assert (mask == classify(student, image.permute(1, 2, 0).numpy(), data)).all()
     assert Image.open("predicted/street_overlay.png").size == (64, 48)
 
 

@@ -11,7 +11,7 @@ import torch
 from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.errors import CheckpointError, ConfigError, ResourceError
-from bpkd_search.training.check import check_networks, try_step
+from bpkd_search.training.check import check_evaluation, check_networks, try_step
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import prepare_views
@@ -93,6 +93,21 @@ def test_checking_networks_takes_no_random_numbers(tiny: dict[str, Any]) -> None
     before = torch.get_rng_state()
     check_networks(parse(SearchConfig, tiny, "test", ["student.encoder=resnet34"]))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_sizes_that_a_network_cannot_evaluate_cost_no_teacher(tiny: dict[str, Any]) -> None:
+    lines: list[str] = []
+    network = ["data.crop=[32,64]", "student.encoder=hrnet_w18_small", "teacher.train.seed=78"]
+    with pytest.raises(ConfigError) as e:
+        prepare(a_run(tiny, *network, "data.eval.scales=[1.0, 1.5, 0.7]"), lines.append)
+    (wide, small) = e.value.faults
+    assert wide.startswith("data.eval: student: hrnet_w18_small + fpn cannot read 1 image(s) of 48x96: ")
+    assert small.startswith("data.eval: student: hrnet_w18_small + fpn cannot read 1 image(s) of 22x45: ")
+    assert not [line for line in lines if line.startswith("teacher")]
+    windows = "data.eval={mode: slide, crop: [32, 48]}"
+    with pytest.raises(ConfigError, match=r"student: hrnet_w18_small.* of 32x48: "):
+        check_evaluation(a_run(tiny, *network, windows), (64, 64))
+    check_evaluation(a_run(tiny, *network, "data.eval={mode: slide, crop: [32, 64]}"), (60, 60))
 
 
 @pytest.mark.parametrize("mode", ["stored", "online"])

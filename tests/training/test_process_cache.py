@@ -14,6 +14,7 @@ import torch
 from bpkd_search.cluster.trial import DistillationTrial, TrialTask
 from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.load import parse
+from bpkd_search.config.models import Eval
 from bpkd_search.config.points import run_at
 from bpkd_search.errors import ResourceError
 from bpkd_search.experiment.trial import Trial
@@ -21,6 +22,7 @@ from bpkd_search.models import Segmentor, save_weights
 from bpkd_search.models.build import build_model
 from bpkd_search.training import distill, forward, process_cache
 from bpkd_search.training.distill import Distillation
+from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.prepare import Prepared, prepare
 from bpkd_search.training.process_cache import WORKSPACES, ProcessCache
 
@@ -170,7 +172,7 @@ def test_a_second_compiled_trial_compiles_nothing_and_equals_a_fresh_one(
 
     forward.forget_code()
     alone = ProcessCache().start(second, prepared)
-    alone.train_epoch(), alone.evaluate(), alone.train_epoch()
+    alone.train_epoch(), evaluate(alone.student, alone.store, alone.device, Eval()), alone.train_epoch()
     assert len(compiling) == 2
     assert all(torch.equal(value, alone.student.state_dict()[name]) for name, value in weights.items())
 
@@ -183,7 +185,7 @@ def test_compiled_code_is_made_once_a_batch_size_and_never_for_validation(
         run = kept.start(base(tiny, train__compile=True, train__batch_size=batch_size), prepared)
         run.train_epoch()
         for size in (1, 2, 3, 4):
-            distill.evaluate(run.student, run.store, run.device, batch_size=size)
+            evaluate(run.student, run.store, run.device, Eval(), rows=range(size))
         assert len(compiling) == graphs
     # Compiled code holds nothing of the runs that it served.
     over = [weakref.ref(x) for x in (run, run.optimizer, *run.student.parameters())]

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import RunConfig
+from bpkd_search.config.points import run_at
 from bpkd_search.data.views import ViewStore
 from bpkd_search.losses.methods import Ce
 from bpkd_search.training.distill import Distillation
+from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import prepare_views
-from bpkd_search.training.teacher import prepare_teacher
+from bpkd_search.training.teacher import open_teacher, prepare_teacher
 from tests.test_files import ROOT, wait_for
 
 # Prints what it is told; stops after the first epoch until the file `go` exists.
@@ -67,6 +70,11 @@ def store(run: RunConfig) -> ViewStore:
     return prepare_views(run.data, Form(2, "stored"), lambda line: None)
 
 
+def scores_file(teacher: Path) -> Path:
+    (file,) = teacher.parent.glob(f"{teacher.stem}-*.json")
+    return file
+
+
 def process(folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PROCESS, str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -107,7 +115,7 @@ def test_damaged_scores_are_computed_again_and_weights_are_kept(
     run: RunConfig, store: ViewStore, tmp_path: Path
 ) -> None:
     path, scores = prepare_teacher(run, store, lambda line: None)
-    file, before = path.with_suffix(".json"), path.stat().st_mtime_ns
+    file, before = scores_file(path), path.stat().st_mtime_ns
     whole = file.read_text()
     for damaged in (whole[: len(whole) // 2], "", "7", "{}", "\x00" * 40):
         file.write_text(damaged)
@@ -120,6 +128,19 @@ def test_damaged_scores_are_computed_again_and_weights_are_kept(
     prepare_teacher(run, store, lambda line: None)
     assert file.read_text() == whole
     assert path.stat().st_mtime_ns == before
+
+
+def test_each_way_of_evaluation_has_its_own_scores_of_one_teacher(run: RunConfig, store: ViewStore) -> None:
+    path, scores = prepare_teacher(run, store, lambda line: None)
+    slide = run_at(run, {"data.eval": {"mode": "slide", "crop": [32, 32]}})
+    lines: list[str] = []
+    found, other = prepare_teacher(slide, store, lines.append)
+    assert found == path and len(lines) == 1 and other["accuracy"] != scores["accuracy"]
+    teacher = open_teacher(slide, store.num_classes, path, torch.device("cpu"))
+    assert other == pytest.approx(
+        evaluate(teacher, store, torch.device("cpu"), slide.data.evaluation).as_dict(), nan_ok=True
+    )
+    assert prepare_teacher(run, store, lambda line: None)[1] == pytest.approx(scores, nan_ok=True)
 
 
 def test_a_finished_teacher_is_found_in_a_cache_that_cannot_be_locked(
@@ -140,7 +161,7 @@ def test_a_truncated_checkpoint_of_the_teacher_starts_its_training_again(
 ) -> None:
     path, scores = prepare_teacher(run, store, lambda line: None)
     whole = path.read_bytes()
-    path.unlink(), path.with_suffix(".json").unlink()
+    path.unlink(), scores_file(path).unlink()
     training = Distillation(run.teacher, Ce(), run.teacher.train, store)
     checkpoint = path.with_suffix(".checkpoint.pt")
     training.save(checkpoint)

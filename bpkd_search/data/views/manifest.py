@@ -54,6 +54,12 @@ class Manifest:
             raise DataError(f"{store}: holds no views, or is damaged; `bpkd-search views SPACE.yaml` builds them")
         return found
 
+    @property
+    def evaluation_sizes(self) -> tuple[Size, ...]:
+        """Smallest and largest size of a validation image as a network sees it."""
+        sizes = sorted((self.evaluation.sizes(size)[0] for size in self.val_sizes), key=lambda size: size[0] * size[1])
+        return sizes[0], sizes[-1]
+
     def write(self, store: Path, about: dict[str, Any]) -> None:
         """Write the manifest whole, with `about`, which is for users."""
         tree = {**asdict(self), "height": self.transform.height, "width": self.transform.width, **about}

@@ -1,0 +1,61 @@
+"""The scores of a network on a validation split, as papers measure them: on labels in their own resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+
+import torch
+from torch import Tensor
+
+from bpkd_search.config.models import Eval
+from bpkd_search.data.transforms import resize_label
+from bpkd_search.data.views import ViewStore
+from bpkd_search.metrics import Scores, SegmentationMetrics
+from bpkd_search.models import Segmentor
+from bpkd_search.models.inference import PIXELS, predict_classes
+
+# Images in a batch at most.
+BATCH = 16
+
+Sample = tuple[Tensor, Tensor]
+
+
+def evaluate(
+    model: Segmentor,
+    store: ViewStore,
+    device: torch.device,
+    evaluation: Eval,
+    rows: Sequence[int] | None = None,
+) -> Scores:
+    """Return every measure of a model on the store's validation split, or on some `rows` of it.
+
+    Predictions are made as `evaluation` says and measured on the grid of each label; distances such as the width of
+    the edge band are pixels of that grid. Memory does not grow with the split. The model stays in evaluation mode.
+    Raises `DataError` if it cannot take the images.
+    """
+    metrics = SegmentationMetrics(store.num_classes, device=device)
+    model.eval()
+    for images, labels in batches(store.val_samples(rows), evaluation):
+        images, labels = (_send(part, device) for part in (images, labels))
+        metrics.update(predict_classes(model, images, labels.shape[-2:], evaluation), labels)
+    return metrics.compute()
+
+
+def batches(samples: Iterable[Sample], evaluation: Eval) -> Iterator[Sample]:
+    """Join consecutive samples (image [3, h, w], label [H, W]) of one size into batches that a device's memory holds.
+
+    Labels are resized to their images if `evaluation.labels` says so.
+    """
+    if evaluation.labels == "resized":
+        samples = ((image, resize_label(label, *image.shape[-2:])) for image, label in samples)
+    for shapes, group in groupby(samples, key=lambda sample: tuple(part.shape[-2:] for part in sample)):
+        image, label = (shape.numel() for shape in shapes)
+        largest = max(label, image * max(evaluation.scales) ** 2)
+        while some := list(islice(group, max(1, min(BATCH, int(PIXELS / largest))))):
+            images, labels = zip(*some, strict=True)
+            yield torch.stack(images), torch.stack(labels)
+
+
+def _send(part: Tensor, device: torch.device) -> Tensor:
+    return (part.pin_memory() if device.type == "cuda" else part).to(device, non_blocking=True)
