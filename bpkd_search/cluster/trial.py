@@ -24,9 +24,10 @@ from bpkd_search.experiment.paths import checkpoint_file, student_file, trial_lo
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.files import RETRY_SECONDS, full_disk, is_full
 from bpkd_search.models import save_weights
-from bpkd_search.training.distill import Distillation, Diverged
+from bpkd_search.training.distill import Distillation
 from bpkd_search.training.prepare import Prepared
 from bpkd_search.training.process_cache import ProcessCache
+from bpkd_search.training.round import Diverged
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
                     if report is not None and self.run.epoch > self.task.reported:
                         return report
         run = self.run
-        report = run.train_epoch()
+        report = run.train_epoch(self.task.checkpoint)
         scores = run.evaluate()
         report |= scores.as_dict()
         report |= {

@@ -35,7 +35,7 @@ from bpkd_search.metrics.table import HEADLINE, SCORES, held_out
 
 _ORDER = {COMPLETE: 0, RUNNING: 1, PRUNED: 1, FAILED: 2}
 # Scores of experiments that differ in one of these are not comparable; a caveat is shown.
-_COMPARABLE = ("data.kind", "data.height", "data.width", *DATA_OPTIONS, "train.epochs", "student")
+_COMPARABLE = ("data.kind", "data.height", "data.width", *DATA_OPTIONS, "train.epochs", "train.iterations", "student")
 
 
 class Leaderboard:

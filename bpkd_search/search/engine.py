@@ -67,7 +67,7 @@ class Engine:
     ) -> None:
         self.config, self.listen, self.clock = config, listen, clock
         self.base = config.run()
-        self.max_epochs = config.train.epochs
+        self.max_epochs = config.train.rounds()
         self.goals = config.search.goals
         self.metric = config.search.ranked_by
         self.trials: dict[int, Trial] = {}

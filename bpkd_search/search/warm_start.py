@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bpkd_search.config.models import RunConfig, SearchConfig
+from bpkd_search.config.optimisation import LENGTH
 from bpkd_search.config.points import coordinates
 from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.results.leaderboard import Leaderboard
@@ -31,7 +32,7 @@ def matching(source: Path, config: SearchConfig, base: RunConfig) -> tuple[list[
         run = RunConfig.model_validate(json.loads(row["config"]))
         # The same settings on other data are still worth knowing; the sampler only takes them as hints.
         same = {"data": base.data, "teacher": base.teacher, "provenance": base.provenance}
-        budget = {key: getattr(base.train, key) for key in ("epochs", "gpu_seconds", "seed", "device")}
+        budget = {key: getattr(base.train, key) for key in (*LENGTH, "seed", "device")}
         run = run.model_copy(update={**same, "train": run.train.model_copy(update=budget)})
         point = coordinates(config.space, base, run)
         values = [row.get(name) for name in config.search.goals]

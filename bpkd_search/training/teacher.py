@@ -31,7 +31,7 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
     """
     spec = run.teacher
     path, key = teacher_file(run, store.path.name)
-    where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.epochs} epochs of training"
+    where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.length} of training"
     scores_file = cache_dir(run.data.views_dir) / "teachers" / f"{key}.json"
     scores = _read_scores(scores_file) if path.is_file() else None
     if scores is None:
@@ -59,7 +59,7 @@ def teacher_file(run: RunConfig, views: str) -> tuple[Path, str]:
         path = spec.checkpoint.expanduser()
         return path, digest([plain_model(spec), file_hash(path), views])
     start = file_hash(spec.weights) if spec.weights else None
-    key = digest([plain_model(spec), spec.train.model_dump(exclude={"device"}), start, views])
+    key = digest([plain_model(spec), spec.train.identity(), start, views])
     return cache_dir(run.data.views_dir) / "teachers" / f"{key}.safetensors", key
 
 
@@ -131,8 +131,8 @@ def _train_teacher(run: RunConfig, store: ViewStore, path: Path, say: Say) -> No
             say(f"teacher: {e}; it is trained from the start")
             training = Distillation(run.teacher, Ce(), settings, store)
     while not training.finished:
-        report = training.train_epoch()
+        report = training.train_epoch(checkpoint)
         training.save(checkpoint)
-        say(f"teacher: epoch {training.epoch}/{settings.epochs}, loss {report['loss']:.3f}")
+        say(f"teacher: epoch {training.epoch}/{training.schedule.rounds}, loss {report['loss']:.3f}")
     save_weights(path, training.student, {"teacher": to_tree(run.teacher)})
     checkpoint.unlink(missing_ok=True)
