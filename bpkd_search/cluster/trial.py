@@ -28,6 +28,7 @@ from bpkd_search.training.distill import Distillation
 from bpkd_search.training.prepare import Prepared
 from bpkd_search.training.process_cache import ProcessCache
 from bpkd_search.training.round import Diverged
+from bpkd_search.training.runtime import is_poisoned
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the first trial of this process."""
         self._cache = ProcessCache()
+        self._poisoned = False
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -131,6 +133,11 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
         except Exception as e:
             if is_full(e):
                 return self._waits(e)
+            if is_poisoned(e):
+                # Ray Tune replaces the process of a trial that raises; the next one would fail in this process, too.
+                self._log(traceback.format_exc())
+                self._poisoned = True
+                raise
             where = traceback.format_exc(limit=-2).strip().splitlines()
             return self._failed("error", f"{type(e).__name__}: {e} ({' '.join(where[1:3]).strip()})")
         assert self.run is not None
@@ -197,6 +204,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
                 file.write(f"{head}\n{text}\n")
 
     def cleanup(self) -> None:
-        """Let go of the run."""
+        """Let go of the run, unless CUDA has failed: then only the end of the process does."""
         self.run = None
-        self._cache.release()
+        if not self._poisoned:
+            self._cache.release()

@@ -19,7 +19,7 @@ from bpkd_search.files import write_text
 from bpkd_search.losses.methods import Ce
 from bpkd_search.models import Segmentor, load_segmentor, save_weights
 from bpkd_search.models.build import autocast, build_model, pick_device
-from bpkd_search.training.distill import Distillation, evaluate
+from bpkd_search.training.distill import TEACHER_DTYPE, Distillation, evaluate
 from bpkd_search.training.inputs import Say
 
 
@@ -75,15 +75,19 @@ class FrozenTeacher:
 
     def __init__(self, run: RunConfig, num_classes: int, path: Path) -> None:
         self._arguments, self._device = (run, num_classes, path), pick_device(run.train.device)
+        self._amp = run.train.amp == "auto"
         self._net: Segmentor | None = None
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits [B, C, h, w]."""
         if self._net is None:
             self._net = open_teacher(*self._arguments, self._device)
-        with torch.inference_mode(), autocast(self._device):
-            logits: torch.Tensor = self._net(images.to(self._device, non_blocking=True))
-        return logits
+        images = images.to(self._device, non_blocking=True)
+        with torch.inference_mode():
+            with autocast(self._device, self._amp, dtype=TEACHER_DTYPE):
+                logits: torch.Tensor = self._net(images)
+            # A network trained in bfloat16 or float32 may exceed the range of float16.
+            return logits if logits.isfinite().all() else self._net(images)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FrozenTeacher, self._arguments

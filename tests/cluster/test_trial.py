@@ -18,6 +18,7 @@ from bpkd_search.config.points import run_at
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.prepare import prepare
+from bpkd_search.training.process_cache import ProcessCache
 
 
 @pytest.fixture
@@ -134,6 +135,23 @@ def test_failures_are_reported_with_their_reason_and_the_actor_lives_on(
     assert "Traceback" in log and "in step" in log and "in fail" in log and type(error).__name__ in log
     trial.reset_config({**task.to_dict(), "number": 9})
     assert report(trial.step())["epoch"] == 1
+
+
+def test_a_process_that_cuda_has_failed_in_is_left(task: TrialTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Distillation, *_: Any) -> dict[str, Any]:
+        raise RuntimeError("CUDA error: device-side assert triggered\nmore")
+
+    def never(self: ProcessCache) -> int:
+        raise AssertionError("every call of CUDA fails now")
+
+    trial = begin(task)
+    monkeypatch.setattr(Distillation, "train_epoch", fail)
+    # Ray Tune ends the actor of a trial that raises, and starts another one for the next.
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        trial.step()
+    assert "device-side assert" in task.log.read_text() and "in fail" in task.log.read_text()
+    monkeypatch.setattr(ProcessCache, "release", never)
+    trial.cleanup()
 
 
 def test_a_trial_continues_in_the_middle_of_a_round(task: TrialTask, monkeypatch: pytest.MonkeyPatch) -> None:
