@@ -7,7 +7,7 @@ student, the images and the machine. So copies of the search's own first run tra
 
 from __future__ import annotations
 
-import itertools
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -221,16 +221,16 @@ class Copy:
 
         try:
             run = self._run = self._run or self._start()
-            run.student.train()
-            steps, start = 0, time.perf_counter()
-            for batch in itertools.chain.from_iterable(map(run.batches, itertools.count())):
-                if not on(steps, time.perf_counter() - start):
-                    break
-                losses = run.step(*batch, progress=0.0)
-                steps += 1
-            # Reading a value waits for the device.
-            float(sum(losses.values()))
-            return steps * run.settings.batch_size / (time.perf_counter() - start)
+            with run.train_mode():
+                steps, start = 0, time.perf_counter()
+                for batch in run.batches(0, sys.maxsize):
+                    if not on(steps, time.perf_counter() - start):
+                        break
+                    losses = run.step(*batch, progress=0.0)
+                    steps += 1
+                # Reading a value waits for the device.
+                float(sum(losses.values()))
+                return steps * len(batch[0]) / (time.perf_counter() - start)
         except (torch.OutOfMemoryError, MemoryError):
             torch.cuda.empty_cache()
             return None

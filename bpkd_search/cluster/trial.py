@@ -25,10 +25,12 @@ from bpkd_search.experiment.paths import checkpoint_file, student_file, trial_lo
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.files import RETRY_SECONDS, full_disk, is_full
 from bpkd_search.models import save_weights
-from bpkd_search.training.distill import Distillation, Diverged
-from bpkd_search.training.evaluation import evaluate
+from bpkd_search.training.distill import Distillation
+from bpkd_search.training.evaluation import evaluate_run
 from bpkd_search.training.prepare import Prepared
 from bpkd_search.training.process_cache import ProcessCache
+from bpkd_search.training.round import Diverged
+from bpkd_search.training.runtime import is_poisoned
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the first trial of this process."""
         self._cache = ProcessCache()
+        self._poisoned = False
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -132,6 +135,11 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
         except Exception as e:
             if is_full(e):
                 return self._waits(e)
+            if is_poisoned(e):
+                # Ray Tune replaces the process of a trial that raises; the next one would fail in this process, too.
+                self._log(traceback.format_exc())
+                self._poisoned = True
+                raise
             where = traceback.format_exc(limit=-2).strip().splitlines()
             return self._failed("error", f"{type(e).__name__}: {e} ({' '.join(where[1:3]).strip()})")
         assert self.run is not None
@@ -155,9 +163,8 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
             elif self.task.reported:
                 self._log("its checkpoint is missing; starts again")
         run = self.run
-        report = run.train_epoch()
-        evaluation = RunConfig.model_validate(self.task.run).data.evaluation
-        scores = evaluate(run.student, run.store, run.device, evaluation)
+        report = run.train_epoch(self.task.checkpoint)
+        scores = evaluate_run(run, RunConfig.model_validate(self.task.run).data)
         report |= scores.as_dict()
         report |= {
             "class_iou": [None if iou != iou else iou for iou in scores.iou],
@@ -203,6 +210,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
                 file.write(f"{head}\n{text}\n")
 
     def cleanup(self) -> None:
-        """Let go of the run."""
+        """Let go of the run, unless CUDA has failed: then only the end of the process does."""
         self.run = None
-        self._cache.release()
+        if not self._poisoned:
+            self._cache.release()

@@ -11,12 +11,14 @@ from pydantic import ValidationError
 from bpkd_search.blocks import in_words
 from bpkd_search.config.loss import terms_by_path
 from bpkd_search.config.models import Choice, Distribution, FloatRange, RunConfig, SearchConfig
+from bpkd_search.config.optimisation import LENGTH, Optimisation
 from bpkd_search.config.paths import get_path
 from bpkd_search.config.points import Point, holds, in_order, is_active, lay, probe_values, run_at, to_tree
 from bpkd_search.data.kinds import KINDS
 
 # Only these leave the stored views valid and the trials comparable.
 SEARCHABLE = ("loss.", "train.", "student.")
+_FIXED = {f"train.{key}" for key in (*LENGTH, "device")}
 
 
 def cross_faults(config: RunConfig) -> list[str]:
@@ -25,13 +27,19 @@ def cross_faults(config: RunConfig) -> list[str]:
     kind = config.data.kind
     if (required := KINDS[kind].required) and config.data.options is None:
         faults.append(f"data.{kind}: got nothing, is required with data.kind: {kind} ({', '.join(required)})")
+    faults += _rate_faults("teacher.train", config.teacher.train)
     if isinstance(config, SearchConfig):
         faults += space_faults(config)
         scheduler = config.search.scheduler
-        if scheduler.name != "none" and scheduler.axis == "epochs" and scheduler.grace > config.train.epochs:
+        train = config.train
+        if train.iterations is not None and train.validate_every is None:
             faults.append(
-                f"search.scheduler.grace: got {scheduler.grace:g}, must not exceed train.epochs = {config.train.epochs}"
+                "train.validate_every: got nothing, is required in a search of train.iterations, whatever the batch"
+                " size of a trial"
             )
+        elif scheduler.name != "none" and scheduler.axis == "epochs" and scheduler.grace > train.rounds():
+            most = f"train.epochs = {train.epochs}" if train.epochs else f"the {train.rounds()} validations of a trial"
+            faults.append(f"search.scheduler.grace: got {scheduler.grace:g}, must not exceed {most}")
     return faults
 
 
@@ -44,8 +52,17 @@ def run_faults(run: RunConfig) -> list[str]:
                 f"{path}.method: got {term.method}, needs the teacher's features: set teacher.mode to online or auto"
                 f" (got {run.teacher.mode})"
             )
-    if run.train.warmup > run.train.epochs:
-        faults.append(f"train.warmup: got {run.train.warmup}, must not exceed train.epochs = {run.train.epochs}")
+    return [*faults, *_rate_faults("train", run.train)]
+
+
+def _rate_faults(path: str, train: Optimisation) -> list[str]:
+    faults = []
+    for key, length in (("warmup", "epochs"), ("warmup_iterations", "iterations")):
+        value, most = getattr(train, key), getattr(train, length)
+        if most is not None and value > most:
+            faults.append(f"{path}.{key}: got {value}, must not exceed {path}.{length} = {most}")
+    if train.min_lr > train.lr:
+        faults.append(f"{path}.min_lr: got {train.min_lr:g}, must not exceed {path}.lr = {train.lr:g}")
     return faults
 
 
@@ -117,7 +134,7 @@ def _rule(distribution: Distribution) -> str:
 
 def _own_fault(path: str, distribution: Distribution, config: SearchConfig) -> str | None:
     """What is wrong with one parameter, whatever the others are."""
-    if not path.startswith(SEARCHABLE) or path in ("train.epochs", "train.device"):
+    if not path.startswith(SEARCHABLE) or path in _FIXED:
         return ": cannot be searched; a parameter must be below loss, train or student"
     for other in distribution.when:
         if other not in config.space and not other.startswith(SEARCHABLE):

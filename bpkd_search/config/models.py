@@ -21,6 +21,7 @@ from pydantic import (
 
 from bpkd_search.blocks import Block, Matching
 from bpkd_search.config.loss import Loss
+from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.config.search import Search
 from bpkd_search.data.geometry import Sides
 from bpkd_search.data.kinds import OPTION_BLOCKS, KindName, with_option_blocks
@@ -259,35 +260,6 @@ class Model(Block):
         default=None,
         description="A file with the encoder's first weights, of timm or mmsegmentation; nothing is downloaded.",
     )
-
-
-class Optimisation(Block):
-    """How weights are trained. `lr` is the peak; it decays by `(1 - t)^power` after `warmup` epochs.
-
-    With `gpu_seconds`, a run lasts as many whole epochs as come nearest to that time inside training, whatever
-    `epochs` is, and the rate decays with the time spent: runs of expensive and cheap losses then cost the same.
-    `compile` uses `torch.compile`, once per process, student and batch size; results equal those without it up to
-    rounding.
-    """
-
-    epochs: int = Field(default=8, ge=1, description="Passes over the training images.")
-    gpu_seconds: float | None = Field(
-        default=None, gt=0, description="Time inside training that a run gets, instead of `epochs`."
-    )
-    batch_size: int = Field(default=8, ge=1, description="Images per step.")
-    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="The optimizer.")
-    lr: float = Field(default=0.05, gt=0, description="Peak learning rate.")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of sgd.")
-    weight_decay: float = Field(default=5e-4, ge=0, description="Weight decay.")
-    power: float = Field(default=0.9, ge=0, description="Exponent of the polynomial decay.")
-    warmup: float = Field(default=0.0, ge=0, description="Epochs over which the rate rises to its peak.")
-    grad_clip: float | None = Field(default=None, gt=0, description="Largest norm of the gradient.")
-    amp: Literal["auto", "off"] = Field(default="auto", description="Mixed precision where the device has it.")
-    compile: StrictBool = Field(default=False, description="Train through `torch.compile`.")
-    device: Annotated[str, Matching(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda, or cuda:N")] = Field(
-        default="auto", description="Where it trains."
-    )
-    seed: int = Field(default=0, ge=0, description="Seed of initial weights and of the order of images.")
 
 
 class Teacher(Model):

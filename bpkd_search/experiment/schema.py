@@ -14,7 +14,7 @@ import pyarrow as pa
 from bpkd_search.experiment.paths import CONFIRM, REPORTS, TRIALS
 from bpkd_search.metrics.table import MEASURES, REPORTED, SCORES, Measure, held_out
 
-# Version 4 added `retries`, version 5 that of `confirm`.
+# Version 4 added `retries`, version 5 that of `confirm` and `iteration`.
 SCHEMA_VERSION = max(5, *(measure.since for measure in MEASURES))
 
 # Trial states. Only COMPLETE ran its full budget and competes for "best".
@@ -72,7 +72,8 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
 REPORT_COLUMNS: tuple[Column, ...] = (
     ("experiment", _NAME, "name of the search"),
     ("number", pa.int64(), "the trial's number"),
-    ("epoch", pa.int64(), "epochs trained so far"),
+    ("epoch", pa.int64(), "epochs trained so far; validations, where `train.validate_every` says when they are"),
+    ("iteration", pa.int64(), "updates of the weights so far"),
     *_SCORES,
     *(column for column in _COSTS if column[0] in REPORTED),
     ("loss", pa.float64(), "mean training loss of the epoch, all terms"),

@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
+from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.export.claimed_score import confirmed_words
 
 
@@ -41,7 +42,7 @@ def model_card(
                 "data": data["kind"],
                 "size": f"{data['height']}x{data['width']} (height x width): whole images are resized to it",
                 "evaluation": ", ".join(f"{key} {value}" for key, value in data.get("eval", {}).items() if value),
-                "epochs": train["epochs"],
+                "length": Optimisation.model_validate(train).length,
                 "batch size": train["batch_size"],
                 "optimiser": f"{train['optimizer']}, learning rate {train['lr']}",
                 "seed": train["seed"],

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 from bpkd_search.config import load_run
 from bpkd_search.errors import UserError
 from bpkd_search.export.claimed_score import Claim, claim_of
-from bpkd_search.training.distill import Diverged
 from bpkd_search.training.inputs import Say
+from bpkd_search.training.round import Diverged
 from bpkd_search.training.train import train
 
 

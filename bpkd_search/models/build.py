@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import torch
 
 from bpkd_search.config.models import Model
@@ -9,11 +12,23 @@ from bpkd_search.errors import ResourceError
 from bpkd_search.models.checkpoint import load_encoder
 from bpkd_search.models.segmentor import Segmentor
 
+# Half of a teacher's logits: in bfloat16 their KL divergence from those in float32 is 2.9e-4, in float16 5.5e-6.
+TEACHER_DTYPE = torch.float16
+
 
 def pick_device(name: str) -> torch.device:
-    """Return the device; `auto` is the first GPU, or the CPU. Raises `ResourceError` if a GPU does not exist."""
+    """Return the device; `auto` is the first GPU, or the CPU.
+
+    Raises `ResourceError` if a GPU does not exist, or if this process was given one that PyTorch cannot use.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        # Ray and Slurm name a process's GPUs there; training on the CPU instead would take days, and hold the GPU.
+        given = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+        if given and given not in ("-1", "NoDevFiles"):
+            raise ResourceError(_unusable(given))
+        return torch.device("cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ResourceError(f"train.device: got {name}, this machine has {torch.cuda.device_count()} GPU(s)")
@@ -44,18 +59,38 @@ def logits_shape(spec: Model, num_classes: int, height: int, width: int) -> tupl
         return tuple(model(torch.zeros(1, 3, height, width, dtype=torch.uint8)).shape[1:])
 
 
-def autocast(device: torch.device, enabled: bool = True) -> torch.autocast:
-    """Return autocast to bfloat16 (float16 on GPUs without it) if the device is faster in it; a no-op on CPU."""
-    half = _half(device) if enabled else None
-    return torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None)
-
-
-def precision(device: torch.device) -> str:
-    """Return the kind of a device and the number format of `autocast` on it, such as `cuda bfloat16`."""
-    return f"{device.type} {str(_half(device) or torch.float32).removeprefix('torch.')}"
-
-
-def _half(device: torch.device) -> torch.dtype | None:
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """Return the type that a device trains faster in: bfloat16, float16 on GPUs without it, None on CPU."""
     if device.type != "cuda":
         return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    # Older GPUs emulate bfloat16, slower than float32.
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def autocast(device: torch.device, enabled: bool = True, *, dtype: torch.dtype | None = None) -> torch.autocast:
+    """Return autocast to `half_precision`, or to `dtype`, on a device that has it; a no-op on CPU."""
+    half = half_precision(device) if enabled else None
+    on = half is not None
+    return torch.autocast(device.type, dtype=(dtype or half) if on else torch.bfloat16, enabled=on)
+
+
+def precision(device: torch.device, amp: bool = True) -> str:
+    """Return the kind of a device and the number format of a teacher's logits on it, such as `cuda float16`."""
+    half = TEACHER_DTYPE if amp and half_precision(device) is not None else torch.float32
+    return f"{device.type} {str(half).removeprefix('torch.')}"
+
+
+def _unusable(given: str) -> str:
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        reason = "no device was found"
+    except Exception as e:
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+    version = Path("/proc/driver/nvidia/version")
+    words = version.read_text(encoding="utf-8").split() if version.is_file() else []
+    driver = next((word for word in words if word[0].isdigit() and "." in word), "none found")
+    return (
+        f"train.device: got auto, and this process was given the GPU(s) {given} (CUDA_VISIBLE_DEVICES), which PyTorch"
+        f" {torch.__version__} cannot use: {reason} (CUDA of PyTorch: {torch.version.cuda or 'none'}, NVIDIA driver:"
+        f" {driver}); install a PyTorch that fits the driver, or set train.device to cpu"
+    )

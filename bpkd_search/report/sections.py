@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.errors import ExperimentError
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, PRUNED
 from bpkd_search.metrics.table import HEADLINE
@@ -40,8 +41,9 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
         facts.append(f"{data.get('kind')} at {data.get('height')}x{data.get('width')}")
     if student and teacher:
         facts.append(f"{student.get('encoder')} distilled from {teacher.get('encoder')}")
-    if epochs := (config.get("train") or {}).get("epochs"):
-        facts.append(f"full budget {epochs} epochs")
+    if train := config.get("train"):
+        # Not validated: a directory of a newer version may hold keys that this one does not know.
+        facts.append(f"full budget {Optimisation.model_construct(**train).length}")
     if board.commit:
         facts.append(f"commit {board.commit}")
     lines = []

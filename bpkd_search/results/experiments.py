@@ -28,7 +28,16 @@ from bpkd_search.experiment.schema import (
 from bpkd_search.metrics.table import SCORES
 
 # Scores of experiments that differ in one of these are not comparable; a caveat is shown.
-_COMPARABLE = ("data.kind", "data.crop", "data.resize", "data.eval", *DATA_OPTIONS, "train.epochs", "student")
+_COMPARABLE = (
+    "data.kind",
+    "data.crop",
+    "data.resize",
+    "data.eval",
+    *DATA_OPTIONS,
+    "train.epochs",
+    "train.iterations",
+    "student",
+)
 
 
 class Experiments:

@@ -43,9 +43,9 @@ class TableBackend:
             raise ExperimentError(f"table: has no column {', '.join(missing)}")
         self.config = config
         self.epochs = int(table["epoch"].max())
-        if self.epochs != config.train.epochs:
+        if self.epochs != config.train.rounds():
             raise ExperimentError(
-                f"table: holds trials of {self.epochs} epochs and train.epochs is {config.train.epochs};"
+                f"table: holds trials of {self.epochs} epochs and train.epochs is {config.train.rounds()};"
                 f" say --set train.epochs={self.epochs}"
             )
         curves = {int(str(n)): rows.sort_values("epoch") for n, rows in table.groupby("number")}
@@ -95,7 +95,7 @@ class CurveBackend:
         noise = np.random.default_rng([self.seed, trial.number, epoch]).normal(0, self.noise)
         value = 0.5 * quality * (1 - 0.6**epoch) + noise
         seconds = 30.0 + 30.0 * np.random.default_rng([self.seed, trial.number]).random()
-        final = epoch >= self.config.train.epochs
+        final = epoch >= self.config.train.rounds()
         return {
             "epoch": epoch,
             **dict.fromkeys(SCORES, value),

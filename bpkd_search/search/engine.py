@@ -57,7 +57,8 @@ class Engine:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.config, self.listen, self.clock = config, listen, clock
-        self.max_epochs = config.train.epochs
+        self.base = config.run()
+        self.max_epochs = config.train.rounds()
         self.goals = config.search.goals
         self.metric = config.search.ranked_by
         self.trials: dict[int, Trial] = {}

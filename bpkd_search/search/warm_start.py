@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bpkd_search.config.models import RunConfig, SearchConfig
+from bpkd_search.config.optimisation import LENGTH
 from bpkd_search.config.points import Point, coordinates
 from bpkd_search.errors import ConfigError
 from bpkd_search.experiment.schema import COMPLETE, PRUNED
@@ -117,7 +118,7 @@ def _matching(board: Leaderboard, source: str, config: SearchConfig) -> tuple[Fo
         run = RunConfig.model_validate(json.loads(row["config"]))
         # The same settings on other data may still be worth knowing.
         same = {"data": base.data, "teacher": base.teacher, "provenance": base.provenance}
-        budget = {key: getattr(base.train, key) for key in ("epochs", "gpu_seconds", "seed", "device")}
+        budget = {key: getattr(base.train, key) for key in (*LENGTH, "seed", "device")}
         run = run.model_copy(update={**same, "train": run.train.model_copy(update=budget)})
         point = coordinates(config.space, base, run)
         if point is None:

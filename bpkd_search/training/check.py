@@ -102,8 +102,8 @@ def _step(run: RunConfig, store: ViewStore, device: torch.device, online: bool) 
     if teacher is None:
         shape = logits_shape(run.teacher, store.num_classes, *run.data.crop)
         stored = torch.randn(len(images), *shape, device=device).half()
-    training.student.train()
-    training.step(images, labels, stored, progress=0.0)
+    with training.train_mode():
+        training.step(images, labels, stored, progress=0.0)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -1,23 +1,25 @@
-"""One distillation run: student, loss, optimiser, epochs, checkpoint. Without Ray and Optuna.
+"""One distillation run: student, loss, optimiser, schedule, checkpoint. Without Ray and Optuna.
 
     run = Distillation(config.student, config.loss, config.train, store)
     while not run.finished:
         report = run.train_epoch()
         scores = evaluate(run.student, run.store, run.device, config.data.evaluation)
 
-A teacher is trained the same way, with the loss `ce`. All randomness is a function of (seed, epoch), so a
-run resumed from a checkpoint after any epoch gives the weights of an uninterrupted one; on CPU with a
+A teacher is trained the same way, with the loss `ce`. All randomness is a function of the seed and the position in
+the run, so a run resumed from a checkpoint gives the weights of an uninterrupted one; on CPU with a
 fixed thread count they are equal bit for bit. With `train.compile` that requires that PyTorch compiles the same code
 again: the same machine and version.
 """
 
 from __future__ import annotations
 
+import copy
 import io
-import math
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from bpkd_search.config.loss import Loss, terms_of
-from bpkd_search.config.models import Model, Optimisation
+from bpkd_search.config.models import Model
+from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.data.base import IGNORE_INDEX
 from bpkd_search.data.views import ViewStore
 from bpkd_search.data.views.store import Batch
@@ -33,8 +36,12 @@ from bpkd_search.errors import CheckpointError
 from bpkd_search.files import write_bytes
 from bpkd_search.losses import Criterion
 from bpkd_search.models import Segmentor, count_parameters
-from bpkd_search.models.build import autocast, build_model, pick_device
-from bpkd_search.training.forward import compiled_forward, forward
+from bpkd_search.models.build import TEACHER_DTYPE, autocast, build_model, half_precision, pick_device
+from bpkd_search.training.forward import compiled_forward, forward, train_mode
+from bpkd_search.training.optimizer import make_optimizer
+from bpkd_search.training.round import Round
+from bpkd_search.training.runtime import clock, synchronize, torch_settings
+from bpkd_search.training.schedule import Schedule
 
 Report = dict[str, Any]
 
@@ -46,10 +53,6 @@ class TeacherNet(Protocol):
 
     def __call__(self, images: Tensor, return_features: bool = False) -> Any:
         """Return logits [B, C, h, w], with `return_features` also features."""
-
-
-class Diverged(Exception):
-    """A loss term is not finite; the message names the term, the epoch and the step."""
 
 
 class Distillation:
@@ -69,6 +72,7 @@ class Distillation:
         """`student` is a network of `build_model` for `model`, to be trained in place; by default one is built."""
         self.settings, self.store, self.teacher = train, store, teacher
         self.device = device or pick_device(train.device)
+        self.schedule = Schedule(train, store.steps(self._images))
         self.epoch = 0
         self.spent = 0.0
         layout = torch.channels_last
@@ -83,17 +87,20 @@ class Distillation:
                 student_channels=self.student.channels,
                 teacher_channels=teacher.channels if teacher is not None else None,
             ).to(self.device)
-        weights = [*self.student.parameters(), *self.criterion.parameters()]
-        self.optimizer: torch.optim.Optimizer
-        if train.optimizer == "adamw":
-            self.optimizer = torch.optim.AdamW(weights, lr=train.lr, weight_decay=train.weight_decay, fused=True)
-        else:
-            self.optimizer = torch.optim.SGD(
-                weights, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay, fused=True
-            )
+        self.optimizer, self._rates = make_optimizer(train, self.student, self.criterion)
         self.amp = train.amp == "auto"
-        half = self.device.type == "cuda" and self.amp and not torch.cuda.is_bf16_supported()
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        half = half_precision(self.device) if self.amp else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
+        self._warm = not train.compile and self.device.type == "cpu"
+        # The round that is being trained; its saved state until that is continued; the report of the one before.
+        self._round: Round | None = None
+        self._rest: dict[str, Any] | None = None
+        self._report: Report | None = None
+
+    @property
+    def _images(self) -> int:
+        """Images of one iteration."""
+        return self.settings.batch_size * self.settings.accumulate
 
     @property
     def parameters(self) -> int:
@@ -102,94 +109,124 @@ class Distillation:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has had its epochs, or another one would not bring it nearer to its `gpu_seconds`."""
-        if self.settings.gpu_seconds is None:
-            return self.epoch >= self.settings.epochs
-        return self.epoch > 0 and self.spent * (1 + 0.5 / self.epoch) >= self.settings.gpu_seconds
+        """Whether the run has had its epochs or iterations, or another round would miss `gpu_seconds` by more."""
+        return self.schedule.finished(self.epoch, self.spent)
 
-    def progress(self, position: int, seconds: float) -> float:
-        """Return the completed fraction of the run after `position` steps and `seconds` inside training."""
-        if self.settings.gpu_seconds is not None:
-            return min(1.0, seconds / self.settings.gpu_seconds)
-        return position / (self.settings.epochs * self.store.steps(self.settings.batch_size))
+    def train_epoch(self, checkpoint: Path | None = None) -> Report:
+        """Train one round: one epoch, or `validate_every` iterations; after `load`, the rest of one.
 
-    def learning_rate(self, step: int, progress: float) -> float:
-        """Return the learning rate: linear warm-up over the first steps, then `(1 - t)^power` to zero."""
-        warmup = self.settings.warmup * self.store.steps(self.settings.batch_size)
-        if step < warmup:
-            return self.settings.lr * (step + 1) / (warmup + 1)
-        begin = self.settings.warmup / self.settings.epochs if self.settings.gpu_seconds is None else 0.0
-        left = (1 - progress) / max(1 - begin, 1e-9)
-        return self.settings.lr * float(min(1.0, left) ** self.settings.power)
-
-    def train_epoch(self) -> Report:
-        """Train one epoch.
-
-        Returns its mean loss terms, seconds inside training so far (`gpu_seconds`, with data reading, without
-        validation), images per second, and peak memory in MiB on a GPU. Raises `Diverged` if a loss is not finite.
+        Returns its mean loss terms, iterations and seconds inside training so far (`gpu_seconds`, as `runtime.clock`
+        counts them, without validation), images per second, and peak memory in MiB on a GPU. To `checkpoint`, if
+        given, the state is written every `checkpoint_seconds`. Raises `Diverged` if a loss is not finite.
         """
-        settings, steps = self.settings, self.store.steps(self.settings.batch_size)
-        torch.manual_seed(settings.seed * 100_003 + self.epoch)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            torch.cuda.synchronize(self.device)
-        start = time.perf_counter()
-        self.student.train()
-        names: list[str] = []
-        sums = first_bad = torch.zeros(0)
-        for step, batch in enumerate(self.batches(self.epoch)):
-            position = self.epoch * steps + step
-            progress = self.progress(position, self.spent + time.perf_counter() - start)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate(position, progress)
-            losses = self.step(*batch, progress=progress)
-            # Sums stay on the device: reading one here would synchronise at every step.
-            values = torch.stack([v.detach() for v in losses.values()])
-            if not names:
-                names, sums = list(losses), torch.zeros_like(values)
-                first_bad = torch.full_like(values, float("inf"))
-            sums += values
-            bad = torch.where(torch.isfinite(values), float("inf"), float(step))
-            first_bad = torch.minimum(first_bad, bad)
-        means, bad_steps = (sums / steps).tolist(), first_bad.tolist()
-        seconds = time.perf_counter() - start
-        if math.isfinite(min(bad_steps)):
-            worst = min(range(len(names)), key=lambda i: bad_steps[i])
-            raise Diverged(
-                f"loss term {names[worst]} is not finite at step {int(bad_steps[worst]) + 1} of epoch {self.epoch + 1}"
-            )
+        iterations = self.schedule.round(self.epoch)
+        if self._rest is not None:
+            done = self._round = Round.restore(self._rest, self.device)
+        else:
+            torch.manual_seed(self.settings.seed * 100_003 + self.epoch)
+            done = self._round = Round()
+        self._rest = None
+        with self.train_mode():
+            left = iterations[done.done :]
+            self._warm_up(left.start)
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
+                synchronize(self.device)
+            start, saved = clock(self.device) - done.seconds, time.monotonic()
+            for iteration, batch in zip(left, self.batches(left.start, len(left)), strict=True):
+                progress = self.schedule.progress(iteration, self.spent + clock(self.device) - start)
+                rate = self.schedule.learning_rate(iteration, progress)
+                for group, factor in zip(self.optimizer.param_groups, self._rates, strict=True):
+                    group["lr"] = rate * factor
+                done.add(self.step(*batch, progress=progress))
+                due = time.monotonic() - saved >= self.settings.checkpoint_seconds
+                if checkpoint is not None and due and done.done < len(iterations):
+                    synchronize(self.device)
+                    done.seconds = clock(self.device) - start
+                    self.save(checkpoint, self._report)
+                    start, saved = clock(self.device) - done.seconds, time.monotonic()
+            means = done.means(self.epoch + 1)  # waits for the device
+            seconds = clock(self.device) - start
+        self._round = None
         self.epoch += 1
         self.spent += seconds
-        images = steps * min(settings.batch_size, self.store.num_images)
         report: Report = {
             "epoch": self.epoch,
-            "loss": sum(means),
-            **{f"loss_{name}": mean for name, mean in zip(names, means, strict=True)},
+            "iteration": iterations.stop,
+            "loss": sum(means.values()),
+            **{f"loss_{name}": mean for name, mean in means.items()},
             "gpu_seconds": self.spent,
-            "images_per_second": images / seconds,
+            "images_per_second": len(iterations) * min(self._images, self.store.num_images) / seconds,
         }
         if self.device.type == "cuda":
             report["peak_memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
         return report
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch on the device, with the stored teacher logits if the loss uses them."""
+    @contextmanager
+    def train_mode(self) -> Iterator[None]:
+        """Set the student to training, BatchNorm as configured, and PyTorch to what the run asks for, until the end."""
+        train_mode(self.student, self.settings)
+        with torch_settings(self.device, deterministic=self.settings.deterministic):
+            yield
+
+    def batches(self, first: int, count: int) -> Iterator[Batch]:
+        """Yield the images of `count` iterations from `first` on, as `ViewStore.epoch` does.
+
+        Logits are the stored ones of the teacher, if the loss uses them. Iteration k belongs to pass k // steps.
+        """
         stored = self.criterion.needs_teacher and self.teacher is None
-        settings = self.settings
-        return self.store.epoch(epoch, settings.batch_size, settings.seed, device=self.device, logits=stored)
+        steps, end = self.schedule.steps, first + count
+        while first < end:
+            epoch, begin = divmod(first, steps)
+            after = min(steps, begin + end - first)
+            rest = self.store.epoch(
+                epoch, self._images, self.settings.seed, device=self.device, logits=stored, start=begin
+            )
+            yield from islice(rest, after - begin)
+            first += after - begin
 
     def step(self, images: Tensor, labels: Tensor, stored: Tensor | None, *, progress: float) -> dict[str, Tensor]:
-        """Update the weights once on a batch; returns its loss terms by name, scalars on the device."""
-        losses = self._losses(images, labels, stored, progress=progress)
-        total = torch.stack(list(losses.values())).sum()
+        """Update the weights once on the images of an iteration; returns its loss terms, scalars on the device.
+
+        More than `batch_size` images are taken in parts, each with its share of the labelled pixels as its weight.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        size, several = self.settings.batch_size, len(images) > self.settings.batch_size
+        logits = repeat(None) if stored is None else torch.split(stored, size)
+        terms: dict[str, Tensor] = {}
+        for part in zip(torch.split(images, size), torch.split(labels, size), logits, strict=False):
+            losses = self._losses(*part, progress=progress)
+            if several:
+                share = _labelled(part[1]) / _labelled(labels)
+                losses = {name: value * share for name, value in losses.items()}
+            total = torch.stack(list(losses.values())).sum()
+            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+            terms = {name: terms[name] + value.detach() if terms else value.detach() for name, value in losses.items()}
         if self.settings.grad_clip is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.student.parameters(), self.settings.grad_clip)
+            weights = [*self.student.parameters(), *self.criterion.parameters()]
+            nn.utils.clip_grad_norm_(weights, self.settings.grad_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return losses
+        return terms
+
+    def _warm_up(self, first: int) -> None:
+        """Let a copy of the student train on one batch, so that compiling and choosing kernels costs no run its time.
+
+        Weights, statistics and random numbers stay as they are.
+        """
+        if self._warm:
+            return
+        self._warm = True
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            images, labels, _ = next(self.batches(first, 1))
+            size, student = self.settings.batch_size, copy.deepcopy(self.student)
+            student.zero_grad(set_to_none=True)
+            images = images[:size].contiguous(memory_format=torch.channels_last)
+            with autocast(self.device, self.amp):
+                logits, features, ce = self.forward(student, images, labels[:size], IGNORE_INDEX)
+            # Every output, as the losses use them all.
+            (ce + logits.sum() + features.sum()).backward()  # type: ignore[no-untyped-call]
 
     def _losses(self, images: Tensor, labels: Tensor, stored: Tensor | None, *, progress: float) -> dict[str, Tensor]:
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
@@ -197,7 +234,7 @@ class Distillation:
         teacher_logits = teacher_features = None
         if self.criterion.needs_teacher:
             if self.teacher is not None:
-                with torch.inference_mode(), autocast(self.device, self.amp):
+                with torch.inference_mode(), autocast(self.device, self.amp, dtype=TEACHER_DTYPE):
                     teacher_logits, teacher_features = self.teacher(images, return_features=True)
                 # Inference tensors may not be saved for backward; a clone may.
                 teacher_logits, teacher_features = teacher_logits.clone(), teacher_features.clone()
@@ -206,7 +243,7 @@ class Distillation:
         with autocast(self.device, self.amp):
             logits, student_features, ce = self.forward(self.student, images, labels, IGNORE_INDEX)
             # A batch with only ignored pixels has no mean; its loss is zero.
-            losses = {"ce": ce / (labels != IGNORE_INDEX).sum().clamp(min=1)}
+            losses = {"ce": ce / _labelled(labels)}
             if self.criterion.needs_teacher:
                 losses |= self.criterion(
                     logits,
@@ -234,7 +271,8 @@ class Distillation:
         return statistics.median(times[1:])
 
     def save(self, path: Path, report: Report | None = None) -> None:
-        """Write a checkpoint atomically, with the epoch's report if given."""
+        """Write a checkpoint atomically, with the report of the last round if given."""
+        self._report = report
         state = {
             "epoch": self.epoch,
             "spent": self.spent,
@@ -242,6 +280,7 @@ class Distillation:
             "criterion": self.criterion.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "round": self._rest if self._round is None else self._round.state(self.device),
             "report": report,
         }
         # Through memory: PyTorch's own writer does not tell a full disk from other errors.
@@ -250,7 +289,7 @@ class Distillation:
         write_bytes(path, buffer.getvalue())
 
     def load(self, path: Path) -> Report | None:
-        """Resume from a checkpoint of the same configuration; returns the report saved with it.
+        """Resume from a checkpoint of the same configuration; returns the report of the last round saved with it.
 
         Raises `CheckpointError` if the checkpoint does not fit.
         """
@@ -261,9 +300,16 @@ class Distillation:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.epoch, self.spent = int(state["epoch"]), float(state["spent"])
-            report: Report | None = state["report"]
+            # Checkpoints of version 0.1.0 are those of whole rounds.
+            self._round, self._rest = None, state.get("round")
+            self._report = state["report"]
         except torch.OutOfMemoryError:
             raise  # no fault of the file
         except Exception as e:
             raise CheckpointError(f"{path}: is not a checkpoint of this configuration: {e}") from e
-        return report
+        return self._report
+
+
+def _labelled(labels: Tensor) -> Tensor:
+    """Return the number of labelled pixels, at least 1."""
+    return (labels != IGNORE_INDEX).sum().clamp(min=1)

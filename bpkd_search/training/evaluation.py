@@ -8,12 +8,13 @@ from itertools import groupby, islice
 import torch
 from torch import Tensor
 
-from bpkd_search.config.models import Eval
+from bpkd_search.config.models import Data, Eval
 from bpkd_search.data.transforms import resize_label
 from bpkd_search.data.views import ViewStore
 from bpkd_search.metrics import Scores, SegmentationMetrics
 from bpkd_search.models import Segmentor
 from bpkd_search.models.inference import PIXELS, predict_classes
+from bpkd_search.training.distill import Distillation
 
 # Images in a batch at most.
 BATCH = 16
@@ -27,19 +28,28 @@ def evaluate(
     device: torch.device,
     evaluation: Eval,
     rows: Sequence[int] | None = None,
+    *,
+    amp: bool = True,
 ) -> Scores:
     """Return every measure of a model on the store's validation split, or on some `rows` of it.
 
     Predictions are made as `evaluation` says and measured on the grid of each label; distances such as the width of
-    the edge band are pixels of that grid. Memory does not grow with the split. The model stays in evaluation mode.
+    the edge band are pixels of that grid. Memory does not grow with the split. `amp` computes in mixed precision if
+    the device supports it. The model stays in evaluation mode.
     Raises `DataError` if it cannot take the images.
     """
     metrics = SegmentationMetrics(store.num_classes, device=device)
     model.eval()
     for images, labels in batches(store.val_samples(rows), evaluation):
         images, labels = (_send(part, device) for part in (images, labels))
-        metrics.update(predict_classes(model, images, labels.shape[-2:], evaluation), labels)
+        metrics.update(predict_classes(model, images, labels.shape[-2:], evaluation, amp=amp), labels)
     return metrics.compute()
+
+
+def evaluate_run(run: Distillation, data: Data) -> Scores:
+    """Return every measure of a run's student: on the sample `data.val_images`, after its last round on all images."""
+    rows = run.store.val_sample(data.val_images) if data.val_images and not run.finished else None
+    return evaluate(run.student, run.store, run.device, data.evaluation, rows, amp=run.amp)
 
 
 def batches(samples: Iterable[Sample], evaluation: Eval) -> Iterator[Sample]:

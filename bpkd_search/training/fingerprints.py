@@ -31,7 +31,7 @@ def fingerprints(config: SearchConfig) -> dict[str, Content]:
     teacher, _ = teacher_file(run, recipe.crops_key())
     found["teacher"] = of_weights(teacher) if teacher.is_file() else Content(None, str(teacher))
     if form.mode != "online":
-        found["teacher.precision"] = Content(precision(pick_device(run.train.device)))
+        found["teacher.precision"] = Content(precision(pick_device(run.train.device), run.train.amp == "auto"))
     students = [run.student.weights]
     if isinstance(varied := config.space.get("student.weights"), Choice):
         students += [Path(str(option)) for option in varied.options]

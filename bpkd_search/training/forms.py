@@ -5,6 +5,7 @@ What a form costs before the trials is the teacher's work: pixels per image thro
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from math import prod
 
@@ -57,7 +58,7 @@ def forms(run: RunConfig, train: Dataset) -> list[Form]:
 
     Raises `ConfigError` if `data.views`, `data.crop` and `teacher.mode` exclude each other.
     """
-    views, mode, epochs = run.data.views, run.teacher.mode, epochs_of(run)
+    views, mode, epochs = run.data.views, run.teacher.mode, epochs_of(run, len(train))
     if mode == "online" or (mode == "auto" and needs_features(run)):
         return [Form(0 if views == "auto" else views, "online")]
     if views != "auto":
@@ -98,9 +99,14 @@ def first_form(run: RunConfig) -> Form:
     return forms(run, open_data(run.data, "train"))[0]
 
 
-def epochs_of(run: RunConfig) -> int | None:
+def epochs_of(run: RunConfig, images: int) -> int | None:
     """Return how often a run sees each image at most, or None if its time decides."""
-    return None if run.train.gpu_seconds is not None else run.train.epochs
+    train = run.train
+    if train.gpu_seconds is not None:
+        return None
+    if train.iterations is None:
+        return train.epochs
+    return math.ceil(train.iterations / max(1, images // (train.batch_size * train.accumulate)))
 
 
 def fits(run: RunConfig, views: int, train: Dataset) -> bool:
@@ -129,9 +135,9 @@ def needs_features(config: RunConfig) -> bool:
     return any(term.needs == "teacher features" for loss in losses for term in terms_of(loss))
 
 
-def repeats(run: RunConfig, form: Form) -> str | None:
+def repeats(run: RunConfig, form: Form, images: int) -> str | None:
     """Return a warning if the views of a form come again too often in a run."""
-    epochs = epochs_of(run)
+    epochs = epochs_of(run, images)
     if not form.views or epochs is None or epochs <= REPEATS * form.views:
         return None
     return (

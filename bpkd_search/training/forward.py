@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.errors import ResourceError
 from bpkd_search.models import Segmentor
 from bpkd_search.models.heads import resize
@@ -35,7 +36,27 @@ def forward(student: Segmentor, images: Tensor, labels: Tensor, ignore_index: in
 
 def _cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     upsampled = resize(logits.float(), labels.shape[-2:])
-    return F.cross_entropy(upsampled, labels.long(), ignore_index=ignore_index, reduction="sum")
+    return summed_cross_entropy(upsampled, labels.long(), ignore_index)
+
+
+def summed_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """Return the cross-entropy of logits [B, C, H, W] and labels int64 [B, H, W], summed over labelled pixels."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
+    # PyTorch's own has no deterministic backward for maps on a GPU.
+    known = labels != ignore_index
+    picked = logits.log_softmax(1).gather(1, torch.where(known, labels, 0).unsqueeze(1)).squeeze(1)
+    return -torch.where(known, picked, 0.0).sum()
+
+
+def train_mode(student: Segmentor, settings: Optimisation) -> None:
+    """Set a network to training, and its BatchNorm layers to what the run asks for."""
+    student.train()
+    for module in student.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
+            module.train(settings.batchnorm == "train")
+            if settings.batchnorm_momentum is not None:
+                module.momentum = settings.batchnorm_momentum
 
 
 def compiled_forward(student: Segmentor, images: Tensor, labels: Tensor, ignore_index: int) -> Outputs:

@@ -124,7 +124,7 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
                 break
             more = "; another form is used" if form != order[-1] else ""
             say(f"warning: the maps lose more than {100 * TOLERANCE:g} points of the teacher's accuracy{more}")
-    if warning := repeats(run, form):
+    if warning := repeats(run, form, store.num_images):
         say(warning)
     return Prepared(
         str(store.path),
@@ -144,7 +144,7 @@ def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, sa
     # A teacher with the same weights gives the same logits, wherever its file is.
     codec = run.data.logits
     parts = [plain_model(run.teacher), file_hash(teacher), codec]
-    key = logits_key(parts, precision(pick_device(run.train.device)))
+    key = logits_key(parts, precision(pick_device(run.train.device), run.train.amp == "auto"))
     what = f"{store.num_images * store.views} views" if form.views else f"{store.num_images} whole images"
     if not logits_path(store.path, key).is_dir():
         say(f"logits: the teacher on {what}, kept as {codec}")

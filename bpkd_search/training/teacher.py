@@ -19,7 +19,7 @@ from bpkd_search.errors import CheckpointError
 from bpkd_search.files import write_text
 from bpkd_search.losses.methods import Ce
 from bpkd_search.models import Segmentor, load_segmentor, save_weights
-from bpkd_search.models.build import autocast, build_model, pick_device
+from bpkd_search.models.build import TEACHER_DTYPE, autocast, build_model, pick_device
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.inputs import Say
@@ -33,7 +33,7 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
     """
     spec = run.teacher
     path, key = teacher_file(run, store.crops_key)
-    where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.epochs} epochs of training"
+    where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.length} of training"
     folder, evaluation = cache_dir(run.data.views_dir) / "teachers", run.data.evaluation
     scores_file = folder / f"{key}-{digest(to_tree(evaluation))}.json"
     scores = _read_scores(scores_file) if path.is_file() else None
@@ -71,7 +71,7 @@ def teacher_parts(run: RunConfig) -> list[Any]:
     if spec.checkpoint is not None:
         return [plain_model(spec), file_hash(spec.checkpoint)]
     start = file_hash(spec.weights) if spec.weights else None
-    return [plain_model(spec), spec.train.model_dump(exclude={"device"}), start]
+    return [plain_model(spec), spec.train.identity(), start]
 
 
 def open_teacher(run: RunConfig, num_classes: int, path: Path, device: torch.device) -> Segmentor:
@@ -86,15 +86,19 @@ class FrozenTeacher:
 
     def __init__(self, run: RunConfig, num_classes: int, path: Path) -> None:
         self._arguments, self._device = (run, num_classes, path), pick_device(run.train.device)
+        self._amp = run.train.amp == "auto"
         self._net: Segmentor | None = None
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits [B, C, h, w]."""
         if self._net is None:
             self._net = open_teacher(*self._arguments, self._device)
-        with torch.inference_mode(), autocast(self._device):
-            logits: torch.Tensor = self._net(images.to(self._device, non_blocking=True))
-        return logits
+        images = images.to(self._device, non_blocking=True)
+        with torch.inference_mode():
+            with autocast(self._device, self._amp, dtype=TEACHER_DTYPE):
+                logits: torch.Tensor = self._net(images)
+            # A network trained in bfloat16 or float32 may exceed the range of float16.
+            return logits if logits.isfinite().all() else self._net(images)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FrozenTeacher, self._arguments
@@ -136,8 +140,8 @@ def _train_teacher(run: RunConfig, store: ViewStore, path: Path, say: Say) -> No
             say(f"teacher: {e}; it is trained from the start")
             training = Distillation(run.teacher, Ce(), settings, store)
     while not training.finished:
-        report = training.train_epoch()
+        report = training.train_epoch(checkpoint)
         training.save(checkpoint)
-        say(f"teacher: epoch {training.epoch}/{settings.epochs}, loss {report['loss']:.3f}")
+        say(f"teacher: epoch {training.epoch}/{training.schedule.rounds}, loss {report['loss']:.3f}")
     save_weights(path, training.student, {"teacher": to_tree(run.teacher)})
     checkpoint.unlink(missing_ok=True)

@@ -16,17 +16,18 @@ from bpkd_search.experiment.paths import CHECKPOINT, CONFIG, HISTORY, METRICS, S
 from bpkd_search.files import write_text
 from bpkd_search.models import save_weights
 from bpkd_search.models.build import pick_device
-from bpkd_search.training.distill import Distillation, Diverged
-from bpkd_search.training.evaluation import evaluate
+from bpkd_search.training.distill import Distillation
+from bpkd_search.training.evaluation import evaluate_run
 from bpkd_search.training.inputs import Say
 from bpkd_search.training.prepare import prepare
+from bpkd_search.training.round import Diverged
 from bpkd_search.training.teacher import open_teacher
 
 
 def train(config: RunConfig, out: Path | str, say: Say = lambda line: None) -> dict[str, Any]:
-    """Train one student into `out` and return its final metrics; `say` is called with one line per epoch.
+    """Train one student into `out` and return its final metrics; `say` is called with one line per validation.
 
-    Writes `config.yaml`, `history.csv` (one row per epoch), `metrics.json` and `student.safetensors`. An
+    Writes `config.yaml`, `history.csv` (one row per validation), `metrics.json` and `student.safetensors`. An
     unfinished run of the same configuration in `out` is resumed; any other content is an error.
     Raises `UserError` if an input is invalid, `out` is taken or the training diverges.
     """
@@ -56,15 +57,15 @@ def train(config: RunConfig, out: Path | str, say: Say = lambda line: None) -> d
     report: dict[str, Any] = history[-1] if history else {}
     while not run.finished:
         try:
-            report = run.train_epoch()
+            report = run.train_epoch(out / CHECKPOINT)
         except Diverged as e:
             raise UserError(f"training diverged: {e}; a lower train.lr or loss weight may help") from e
-        report |= evaluate(run.student, store, device, config.data.evaluation).as_dict()
+        report |= evaluate_run(run, config.data).as_dict()
         history.append(report)
         run.save(out / CHECKPOINT, {"history": json.dumps(history)})
         _write_history(out / HISTORY, history)
         say(
-            f"train: epoch {run.epoch}/{config.train.epochs}, loss {report['loss']:.3f}, miou {report['miou']:.4f},"
+            f"train: epoch {run.epoch}/{run.schedule.rounds}, loss {report['loss']:.3f}, miou {report['miou']:.4f},"
             f" edge_miou {report['edge_miou']:.4f}, body_miou {report['body_miou']:.4f}"
         )
     metrics = {**report, "teacher_miou": (prepared.teacher_scores or {}).get("miou"), "parameters": run.parameters}
@@ -78,7 +79,8 @@ def train(config: RunConfig, out: Path | str, say: Say = lambda line: None) -> d
 
 def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
     table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(history[0]))
+    # A run that an earlier version began has rows with fewer columns.
+    writer = csv.DictWriter(table, fieldnames=list(history[-1]))
     writer.writeheader()
     writer.writerows(history)
     write_text(path, table.getvalue())

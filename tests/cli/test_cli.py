@@ -337,10 +337,10 @@ def test_a_training_that_was_cut_continues_to_the_same_weights(
     assert call("train", space, "--out", tmp_path / "whole")[0] == 0
     original = Distillation.train_epoch
 
-    def cut(self: Distillation) -> dict[str, Any]:
+    def cut(self: Distillation, *arguments: Any) -> dict[str, Any]:
         if self.epoch == 2 and self.settings.epochs == 4:
             raise KeyboardInterrupt
-        return original(self)
+        return original(self, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Distillation, "train_epoch", cut)

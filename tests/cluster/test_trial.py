@@ -18,6 +18,7 @@ from bpkd_search.config.points import run_at
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.prepare import prepare
+from bpkd_search.training.process_cache import ProcessCache
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_a_truncated_checkpoint_restarts_the_trial(task: TrialTask, tmp_path: Pa
 def test_failures_are_reported_with_their_reason_and_the_actor_lives_on(
     task: TrialTask, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str, said: str
 ) -> None:
-    def fail(self: Distillation) -> dict[str, Any]:
+    def fail(self: Distillation, *_: Any) -> dict[str, Any]:
         raise error
 
     trial = begin(task)
@@ -134,6 +135,50 @@ def test_failures_are_reported_with_their_reason_and_the_actor_lives_on(
     assert "Traceback" in log and "in step" in log and "in fail" in log and type(error).__name__ in log
     trial.reset_config({**task.to_dict(), "number": 9})
     assert report(trial.step())["epoch"] == 1
+
+
+def test_a_process_that_cuda_has_failed_in_is_left(task: TrialTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Distillation, *_: Any) -> dict[str, Any]:
+        raise RuntimeError("CUDA error: device-side assert triggered\nmore")
+
+    def never(self: ProcessCache) -> int:
+        raise AssertionError("every call of CUDA fails now")
+
+    trial = begin(task)
+    monkeypatch.setattr(Distillation, "train_epoch", fail)
+    # Ray Tune ends the actor of a trial that raises, and starts another one for the next.
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        trial.step()
+    assert "device-side assert" in task.log.read_text() and "in fail" in task.log.read_text()
+    monkeypatch.setattr(ProcessCache, "release", never)
+    trial.cleanup()
+
+
+def test_a_trial_continues_in_the_middle_of_a_round(task: TrialTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = {**task.run["train"], "epochs": None, "iterations": 12, "validate_every": 6, "checkpoint_seconds": 1e-9}
+    task = TrialTask.from_dict({**task.to_dict(), "run": {**task.run, "train": train}})
+    original, taken = Distillation.step, []
+
+    def stop(self: Distillation, *batch: Any, **settings: Any) -> dict[str, torch.Tensor]:
+        taken.append(1)
+        if len(taken) == 10:
+            raise KeyboardInterrupt
+        return original(self, *batch, **settings)
+
+    first = begin(task)
+    with monkeypatch.context() as patch:
+        patch.setattr(Distillation, "step", stop)
+        one = report(first.step())
+        with pytest.raises(KeyboardInterrupt):
+            first.step()
+    # The driver has not heard of the first report: it comes again, and then the rest of the second round.
+    again = begin(TrialTask.from_dict(json.loads(json.dumps(task.to_dict()))))
+    assert report(again.step()) == one
+    taken.clear()
+    monkeypatch.setattr(Distillation, "step", stop)
+    result = again.step()
+    assert len(taken) == 3 and result["done"]
+    assert (one["iteration"], report(result)["iteration"], report(result)["epoch"]) == (6, 12, 2)
 
 
 def test_divergence_is_reported_as_nan_with_the_term(task: TrialTask) -> None:

@@ -91,6 +91,19 @@ def test_early_stopping_saves_time_and_keeps_most_of_the_best(tiny: dict[str, An
     assert "PRUNED" in stopped.engine.states.values()
 
 
+def test_a_search_of_iterations_counts_validations(tiny: dict[str, Any]) -> None:
+    epochs = run(config_of(tiny))
+    tiny = deepcopy(tiny)
+    tiny["train"] = {"iterations": 860, "validate_every": 100}
+    tiny["search"] = {"trials": 30, "scheduler": {"grace": 1, "reduction": 3}}
+    found = run(parse(SearchConfig, tiny, "test"))
+    assert found.engine.max_epochs == 9
+    assert {t.epoch for n, t in found.engine.trials.items() if found.engine.states[n] == "COMPLETE"} == {9}
+    assert found.engine.milestones() == [1, 3] == epochs.engine.milestones()
+    assert found.engine.states == epochs.engine.states and "PRUNED" in found.engine.states.values()
+    assert found.curve == epochs.curve
+
+
 def test_rungs_in_seconds(tiny: dict[str, Any]) -> None:
     config = config_of(tiny, scheduler={"name": "asha", "axis": "gpu_seconds", "grace": 100, "reduction": 2})
     outcome = run(config)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.load import parse
@@ -17,9 +20,11 @@ from bpkd_search.errors import CheckpointError, ResourceError
 from bpkd_search.losses import bpkd_loss
 from bpkd_search.models.build import pick_device
 from bpkd_search.models.heads import resize
-from bpkd_search.training.distill import Distillation, Diverged
+from bpkd_search.training import forward
+from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.prepare import prepare
+from bpkd_search.training.round import Diverged
 from bpkd_search.training.teacher import open_teacher
 
 CPU = torch.device("cpu")
@@ -132,25 +137,6 @@ def test_a_checkpoint_of_another_student_is_refused(tiny: dict[str, Any], store:
         start(base(tiny, student__channels=16), store).load(tmp_path / "c.pt")
 
 
-def test_the_learning_rate_warms_up_and_decays_to_zero(tiny: dict[str, Any], store: ViewStore) -> None:
-    run = start(base(tiny, train__warmup=1.0, train__power=1.0, train__lr=0.3), store)
-    # 12 images in batches of 4: three steps an epoch, twelve in all, three of warm-up.
-    expected = [0.075, 0.15, 0.225] + [0.3 * (1 - (step - 3) / 9) for step in range(3, 12)]
-    assert [run.learning_rate(step, run.progress(step, 0.0)) for step in range(12)] == pytest.approx(expected)
-
-
-def test_a_run_of_seconds_ends_at_the_epoch_that_comes_nearest(tiny: dict[str, Any], store: ViewStore) -> None:
-    run = start(base(tiny, train__gpu_seconds=1e-6), store)
-    run.train_epoch()
-    assert run.finished and run.epoch == 1
-    run = start(base(tiny, train__gpu_seconds=100.0, train__power=1.0, train__lr=0.3), store)
-    run.epoch, run.spent = 9, 94.0  # 10.4 s an epoch: another one would end at 104.4 s
-    assert not run.finished
-    run.epoch, run.spent = 10, 96.0
-    assert run.finished
-    assert run.learning_rate(999, run.progress(999, 75.0)) == pytest.approx(0.3 * 0.25)
-
-
 def test_void_alone_leaves_the_weights_finite(tiny: dict[str, Any], store: ViewStore) -> None:
     run = start(base(tiny), store)
     images, labels, logits = next(store.epoch(0, 4, 0))
@@ -161,3 +147,263 @@ def test_void_alone_leaves_the_weights_finite(tiny: dict[str, Any], store: ViewS
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(ResourceError, match="cuda:77"):
         pick_device("cuda:77")
+
+
+def same_weights(first: Distillation, second: Distillation) -> bool:
+    return all(torch.equal(value, weights(second)[name]) for name, value in weights(first).items())
+
+
+def test_a_run_of_epochs_is_the_plain_loop_bit_for_bit(tiny: dict[str, Any], store: ViewStore) -> None:
+    run = start(base(tiny, loss__method="kd", loss__weight=2.0, train__warmup=1.5, train__grad_clip=1.0), store)
+    plain = start(base(tiny, loss__method="kd", loss__weight=2.0), store)
+    student, settings = plain.student.train(), run.settings
+    optimizer = torch.optim.SGD(student.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4, fused=True)
+    for step in range(12):
+        epoch, within = divmod(step, 3)
+        images, labels, teacher = next(islice(store.epoch(epoch, 4, 0), within, None))
+        images = images.contiguous(memory_format=torch.channels_last)
+        logits = student(images)
+        whole = resize(logits.float(), labels.shape[-2:])
+        ce = F.cross_entropy(whole, labels.long(), ignore_index=255, reduction="sum") / (labels != 255).sum()
+        kd = run.criterion(logits, teacher, labels)["kd"]
+        optimizer.zero_grad()
+        torch.stack([ce, kd]).sum().backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        left = 1.0 if step < 4.5 else (1 - step / 12) / (1 - 1.5 / 4)
+        rate = settings.lr * (step + 1) / 5.5 if step < 4.5 else settings.lr * min(1.0, left) ** 0.9
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+    reports = [run.train_epoch() for _ in range(4)]
+    assert run.finished and [report["iteration"] for report in reports] == [3, 6, 9, 12]
+    assert same_weights(run, plain)
+
+
+def test_iterations_go_through_the_same_batches_as_epochs(tiny: dict[str, Any], store: ViewStore) -> None:
+    epochs = start(base(tiny, train__power=0.0), store)
+    tiny["train"] = {"iterations": 12, "validate_every": 5, "batch_size": 4, "lr": 0.02, "power": 0.0}
+    run = start(base(tiny), store)
+    reports, numbers = [], []
+    while not run.finished:
+        reports.append(run.train_epoch())
+        numbers.append(run.optimizer.param_groups[0]["lr"])
+    assert [(r["epoch"], r["iteration"]) for r in reports] == [(1, 5), (2, 10), (3, 12)]
+    losses = [epochs.train_epoch()["loss"] for _ in range(4)]
+    assert same_weights(run, epochs)
+    parts = [reports[0]["loss"] * 5, reports[1]["loss"] * 5, reports[2]["loss"] * 2]
+    assert sum(parts) == pytest.approx(3 * sum(losses))
+
+
+def begun(config: RunConfig, store: ViewStore) -> Distillation:
+    """A run whose student draws random numbers at every step."""
+    run = start(config, store)
+    run.student.classifier.register_forward_hook(lambda part, given, out: F.dropout(out, 0.3, part.training))
+    return run
+
+
+@pytest.mark.parametrize(("optimizer", "after"), [("sgd", 1), ("adamw", 5)])
+def test_a_run_cut_inside_a_round_continues_bit_for_bit(
+    tiny: dict[str, Any], store: ViewStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, after: int
+) -> None:
+    tiny["train"] = {"iterations": 16, "validate_every": 8, "batch_size": 4, "optimizer": optimizer, "lr": 0.005}
+    config = base(tiny, train__checkpoint_seconds=1e-9, train__min_lr=1e-4, train__warmup_iterations=3)
+    whole, cut = begun(config, store), begun(config, store)
+    reports = [whole.train_epoch(), whole.train_epoch()]
+    cut.train_epoch(tmp_path / "c.pt")
+    cut.save(tmp_path / "c.pt", {"miou": 0.25})
+    step, taken = cut.step, [0]
+
+    def stop(*batch: Any, **settings: Any) -> dict[str, torch.Tensor]:
+        if taken[0] == after:
+            raise KeyboardInterrupt
+        taken[0] += 1
+        return step(*batch, **settings)
+
+    monkeypatch.setattr(cut, "step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        cut.train_epoch(tmp_path / "c.pt")
+    torch.manual_seed(12345)
+    again = begun(config, store)
+    assert again.load(tmp_path / "c.pt") == {"miou": 0.25}
+    assert (again.epoch, again.finished) == (1, False)
+    evaluate(again.student, again.store, CPU, Eval())
+    # As when the report of the round before was lost, and is given and saved again.
+    again.save(tmp_path / "c.pt", {"miou": 0.25})
+    again = begun(config, store)
+    again.load(tmp_path / "c.pt")
+    done = []
+    monkeypatch.setattr(again, "step", lambda *a, _step=again.step, **k: done.append(1) or _step(*a, **k))
+    report = again.train_epoch()
+    assert len(done) == 8 - after
+    assert same_weights(again, whole)
+    assert {k: v for k, v in report.items() if k.startswith("loss") or k in ("epoch", "iteration")} == {
+        k: v for k, v in reports[1].items() if k.startswith("loss") or k in ("epoch", "iteration")
+    }
+    assert again.spent > cut.spent and again.finished
+
+
+def test_checkpoints_within_a_round_come_by_the_clock(
+    tiny: dict[str, Any], store: ViewStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(base(tiny), store)
+    run.train_epoch(tmp_path / "c.pt")
+    assert not (tmp_path / "c.pt").exists()  # ten minutes are not over
+    now = [0.0]
+
+    def monotonic() -> float:
+        now[0] += 400.0
+        return now[0]
+
+    written: list[int] = []
+    monkeypatch.setattr(time, "monotonic", monotonic)
+    monkeypatch.setattr(Distillation, "save", lambda self, path, report: written.append(self._round.done))
+    run.train_epoch(tmp_path / "c.pt")
+    assert written == [2]  # after 800 s; after the last step, the round's own checkpoint follows
+
+
+def test_checkpoints_of_version_0_1_0_are_read(tiny: dict[str, Any], store: ViewStore, tmp_path: Path) -> None:
+    whole, first, second = (start(base(tiny), store) for _ in range(3))
+    whole.train_epoch(), whole.train_epoch()
+    first.train_epoch()
+    first.save(tmp_path / "c.pt", {"epoch": 1})
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    del state["round"]
+    torch.save(state, tmp_path / "c.pt")
+    assert second.load(tmp_path / "c.pt") == {"epoch": 1}
+    second.train_epoch()
+    assert same_weights(second, whole)
+
+
+def with_void(labels: torch.Tensor) -> torch.Tensor:
+    """Labels of which a part is void, another share in every image."""
+    labels = labels.clone()
+    for index, image in enumerate(labels):
+        image[: 7 * index] = 255
+    return labels
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_two_batches_of_an_iteration_are_one_of_twice_the_size(
+    tiny: dict[str, Any], store: ViewStore, clip: float | None
+) -> None:
+    settings = {"loss__method": "kd", "train__batchnorm": "frozen", "train__grad_clip": clip}
+    one = start(base(tiny, **settings), store)
+    two = start(base(tiny, **settings, train__batch_size=2, train__accumulate=2), store)
+    assert two.schedule.steps == one.schedule.steps == 3
+    for whole, parts in zip(one.batches(0, 6), two.batches(0, 6), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+    images, labels, logits = next(one.batches(0, 1))
+    labels = with_void(labels)
+    for run in (one, two):
+        with run.train_mode():
+            losses = [run.step(images, labels, logits, progress=0.0) for _ in range(2)]
+        run.losses = losses
+    for expected, found in zip(one.losses, two.losses, strict=True):
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
+    for (name, weight), other in zip(one.student.named_parameters(), two.student.parameters(), strict=True):
+        torch.testing.assert_close(other, weight, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_part_without_labels_leaves_the_loss_as_it_is(tiny: dict[str, Any], store: ViewStore) -> None:
+    run = start(base(tiny, train__batch_size=2, train__accumulate=2, train__batchnorm="frozen"), store)
+    images, labels, logits = next(run.batches(0, 1))
+    labels[2:] = 255
+    with run.train_mode():
+        alone = run._losses(images[:2], labels[:2], logits[:2], progress=0.0)
+        losses = run.step(images, labels, logits, progress=0.0)
+    for name in alone:
+        torch.testing.assert_close(losses[name], alone[name].detach())
+
+
+def test_an_iteration_of_two_batches_counts_their_images(tiny: dict[str, Any], store: ViewStore) -> None:
+    run = start(base(tiny, train__batch_size=2, train__accumulate=3), store)
+    report = run.train_epoch()
+    assert report["iteration"] == 2
+    assert report["images_per_second"] * report["gpu_seconds"] == pytest.approx(12)
+
+
+def test_gradients_that_overflow_skip_the_step_and_are_no_divergence(tiny: dict[str, Any], store: ViewStore) -> None:
+    run = start(base(tiny), store)
+    # Float16 without a GPU: the scaler is the same.
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-60)
+    before = [weight.clone() for weight in run.student.parameters()]
+    images, labels, logits = next(run.batches(0, 1))
+    with run.train_mode():
+        run.step(images, labels, logits, progress=0.0)
+    assert run.scaler.get_scale() == 2.0**67
+    assert all(torch.equal(a, b) for a, b in zip(before, run.student.parameters(), strict=True))
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-60)
+    report = run.train_epoch()
+    assert report["loss"] > 0 and not all(
+        torch.equal(a, b) for a, b in zip(before, run.student.parameters(), strict=True)
+    )
+
+
+def test_scaled_gradients_give_the_weights_of_unscaled_ones(tiny: dict[str, Any], store: ViewStore) -> None:
+    plain, scaled = (start(base(tiny, train__grad_clip=0.1), store) for _ in range(2))
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    plain.train_epoch(), scaled.train_epoch()
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(scaled)[name], value, msg=name)
+
+
+def test_clipping_counts_the_weights_of_the_loss(tiny: dict[str, Any]) -> None:
+    tiny["teacher"]["mode"] = "online"
+    tiny["space"], tiny["loss"] = {"loss.weight": {"float": [1, 2]}}, {"method": "feature_mse"}
+    config = base(tiny, train__grad_clip=0.01)
+    prepared = prepare(config, lambda line: None)
+    store = prepared.open()
+    teacher = open_teacher(config, store.num_classes, Path(prepared.teacher or ""), CPU)
+    run = Distillation(config.student, config.loss, config.train, store, teacher=teacher)
+    with run.train_mode():
+        run.step(*next(run.batches(0, 1)), progress=0.0)
+    gradients = [w.grad for w in (*run.student.parameters(), *run.criterion.parameters()) if w.grad is not None]
+    assert torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients])).item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_compiling_is_not_counted_and_changes_nothing(
+    tiny: dict[str, Any], store: ViewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[float] = []
+
+    def slow(graph: Any, inputs: Any) -> Any:
+        start = time.thread_time()
+        while time.thread_time() - start < 1.0:
+            pass
+        compiled.append(time.thread_time() - start)
+        return graph
+
+    monkeypatch.setattr(forward, "BACKEND", slow)
+    forward.forget_code()
+    run, plain = start(base(tiny, train__compile=True), store), start(base(tiny), store)
+    try:
+        assert run.train_epoch()["gpu_seconds"] < 0.9
+        assert len(compiled) == 1
+        plain.train_epoch()
+        assert same_weights(run, plain)
+    finally:
+        forward.forget_code()
+
+
+def test_the_warm_up_leaves_no_trace(tiny: dict[str, Any], store: ViewStore, tmp_path: Path) -> None:
+    run = begun(base(tiny), store)
+    run._warm = False
+    torch.manual_seed(3)
+    run.save(tmp_path / "before.pt")
+    before = torch.get_rng_state()
+    with run.train_mode():
+        run._warm_up(0)
+    assert run._warm and torch.equal(torch.get_rng_state(), before)
+    run.save(tmp_path / "after.pt")
+    assert (tmp_path / "after.pt").read_bytes() == (tmp_path / "before.pt").read_bytes()
+    assert all(weight.grad is None for weight in run.student.parameters())
+
+
+def test_a_deterministic_run_asks_pytorch_for_it_and_learns_the_same(tiny: dict[str, Any], store: ViewStore) -> None:
+    run, plain = start(base(tiny, train__deterministic=True), store), start(base(tiny), store)
+    asked: list[bool] = []
+    run.student.classifier.register_forward_hook(lambda *_: asked.append(torch.are_deterministic_algorithms_enabled()))
+    a, b = run.train_epoch(), plain.train_epoch()
+    assert asked == [True] * 3
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)

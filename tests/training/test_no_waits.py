@@ -153,7 +153,7 @@ def test_a_gpu_is_not_waited_for(tiny: dict[str, Any], store: ViewStore, optimiz
     run = with_loss(tiny, {"method": "bpkd"}, optimizer=optimizer, batch_size=4)
     training = Distillation(run.student, run.loss, run.train, store, device=GPU)
     training.student.train()
-    batches = list(training.batches(0))
+    batches = list(training.batches(0, training.schedule.steps))
     training.step(*batches[0], progress=0.0)
     torch.cuda.set_sync_debug_mode("error")
     try:

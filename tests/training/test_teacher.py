@@ -19,11 +19,14 @@ from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import run_at
 from bpkd_search.data.views import ViewStore
 from bpkd_search.losses.methods import Ce
+from bpkd_search.models import save_weights
+from bpkd_search.models.build import build_model
+from bpkd_search.training import teacher
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import prepare_views
-from bpkd_search.training.teacher import open_teacher, prepare_teacher
+from bpkd_search.training.teacher import FrozenTeacher, open_teacher, prepare_teacher
 from tests.test_files import ROOT, wait_for
 
 # Prints what it is told; stops after the first epoch until the file `go` exists.
@@ -171,3 +174,29 @@ def test_a_truncated_checkpoint_of_the_teacher_starts_its_training_again(
     assert prepare_teacher(run, store, lines.append)[1]["miou"] == scores["miou"]
     assert "is trained from the start" in lines[0]
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("amp", "size", "dtype"),
+    [("auto", 1.0, torch.float16), ("off", 1.0, torch.float32), ("auto", 1e8, torch.float32)],
+)
+def test_logits_are_computed_in_float16_where_that_is_asked_for_and_enough(
+    run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amp: str, size: float, dtype: torch.dtype
+) -> None:
+    run = run.model_copy(update={"train": run.train.model_copy(update={"amp": amp})})
+    net = build_model(run.teacher, 3, 0).eval()
+    with torch.no_grad():
+        net.classifier.weight *= size
+    save_weights(tmp_path / "net.safetensors", net, {})
+
+    def autocast(device: torch.device, enabled: bool, *, dtype: torch.dtype) -> torch.autocast:
+        return torch.autocast("cpu", dtype=dtype, enabled=enabled)  # as on a GPU
+
+    monkeypatch.setattr(teacher, "autocast", autocast)
+    images = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    logits = FrozenTeacher(run, 3, tmp_path / "net.safetensors")(images)
+    assert logits.dtype == dtype
+    with torch.inference_mode():
+        expected = net(images)
+    torch.testing.assert_close(logits.float(), expected, rtol=0.02, atol=0.02 * expected.abs().max().item())
+    assert torch.equal(logits, expected) == (dtype == torch.float32)

@@ -24,10 +24,10 @@ def test_an_unfinished_run_is_continued_however_its_configuration_was_written(
     whole = train(run, tmp_path / "whole", lambda line: None)
     original = Distillation.train_epoch
 
-    def cut(self: Distillation) -> dict[str, Any]:
+    def cut(self: Distillation, *arguments: Any) -> dict[str, Any]:
         if self.epoch == 1:
             raise KeyboardInterrupt
-        return original(self)
+        return original(self, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Distillation, "train_epoch", cut)

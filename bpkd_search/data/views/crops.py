@@ -103,7 +103,7 @@ class FreshCrops:
         maps = self.logits
         return [images, labels, *(maps.gather(self.sizes, indices, cut) if logits and isinstance(maps, Maps) else [])]
 
-    def cut(self, epoch: int, indices: Sequence[int]) -> tuple[Tensor, Tensor, list[Window]]:
+    def cut(self, epoch: int, indices: Sequence[int] | Array) -> tuple[Tensor, Tensor, list[Window]]:
         """Return images uint8 [B, 3, H, W], labels uint8 [B, H, W] and windows of the crops of an epoch."""
         height, width = self.transform.height, self.transform.width
         images = torch.empty(len(indices), 3, height, width, dtype=torch.uint8)

@@ -93,7 +93,7 @@ class Maps:
         self.plan = MapPlan(transform, self.name, int(table.about["classes"]))
         self.codec = self.plan.open_codec()
 
-    def gather(self, sizes: Sequence[Size], indices: Sequence[int], cut: Sequence[Window]) -> list[Tensor]:
+    def gather(self, sizes: Sequence[Size], indices: Sequence[int] | Array, cut: Sequence[Window]) -> list[Tensor]:
         """Return the encoded logits of windows of images, in the order of the codec's arrays; zero outside an image."""
         grid = self.plan.transform.grid
         cells = cut[0].height // grid, cut[0].width // grid
