@@ -35,6 +35,8 @@ class Nodes:
         self.folder = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
         self.head: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
+        # What works on the cluster, killed with it.
+        self.drivers: list[subprocess.Popen[bytes]] = []
         self._started, self._number = list[psutil.Process](), workers
 
     def __enter__(self) -> Nodes:
@@ -53,10 +55,8 @@ class Nodes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for worker in self.workers:
-            self.forget(worker)
-        if self.head:
-            self.forget(self.head)
+        for node in (*self.drivers, *self.workers, *([self.head] if self.head else [])):
+            self.forget(node)
         # Those of nodes that were killed before may have outlived them.
         for process in self._started:
             if process.is_running():

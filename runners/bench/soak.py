@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from nodes import Nodes, raylet
 from soak_checks import TARGETS, faults
 
 from bpkd_search.experiment.events import read_events
+from bpkd_search.experiment.paths import EVENTS
 
 KINDS = ("trial", "trial", "node", "driver")
 UNEXPECTED, MOST_UNEXPECTED = "drivers that ended with an error", 3
@@ -95,7 +97,8 @@ def soak(nodes: Nodes, space: Path, options: argparse.Namespace) -> int:
             elif time.monotonic() < end:
                 ended |= {event["number"] for event in read_events(folder) if event["event"] == "end"}
                 driver, kind = kill(next(kinds), nodes, driver, choice)
-                killed[kind] += 1
+                if kind in KINDS:
+                    killed[kind] += 1
         for target, lines in faults(folder, options.out / "undisturbed", ended).items():
             found[target] += [f"search {number}: {line}" for line in lines]
         seconds, kills = time.monotonic() - start, killed.total() - before
@@ -114,22 +117,28 @@ def pause(choice: random.Random, every: float, end: float) -> float | None:
 
 
 def kill(kind: str, nodes: Nodes, driver: Driver, choice: random.Random) -> tuple[Driver, str]:
-    """Kill one process, the driver where there is none of that kind; gives the driver from now on, and the kind."""
+    """Kill one process; gives the driver from now on, and the kind.
+
+    A driver that has logged nothing since it began is let be: where starting takes longer than the time between two
+    kills, none would ever come to ask for a trial. Then it is a trial's turn, if one runs.
+    """
     running, node = nodes.trials(), choice.choice(nodes.workers)
     process = raylet(node)
-    if kind == "trial" and running:
+    if kind == "driver" and driver.has_logged():
+        driver.process.kill()
+        driver.process.wait()
+        return Driver(nodes, driver.space, driver.folder), kind
+    if kind != "node" and running:
         with suppress(psutil.NoSuchProcess):
             choice.choice(running).kill()
-    elif kind == "node" and process:
+        return driver, "trial"
+    if kind == "node" and process:
         nodes.remember(node)
         process.kill()
         nodes.workers.remove(node)
         nodes.add()
-    else:
-        driver.process.kill()
-        driver.process.wait()
-        return Driver(nodes, driver.space, driver.folder), "driver"
-    return driver, kind
+        return driver, kind
+    return driver, "nothing"
 
 
 def in_shuffled_rounds(choice: random.Random) -> Iterator[str]:
@@ -143,11 +152,21 @@ class Driver:
 
     def __init__(self, nodes: Nodes, space: Path, folder: Path) -> None:
         self.space, self.folder, self.log = space, folder, folder.with_suffix(".log")
+        self._logged = self._log_size()
         command = [sys.executable, "-m", "bpkd_search", "run", str(space), "--out", str(folder), "--resume",
                    "--address", nodes.address]  # fmt: skip
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, env=nodes.environment, stdout=log, stderr=log,
                                             start_new_session=True)  # fmt: skip
+        nodes.drivers.append(self.process)
+
+    def has_logged(self) -> bool:
+        """Whether it has got as far as to add to the event log."""
+        return self._log_size() > self._logged
+
+    def _log_size(self) -> int:
+        log = self.folder / EVENTS
+        return log.stat().st_size if log.exists() else 0
 
     def ends_within(self, seconds: float | None) -> int | None:
         """Its exit code, or None where it has not ended by then."""
@@ -158,4 +177,5 @@ class Driver:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no process is left
     raise SystemExit(main())

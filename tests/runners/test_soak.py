@@ -47,8 +47,8 @@ def kills_in(said: str) -> int:
 def test_half_a_minute_of_kills_changes_no_table(
     bench: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = lines_of("--minutes", 0.5, "--every", 6, "--nodes", 2, "--trials", 1, "--epochs", 4)
-    assert bench("soak").main([*options, "--out", tmp_path / "soak"]) == 0
+    options = lines_of("--minutes", 0.5, "--every", 6, "--nodes", 2, "--trials", 1, "--epochs", 4, "--seed", 1)
+    assert bench("soak").main([*options, "--out", str(tmp_path / "soak")]) == 0
     said = capsys.readouterr().out
     assert kills_in(said) >= 1
     assert said.count("ok     ") == 1 + len(bench("soak_checks").TARGETS) and "MISSED" not in said
