@@ -27,7 +27,7 @@ def cross_faults(config: RunConfig) -> list[str]:
     kind = config.data.kind
     if (required := KINDS[kind].required) and config.data.options is None:
         faults.append(f"data.{kind}: got nothing, is required with data.kind: {kind} ({', '.join(required)})")
-    faults += _rate_faults("teacher.train", config.teacher.train)
+    faults += _schedule_faults("teacher.train", config.teacher.train)
     if isinstance(config, SearchConfig):
         faults += space_faults(config)
         scheduler = config.search.scheduler
@@ -52,15 +52,24 @@ def run_faults(run: RunConfig) -> list[str]:
                 f"{path}.method: got {term.method}, needs the teacher's features: set teacher.mode to online or auto"
                 f" (got {run.teacher.mode})"
             )
-    return [*faults, *_rate_faults("train", run.train)]
+    return [*faults, *_schedule_faults("train", run.train)]
 
 
-def _rate_faults(path: str, train: Optimisation) -> list[str]:
+def _schedule_faults(path: str, train: Optimisation) -> list[str]:
     faults = []
     for key, length in (("warmup", "epochs"), ("warmup_iterations", "iterations")):
         value, most = getattr(train, key), getattr(train, length)
         if most is not None and value > most:
             faults.append(f"{path}.{key}: got {value}, must not exceed {path}.{length} = {most}")
+    for key, other in (("iterations", "gpu_seconds"), ("warmup_iterations", "warmup")):
+        if getattr(train, key) and getattr(train, other):
+            got = f"got {getattr(train, key)} beside {path}.{other} = {getattr(train, other):g}"
+            faults.append(f"{path}.{key}: {got}, set one of them")
+    if train.validate_every is not None and train.iterations is None and train.gpu_seconds is None:
+        faults.append(
+            f"{path}.validate_every: got {train.validate_every}, needs {path}.iterations or {path}.gpu_seconds: a run"
+            " of epochs is validated after each"
+        )
     if train.min_lr > train.lr:
         faults.append(f"{path}.min_lr: got {train.min_lr:g}, must not exceed {path}.lr = {train.lr:g}")
     return faults

@@ -94,17 +94,8 @@ class Optimisation(Block):
     def _one_length(self) -> Optimisation:
         if self.iterations is not None and self.epochs is not None:
             raise ValueError(f"got epochs {self.epochs} and iterations {self.iterations}: set one, the other to null")
-        if self.iterations is not None and self.gpu_seconds is not None:
-            raise ValueError(f"got iterations {self.iterations} and gpu_seconds {self.gpu_seconds:g}: set one")
         if self.iterations is None and self.epochs is None:
             raise ValueError("epochs: got null, set epochs or iterations")
-        if self.validate_every is not None and self.iterations is None and self.gpu_seconds is None:
-            raise ValueError(
-                f"validate_every: got {self.validate_every}, needs iterations or gpu_seconds: a run of epochs is"
-                " validated after each"
-            )
-        if self.warmup and self.warmup_iterations:
-            raise ValueError(f"got warmup {self.warmup:g} and warmup_iterations {self.warmup_iterations}: set one")
         return self
 
     @property

@@ -6,19 +6,27 @@ import json
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from bpkd_search import Leaderboard
+from bpkd_search.cluster.connection import connect_ray
+from bpkd_search.cluster.driver import run_on_ray
+from bpkd_search.cluster.slots import Slots
 from bpkd_search.cluster.trial import DistillationTrial, TrialTask
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.config.points import run_at
+from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.trial import Trial
+from bpkd_search.search.engine import Engine
 from bpkd_search.training.distill import Distillation
-from bpkd_search.training.prepare import prepare
+from bpkd_search.training.prepare import Prepared, prepare
 from bpkd_search.training.process_cache import ProcessCache
+from tests.driving import report_of
 
 
 @pytest.fixture
@@ -152,6 +160,36 @@ def test_a_process_that_cuda_has_failed_in_is_left(task: TrialTask, monkeypatch:
     assert "device-side assert" in task.log.read_text() and "in fail" in task.log.read_text()
     monkeypatch.setattr(ProcessCache, "release", never)
     trial.cleanup()
+
+
+class Poisoned(DistillationTrial):
+    """A trial that trains nothing; CUDA fails in trial 1. Its report names its process."""
+
+    def _epoch(self) -> dict[str, Any]:
+        if self.task.number == 1:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        self.run = SimpleNamespace(finished=True)  # type: ignore[assignment]
+        return {**report_of(Trial(self.task.number, "x", "x", None), 1, 0.5), "node": str(os.getpid()), "final": True}
+
+    def _save(self, report: dict[str, Any]) -> dict[str, Any]:
+        return report
+
+
+def test_ray_replaces_a_process_that_cuda_has_failed_in(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["train"]["epochs"], tiny["search"] = 1, {"trials": 1, "scheduler": {"name": "none"}}
+    config = parse(SearchConfig, tiny, "test")
+    experiment.create(tmp_path / "e", config)
+    engine = Engine(config, tmp_path / "e", "test")
+    surroundings = TrialTask(str(tmp_path / "e"), Prepared("", None, None), threads=1)
+    with connect_ray(None, False):
+        run_on_ray(engine, tmp_path / "e", Slots(1, 1, 0), Poisoned, surroundings.values_for, lambda line: None)
+    engine.recorder.close()
+    table = Leaderboard(tmp_path / "e").trials().set_index("number").sort_index()
+    assert table["state"].tolist() == ["COMPLETE", "FAILED", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert table.loc[1, "reason"] == "error" and "device-side assert" in table.loc[1, "message"]
+    assert table["retries"].tolist() == [0] * 5
+    processes = table["node"].tolist()
+    assert processes[0] != processes[2] == processes[3] == processes[4]
 
 
 def test_a_trial_continues_in_the_middle_of_a_round(task: TrialTask, monkeypatch: pytest.MonkeyPatch) -> None:

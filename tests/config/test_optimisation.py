@@ -33,10 +33,16 @@ def test_iterations_take_the_place_of_the_default_epochs() -> None:
     ("train", "said"),
     [
         ({"epochs": 9, "iterations": 80}, "train: got .*epochs 9 and iterations 80: set one, the other to null"),
-        ({"iterations": 80, "gpu_seconds": 5}, "train: .*got iterations 80 and gpu_seconds 5: set one"),
+        (
+            {"iterations": 80, "gpu_seconds": 5},
+            "^train.iterations: got 80 beside train.gpu_seconds = 5, set one of them$",
+        ),
         ({"epochs": None}, "train: .*epochs: got null, set epochs or iterations"),
-        ({"validate_every": 5}, "train: .*validate_every: got 5, needs iterations or gpu_seconds"),
-        ({"warmup": 1, "warmup_iterations": 2}, "train: .*got warmup 1 and warmup_iterations 2: set one"),
+        ({"validate_every": 5}, "^train.validate_every: got 5, needs train.iterations or train.gpu_seconds: "),
+        (
+            {"warmup": 1, "warmup_iterations": 2},
+            "^train.warmup_iterations: got 2 beside train.warmup = 1, set one of them$",
+        ),
         ({"iterations": 9, "validate_every": 0}, "train.validate_every: got 0, must be greater than or equal to 1"),
         ({"iterations": 9, "warmup_iterations": 10}, "^train.warmup_iterations: got 10, .* train.iterations = 9$"),
         ({"warmup": 9}, "^train.warmup: got 9.0, must not exceed train.epochs = 8$"),
