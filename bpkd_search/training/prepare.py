@@ -24,7 +24,7 @@ from bpkd_search.data.views import (
 )
 from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.errors import ConfigError, DataError
-from bpkd_search.training.check import check_networks, try_step
+from bpkd_search.training.check import check_networks, check_weights, try_step
 from bpkd_search.training.inputs import Say, every_tenth, prepare_views, view_recipe, views_left
 from bpkd_search.training.teacher import FrozenTeacher, file_hash, logits_shape, plain_model, prepare_teacher
 
@@ -85,6 +85,7 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     """
     check_networks(run)
     recipe = view_recipe(run.data)
+    check_weights(run, len(recipe.train.class_names))
     require_space(cache_dir(run.data.views_dir), needed_bytes(run, recipe))
     store = prepare_views(run.data, say, view_map, recipe)
     terms = terms_by_path(run.loss).items()

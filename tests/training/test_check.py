@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.errors import CheckpointError, ConfigError, ResourceError
+from bpkd_search.models import save_weights
+from bpkd_search.models.build import build_model
 from bpkd_search.training.check import check_networks, try_step
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.inputs import prepare_views
@@ -77,6 +80,24 @@ def test_a_transformer_for_one_size_comes_with_that_size(tiny: dict[str, Any]) -
 def test_networks_of_coarse_strides_read_any_size(tiny: dict[str, Any], encoder: str) -> None:
     small = ["data.height=44", "data.width=60", "student.head=segformer", f"student.encoder={encoder}"]
     check_networks(parse(SearchConfig, tiny, "test", small))
+
+
+def test_files_of_weights_are_compared_before_anything_is_made(tiny: dict[str, Any], tmp_path: Path) -> None:
+    save_weights(tmp_path / "teacher.safetensors", build_model(a_run(tiny).teacher, 3, 0))
+    given = [f"teacher.checkpoint={tmp_path}/teacher.safetensors"]
+    # Which data set there is, and how many classes it has, is not known here.
+    check_networks(parse(SearchConfig, deepcopy(tiny), "test", given))
+    (fault,) = faults_of(deepcopy(tiny), *given, "teacher.channels=32")
+    assert fault.startswith(f"teacher.checkpoint: {tmp_path}/teacher.safetensors: does not fit the model; ")
+    assert "classes" not in fault and "head.lateral.0.0.weight is [16, " in fault
+    (fault,) = faults_of(deepcopy(tiny), f"student.weights={tmp_path}/teacher.safetensors", "student.encoder=resnet18")
+    assert fault.startswith("student.weights: ") and "keys missing" in fault
+
+    lines: list[str] = []
+    views = tmp_path / "views"
+    with pytest.raises(CheckpointError, match=r"^teacher\.checkpoint: .*has 3 classes, the model 8; "):
+        prepare(a_run(deepcopy(tiny), *given, f"data.views_dir={views}"), lines.append)
+    assert not lines and not views.exists()
 
 
 def test_an_option_that_is_never_active_with_an_encoder_is_not_built_with_it(tiny: dict[str, Any]) -> None:
