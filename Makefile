@@ -9,7 +9,7 @@ SUPPORTED := 3.10 3.11 3.12 3.13
 # Neither Ray nor real data nor minutes.
 FAST := tests/config tests/experiment tests/losses tests/metrics tests/search tests/test_public_api.py
 
-.PHONY: demo test test-long test-versions dist lint docs docs-reference bench soak clean-venv
+.PHONY: demo test test-long test-versions test-mmseg dist lint docs docs-reference bench soak clean-venv
 
 demo: $(STAMP)  ## A whole search on scenes the package draws; ends with a leaderboard.
 	runners/local.sh quickstart
@@ -33,6 +33,13 @@ test-versions:  ## The fast tests on the oldest and the newest supported Python 
 		.venv-$$v/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[samplers]" hypothesis pytest torchmetrics; \
 		.venv-$$v/bin/python -m pytest -m "not long" $(FAST); \
 	done
+
+# mmcv-lite lacks compiled operators, which none of the networks compared needs.
+test-mmseg: $(STAMP)  ## Logits of the paper's networks against mmsegmentation's own, installed in build/mmseg.
+	test -d build/mmseg || $(BIN)/python -m pip install --quiet --no-deps --target build/mmseg \
+		mmsegmentation==1.2.2 mmcv-lite==2.1.0 mmengine==0.10.7 addict==2.4.0 ftfy opencv-python-headless \
+		prettytable regex 'setuptools<81' termcolor terminaltables wcwidth yapf
+	BPKD_SEARCH_MMSEG=build/mmseg $(BIN)/pytest tests/models/test_mmsegmentation.py
 
 dist: $(STAMP)  ## A wheel and an sdist in dist/, and the wheel tried in an empty environment (PyTorch and all: 6 GB).
 	rm -rf dist build

@@ -23,7 +23,7 @@ from bpkd_search.files import replacing
 from bpkd_search.imports import callable_module
 from bpkd_search.models import Segmentor, read_about
 from bpkd_search.models.build import pick_device
-from bpkd_search.models.checkpoint import read_weights
+from bpkd_search.models.checkpoint import plain_name, read_weights
 from bpkd_search.models.inference import predict_classes
 
 OVERLAY = 0.5
@@ -73,7 +73,7 @@ def comparable(name: str) -> str:
     """
     if not name.startswith("encoder."):
         return name
-    return "encoder." + name.removeprefix("encoder.").removeprefix("model.").replace("_", ".")
+    return "encoder." + plain_name(name.removeprefix("encoder."))
 
 
 def classify(model: Segmentor, image: NDArray[np.uint8], data: Data) -> NDArray[np.uint8]:

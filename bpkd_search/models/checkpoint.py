@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from bpkd_search.errors import CheckpointError
 from bpkd_search.files import write_bytes
+from bpkd_search.models.formats import describe
+from bpkd_search.models.mmsegmentation import encoder_name, network_of, preprocessing_fault, translate
 
 Weights = dict[str, Tensor]
 
@@ -57,11 +59,19 @@ def read_weights(path: Path) -> Weights:
         tree: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise CheckpointError(
-            f"{path}: holds pickled objects beside tensors, which could run code (rejected);"
-            " save the bare state dict (or safetensors) instead"
+            f"{path}: holds pickled objects beside tensors, which could run code (rejected); if you trust it, save its"
+            f" tensors alone where it opens: torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'],"
+            f" {path.stem + '-tensors.pth'!r})"
         ) from e
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
         raise CheckpointError(f"{path}: is not a readable PyTorch file: {str(e).splitlines()[0]}") from e
+    if isinstance(tree, Mapping) and {"student", "criterion", "optimizer"} <= tree.keys():
+        raise CheckpointError(
+            f"{path}: is a checkpoint from which training continues; `bpkd-search export` writes the student's weights"
+        )
+    meta = tree.get("meta") if isinstance(tree, Mapping) else None
+    if isinstance(meta, Mapping) and (fault := preprocessing_fault(meta)):
+        raise CheckpointError(f"{path}: {fault}")
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(tree, Mapping) and isinstance(tree.get(key), Mapping):
             tree = tree[key]
@@ -71,22 +81,64 @@ def read_weights(path: Path) -> Weights:
 
 
 def load_segmentor(model: nn.Module, path: Path) -> None:
-    """Load a whole segmentor. Raises `CheckpointError` that names missing, unknown and misshapen keys."""
-    _fit(model, read_weights(path), path, allow_unknown=False)
+    """Load a whole segmentor. Raises `CheckpointError` as `segmentor_weights` does."""
+    model.load_state_dict(segmentor_weights(model, path), strict=False)
+
+
+def segmentor_weights(model: nn.Module, path: Path) -> Weights:
+    """Return the weights in a file for a whole segmentor, by this package or mmsegmentation; `model` may be on `meta`.
+
+    An auxiliary head in the file is left out if the model has none. Raises `CheckpointError` that says what another
+    format is, and names missing, unknown and misshapen keys.
+    """
+    read = read_weights(path)
+    known = network_of(read) is not None
+    if (what := describe(read)) and not known:
+        raise CheckpointError(f"{path}: {what}")
+    weights = translate(read) if known else read
+    if not any(name.startswith("auxiliary.") for name in model.state_dict()):
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("auxiliary.")}
+    return _fitting(model, weights, f"{path}: {what}" if what else str(path), allow_unknown=False)
+
+
+def classes_in(path: Path) -> int | None:
+    """Return the number of classes of a whole segmentor in a file; None if it is none. Raises `CheckpointError`."""
+    weights = read_weights(path)
+    for name in ("classifier.weight", "decode_head.conv_seg.weight"):
+        if name in weights:
+            return int(weights[name].shape[0])
+    return None
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:
-    """Load an encoder from a file with timm's names; a classifier in the file is ignored.
+    """Load an encoder. Raises `CheckpointError` as `encoder_weights` does."""
+    encoder.load_state_dict(encoder_weights(encoder, path), strict=False)
 
-    timm joins nested names with `_` when it cuts a network into its feature pyramid (`stages.0` becomes
-    `stages_0`), so names are normalised before they are compared. Raises `CheckpointError` that names the keys.
+
+def encoder_weights(encoder: nn.Module, path: Path) -> Weights:
+    """Return the weights in a file for an encoder, with timm's or mmsegmentation's names; the rest is ignored.
+
+    Of a whole segmentor, the encoder is taken. timm joins nested names with `_` when it cuts a network into its feature
+    pyramid (`stages.0` becomes `stages_0`), or puts it under `model`, so names are normalised before they are compared.
+    Raises `CheckpointError` that names the keys.
     """
-    alike = {name.replace("_", "."): name for name in encoder.state_dict()}
-    weights = {alike.get(name.replace("_", "."), name): tensor for name, tensor in read_weights(path).items()}
-    _fit(encoder, weights, path, allow_unknown=True)
+    read = read_weights(path)
+    for part in ("encoder.", "backbone."):
+        read = {name.removeprefix(part): x for name, x in read.items() if name.startswith(part)} or read
+    alike = {plain_name(name): name for name in encoder.state_dict()}
+    weights = {}
+    for name, tensor in read.items():
+        plain = plain_name(name)
+        weights[alike.get(plain) or alike.get(plain_name(encoder_name(name)), name)] = tensor
+    return _fitting(encoder, weights, str(path), allow_unknown=True)
 
 
-def _fit(model: nn.Module, weights: Weights, path: Path, *, allow_unknown: bool) -> None:
+def plain_name(name: str) -> str:
+    """Return a weight's name that is the same in timm's whole network and in its feature pyramid."""
+    return name.removeprefix("model.").replace("_", ".")
+
+
+def _fitting(model: nn.Module, weights: Weights, source: str, *, allow_unknown: bool) -> Weights:
     wanted = model.state_dict()
     # Files from before PyTorch 1.0 lack these counters, and nothing here uses them.
     missing = [k for k in wanted if k not in weights and not k.endswith("num_batches_tracked")]
@@ -102,5 +154,7 @@ def _fit(model: nn.Module, weights: Weights, path: Path, *, allow_unknown: bool)
         if keys
     ]
     if faults:
-        raise CheckpointError(f"{path}: does not fit the model; " + "; ".join(faults))
-    model.load_state_dict({k: v for k, v in weights.items() if k in wanted}, strict=False)
+        classes = [state["classifier.weight"].shape[0] for state in (weights, wanted) if "classifier.weight" in state]
+        counts = "has {} classes, the model {}; ".format(*classes) if len(set(classes)) == 2 else ""
+        raise CheckpointError(f"{source}: {counts}does not fit the model; " + "; ".join(faults))
+    return {name: tensor for name, tensor in weights.items() if name in wanted}

@@ -1,13 +1,14 @@
 """Checks that cost seconds, before the views, the teacher and the trials cost hours.
 
-`check_networks` and `check_evaluation` build student and teacher without memory (PyTorch's meta device); `try_step`
-trains the student for one real step.
+`check_networks` and `check_evaluation` build student and teacher without memory (PyTorch's meta device),
+`check_weights` compares them with their files; `try_step` trains the student for one real step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,10 @@ import torch
 from bpkd_search.config.models import Choice, Model, RunConfig, SearchConfig
 from bpkd_search.config.points import Point, in_order, is_active, run_at, to_tree
 from bpkd_search.data.views import ViewStore
-from bpkd_search.errors import ConfigError, ResourceError, UserError
+from bpkd_search.errors import CheckpointError, ConfigError, ResourceError, UserError
+from bpkd_search.models import Segmentor
 from bpkd_search.models.build import build_model, logits_shape, pick_device
+from bpkd_search.models.checkpoint import classes_in, encoder_weights, segmentor_weights
 from bpkd_search.models.encoders import native_size
 from bpkd_search.models.inference import input_sizes
 from bpkd_search.training.distill import Distillation
@@ -28,8 +31,8 @@ _STUDENTS = 256
 def check_networks(config: RunConfig) -> None:
     """Build the teacher and every student that a run or search may use, without memory, and pass a batch through them.
 
-    Raises `ConfigError` with every encoder that timm does not have, and with parts that do not fit each other or the
-    size of the images.
+    Raises `ConfigError` with every encoder that timm does not have, with parts that do not fit each other or the size
+    of the images, and with the first file of weights that does not fit.
     """
     size, faults = config.data.crop, []
     teacher, trained = config.teacher, config.teacher.checkpoint is None
@@ -40,6 +43,11 @@ def check_networks(config: RunConfig) -> None:
         for fault in _network_faults(_plain(student), config.train.batch_size, *size):
             key = f"student{fault.partition(':')[0]}"
             faults.append(f"space.student{fault}" if key in point else f"student{fault}")
+    if not faults:
+        try:
+            check_weights(config)
+        except CheckpointError as e:
+            faults.append(str(e))
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
 
@@ -58,6 +66,38 @@ def check_evaluation(run: RunConfig, size: Sequence[int]) -> None:
         for fault in _network_faults(_plain(model), 0, *seen)
     ]:
         raise ConfigError(faults)
+
+
+def check_weights(run: RunConfig, num_classes: int | None = None) -> None:
+    """Compare the files of weights that a run names with its networks, without memory for these.
+
+    Without `num_classes`, a checkpoint may have any number of classes. Files that are not here are left to those who
+    read them. Raises `CheckpointError` that names the key of the configuration, the file and what does not fit.
+    """
+    parts: tuple[tuple[str, Model, bool, Path | None], ...] = (
+        ("teacher.checkpoint", run.teacher, True, run.teacher.checkpoint),
+        ("teacher.weights", run.teacher, False, None if run.teacher.checkpoint else run.teacher.weights),
+        ("student.weights", run.student, False, run.student.weights),
+    )
+    for key, model, whole, given in parts:
+        if given is None or not (path := given.expanduser()).is_file():
+            continue
+        spec = _plain(model).model_copy(update={"auxiliary_weight": 0})
+        try:
+            if whole:
+                segmentor_weights(_without_memory(spec, num_classes or classes_in(path) or 1), path)
+            else:
+                encoder_weights(_without_memory(spec, 1).encoder, path)
+        except CheckpointError as e:
+            raise CheckpointError(f"{key}: {e}") from e
+
+
+def _without_memory(spec: Model, num_classes: int) -> Segmentor:
+    try:
+        with torch.device("meta"):
+            return build_model(spec, num_classes, 0)
+    except Exception:  # not every network can be built there
+        return build_model(spec, num_classes, 0)
 
 
 def try_step(run: RunConfig, store: ViewStore, *, online: bool) -> None:

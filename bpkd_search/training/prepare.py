@@ -29,7 +29,7 @@ from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.errors import ConfigError, DataError
 from bpkd_search.models.build import logits_shape, pick_device, precision
 from bpkd_search.training.agreement import TOLERANCE, measure
-from bpkd_search.training.check import check_evaluation, check_networks, try_step
+from bpkd_search.training.check import check_evaluation, check_networks, check_weights, try_step
 from bpkd_search.training.forms import Form, forms, repeats
 from bpkd_search.training.inputs import Say, every_tenth, prepare_views, store_left, store_path, view_recipe
 from bpkd_search.training.source import open_data
@@ -99,6 +99,7 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     check_networks(run)
     train = open_data(run.data, "train")
     order = forms(run, train)
+    check_weights(run, len(train.class_names))
     terms = terms_by_path(run.loss).items()
     if faults := [f"{path}.{fault}" for path, term in terms for fault in term.class_faults(len(train.class_names))]:
         raise ConfigError(faults)
@@ -117,13 +118,14 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
         if form.mode == "online":
             break
         store = _with_logits(run, form, store, teacher, say, logit_map)
-        if form.mode == "maps":
-            agreement = measure(store, FrozenTeacher(run, store.num_classes, teacher))
-            say(agreement.line())
-            if agreement.passed:
-                break
-            more = "; another form is used" if form != order[-1] else ""
-            say(f"warning: the maps lose more than {100 * TOLERANCE:g} points of the teacher's accuracy{more}")
+        if form.mode == "stored":
+            break
+        agreement = measure(store, FrozenTeacher(run, store.num_classes, teacher))
+        say(agreement.line())
+        if agreement.passed:
+            break
+        more = "; another form is used" if form != order[-1] else ""
+        say(f"warning: the maps lose more than {100 * TOLERANCE:g} points of the teacher's accuracy{more}")
     if warning := repeats(run, form, store.num_images):
         say(warning)
     return Prepared(

@@ -44,7 +44,7 @@ class Patterns:
         label = blocks.repeat_interleave(self.block, 0).repeat_interleave(self.block, 1)[:height, :width].contiguous()
         return torch.stack([40 * label, 255 - 40 * label, label]), label
 
-    def identity(self) -> str:
+    def identity(self, cache: Path | None = None) -> str:
         return f"patterns {self.sizes} {self.block}"
 
 

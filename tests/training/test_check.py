@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.errors import CheckpointError, ConfigError, ResourceError
+from bpkd_search.models import save_weights
+from bpkd_search.models.build import build_model
 from bpkd_search.training.check import check_evaluation, check_networks, try_step
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.forms import Form
@@ -80,6 +83,24 @@ def test_networks_of_coarse_strides_read_any_size(tiny: dict[str, Any], encoder:
     check_networks(parse(SearchConfig, tiny, "test", small))
 
 
+def test_files_of_weights_are_compared_before_anything_is_made(tiny: dict[str, Any], tmp_path: Path) -> None:
+    save_weights(tmp_path / "teacher.safetensors", build_model(a_run(tiny).teacher, 3, 0))
+    given = [f"teacher.checkpoint={tmp_path}/teacher.safetensors"]
+    # Which data set there is, and how many classes it has, is not known here.
+    check_networks(parse(SearchConfig, deepcopy(tiny), "test", given))
+    (fault,) = faults_of(deepcopy(tiny), *given, "teacher.channels=32")
+    assert fault.startswith(f"teacher.checkpoint: {tmp_path}/teacher.safetensors: does not fit the model; ")
+    assert "classes" not in fault and "head.lateral.0.0.weight is [16, " in fault
+    (fault,) = faults_of(deepcopy(tiny), f"student.weights={tmp_path}/teacher.safetensors", "student.encoder=resnet18")
+    assert fault.startswith("student.weights: ") and "keys missing" in fault
+
+    lines: list[str] = []
+    views = tmp_path / "views"
+    with pytest.raises(CheckpointError, match=r"^teacher\.checkpoint: .*has 3 classes, the model 8; "):
+        prepare(a_run(deepcopy(tiny), *given, f"data.views_dir={views}"), lines.append)
+    assert not lines and not views.exists()
+
+
 def test_an_option_that_is_never_active_with_an_encoder_is_not_built_with_it(tiny: dict[str, Any]) -> None:
     space = [
         "data.crop=[32,64]",
@@ -97,17 +118,17 @@ def test_checking_networks_takes_no_random_numbers(tiny: dict[str, Any]) -> None
 
 def test_sizes_that_a_network_cannot_evaluate_cost_no_teacher(tiny: dict[str, Any]) -> None:
     lines: list[str] = []
-    network = ["data.crop=[32,64]", "student.encoder=hrnet_w18_small", "teacher.train.seed=78"]
+    network = ["student.encoder=maxvit_rmlp_pico_rw_256", "data.crop=[256,256]", "teacher.train.seed=78"]
+    tiny["data"]["synthetic"] |= {"height": 256, "width": 256, "train_images": 2, "val_images": 1}
     with pytest.raises(ConfigError) as e:
         prepare(a_run(tiny, *network, "data.eval.scales=[1.0, 1.5, 0.7]"), lines.append)
     (wide, small) = e.value.faults
-    assert wide.startswith("data.eval: student: hrnet_w18_small + fpn cannot read 1 image(s) of 48x96: ")
-    assert small.startswith("data.eval: student: hrnet_w18_small + fpn cannot read 1 image(s) of 22x45: ")
+    assert wide.startswith("data.eval: student: maxvit_rmlp_pico_rw_256 + fpn cannot read 1 image(s) of 384x384: ")
+    assert small.startswith("data.eval: student: maxvit_rmlp_pico_rw_256 + fpn cannot read 1 image(s) of 179x179: ")
     assert not [line for line in lines if line.startswith("teacher")]
-    windows = "data.eval={mode: slide, crop: [32, 48]}"
-    with pytest.raises(ConfigError, match=r"student: hrnet_w18_small.* of 32x48: "):
-        check_evaluation(a_run(tiny, *network, windows), (64, 64))
-    check_evaluation(a_run(tiny, *network, "data.eval={mode: slide, crop: [32, 64]}"), (60, 60))
+    with pytest.raises(ConfigError, match=r"student: maxvit_.* of 32x48: "):
+        check_evaluation(a_run(tiny, *network, "data.eval={mode: slide, crop: [32, 48]}"), (64, 64))
+    check_evaluation(a_run(tiny, *network, "data.eval={mode: slide, crop: [256, 256]}"), (60, 60))
 
 
 @pytest.mark.parametrize("mode", ["stored", "online"])
