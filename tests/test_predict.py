@@ -28,6 +28,7 @@ PALETTE = [[10, 20, 30], [200, 0, 0], [0, 200, 100]]
 
 def about(tiny: dict[str, Any], **other: Any) -> dict[str, Any]:
     run = {key: tiny[key] for key in ("data", "teacher", "student", "loss", "train")}
+    run["data"] = {"resize": [32, 48], **run["data"]}
     names = ["sky", "road", "tree"]
     return {"config": to_tree(parse(RunConfig, run, "t")), "class_names": names, "palette": PALETTE, **other}
 
@@ -58,7 +59,9 @@ def test_masks_and_overlays_show_what_the_model_says_at_the_images_size(student:
     model, _ = load_student(student)
     seen = set()
     for name, image in images.items():
-        small, _ = EvalTransform(32, 48)(torch.from_numpy(image).permute(2, 0, 1), torch.zeros(image.shape[:2]).byte())
+        small, _ = EvalTransform((32, 48))(
+            torch.from_numpy(image).permute(2, 0, 1), torch.zeros(image.shape[:2]).byte()
+        )
         logits = F.interpolate(model(small[None]), image.shape[:2], mode="bilinear")
         ids = logits.argmax(1)[0].numpy()
         mask = Image.open(tmp_path / "out" / f"{name}_mask.png")
@@ -74,7 +77,7 @@ def test_windows_and_flips_of_the_header_are_those_of_the_masks(tiny: dict[str, 
     how = {"mode": "slide", "crop": [32, 32], "stride": [32, 16], "flip": True}
     model, file = Segmentor("mobilenetv3_small_050", 3, channels=8).eval(), tmp_path / "student.safetensors"
     image = picture(tmp_path / "a.png", 70, 51)
-    small, _ = EvalTransform(32, 48)(torch.from_numpy(image).permute(2, 0, 1), torch.zeros(image.shape[:2]).byte())
+    small, _ = EvalTransform((32, 48))(torch.from_numpy(image).permute(2, 0, 1), torch.zeros(image.shape[:2]).byte())
     with torch.no_grad():  # every class is predicted somewhere
         model.classifier.weight.mul_(50)
         model.classifier.bias -= model(small[None]).mean((0, 2, 3))
@@ -104,7 +107,7 @@ def test_a_header_without_a_way_of_evaluation_gives_the_masks_of_the_whole_image
     older = tmp_path / "older.safetensors"
     save_weights(older, load_student(student)[0], header)
     mask, _ = predict(older, tmp_path / "a.png", tmp_path / "out")
-    small, _ = EvalTransform(32, 48)(torch.from_numpy(image).permute(2, 0, 1), torch.zeros(image.shape[:2]).byte())
+    small, _ = EvalTransform((32, 48))(torch.from_numpy(image).permute(2, 0, 1), torch.zeros(image.shape[:2]).byte())
     logits = load_student(older)[0](small[None])
     assert np.array_equal(np.array(Image.open(mask)), F.interpolate(logits, (70, 51), mode="bilinear").argmax(1)[0])
 

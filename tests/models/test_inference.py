@@ -182,10 +182,18 @@ def test_flips_and_scales_average_probabilities(
 
 
 def test_a_size_that_a_network_cannot_take_is_said_in_one_sentence() -> None:
-    model = Segmentor("hrnet_w18_small", 3, channels=8).eval()
+    class Even(Segmentor):
+        """A network for sizes that are multiples of 64."""
+
+        def forward(self, images: Tensor, return_features: bool = False) -> Any:
+            if images.shape[-1] % 64:
+                raise RuntimeError("must be a multiple of 64\nand more")
+            return super().forward(images, return_features)
+
+    model = Even("mobilenetv3_small_050", 3, channels=8).eval()
     with pytest.raises(DataError) as e:
         predict_classes(model, noise(1, 64, 72), (64, 72))
-    assert str(e.value).startswith("the network cannot read an image of 64x72 pixels (")
+    assert str(e.value).startswith("the network cannot read an image of 64x72 pixels (must be a multiple of 64): ")
     assert str(e.value).endswith("or set data.eval.mode to slide with such a data.eval.crop")
     assert "\n" not in str(e.value)
     # Windows of a size that it takes.

@@ -43,7 +43,7 @@ def damages(cache: Path) -> dict[str, Callable[[], None]]:
         "half a description": cut("manifest.json"),
         "no description": gone("manifest.json"),
         "half the images": cut("train/images.npy"),
-        "no labels": gone("val/labels.npy"),
+        "no labels": gone("validation/records.npy"),
         "half a table of chunks": cut("train/chunks.json"),
         "half the logits": cut("logits-*/*.npy"),
         "no logits": gone("logits-*"),
