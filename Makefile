@@ -9,7 +9,7 @@ SUPPORTED := 3.10 3.11 3.12 3.13
 # Neither Ray nor real data nor minutes.
 FAST := tests/config tests/experiment tests/losses tests/metrics tests/search tests/test_public_api.py
 
-.PHONY: demo test test-long test-versions dist lint docs docs-reference bench clean-venv
+.PHONY: demo test test-long test-versions dist lint docs docs-reference bench soak clean-venv
 
 demo: $(STAMP)  ## A whole search on scenes the package draws; ends with a leaderboard.
 	runners/local.sh quickstart
@@ -64,7 +64,12 @@ bench: $(STAMP)  ## Speed as ratios within one run, in quick form; figures go to
 	$(BIN)/python runners/bench/report.py --trials 1000 --json runs/bench/report.json
 	$(BIN)/python runners/bench/strategies.py ray --trials 50 --json runs/bench/ray.json
 	$(BIN)/python runners/bench/strategies.py simulated --trials 300 --json runs/bench/simulated.json
+	$(BIN)/python runners/bench/strategies.py warm_start --trials 20 --seeds 2 --json runs/bench/warm_start.json
 	$(BIN)/python runners/bench/strategies.py table --trials 64 --seeds 2 --json runs/bench/strategies.json
+
+soak: $(STAMP)  ## Ten minutes of searches on four Ray nodes of this machine, a process killed every ten seconds.
+	mkdir -p runs
+	$(BIN)/python runners/bench/soak.py --minutes 10 --out runs/soak-$$(date +%Y%m%d-%H%M%S)
 
 $(STAMP): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

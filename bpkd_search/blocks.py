@@ -7,10 +7,22 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
+from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Tag,
+    model_validator,
+)
+from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
 
 class Block(BaseModel):
@@ -74,6 +86,25 @@ PerClass = Annotated[
     | Annotated[tuple[Annotated[float, Field(ge=0)], ...], Tag("per class")],
     Discriminator(_number_or_list),
 ]
+
+
+@dataclass(frozen=True)
+class Matching:
+    """A validator of strings that match `pattern` as a whole; `rule` is the pattern in words, after "must be"."""
+
+    pattern: str
+    rule: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "rule": self.rule}
+
+    def _check(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            raise ValueError(f"must be {self.rule}")
+        return value
 
 
 def in_words(model: type[BaseModel], error: Any) -> str:

@@ -38,7 +38,7 @@ class SearchFailed(UserError):
 
 
 class HeldError(ExperimentError):
-    """An experiment folder that another process works on."""
+    """An experiment directory that another process has locked."""
 
 
 class ResourceError(UserError):

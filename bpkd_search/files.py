@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +21,10 @@ from bpkd_search.machine import refuse_windows
 
 T = TypeVar("T")
 RETRY_SECONDS = 2.0
+# Trials on other nodes report a full disk every few seconds, and a report may arrive after the room.
+SETTLED_SECONDS = 10.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class Pause:
@@ -27,21 +32,31 @@ class Pause:
 
     def __init__(self, say: Callable[[str], None] | None = None) -> None:
         self._say, self._stop, self._told = say, threading.Event(), False
+        self._full_at = self._over_at = -SETTLED_SECONDS
 
     def full(self, message: str, seconds: float = RETRY_SECONDS) -> None:
-        """Wait a moment for room. Raises `FullDiskError` where nobody waits: then what was begun is not done."""
+        """Wait `seconds` for room; zero if another process waits and has reported it.
+
+        Each pause is printed once. Raises `FullDiskError` if nobody waits: then the write is not done.
+        """
         # Ctrl-C reaches the main thread alone: others leave the waiting to it.
         if self._say is None or self._stop.is_set() or threading.current_thread() is not threading.main_thread():
             raise FullDiskError(message)
-        if not self._told:
+        self._full_at = time.monotonic()
+        late = not seconds and self._full_at - self._over_at < SETTLED_SECONDS
+        if not self._told and not late:
             self._told = True
             self._say(f"{message}; waiting until there is room")
         self._stop.wait(seconds)
 
-    def over(self) -> None:
-        """Print that there is room again, after a pause."""
-        if self._told and self._say is not None:
-            self._told = False
+    def over(self, quiet: float = SETTLED_SECONDS) -> None:
+        """Print that there is room again, after a pause, unless a full disk was reported in the last `quiet` seconds.
+
+        A write that succeeds shows room for itself only: another, larger one may still be waiting.
+        """
+        now = time.monotonic()
+        if self._told and self._say is not None and now - self._full_at >= quiet:
+            self._told, self._over_at = False, now
             self._say("there is room on the disk again")
 
     def stop(self) -> None:
@@ -58,6 +73,7 @@ def pausing(say: Callable[[str], None] | None) -> Iterator[None]:
     _pauses.append(Pause(say))
     try:
         yield
+        pause().over(quiet=0)
     finally:
         _pauses.pop()
 
@@ -78,6 +94,7 @@ def with_room(directory: Path, work: Callable[[], T], needed: int = 0) -> T:
     `needed` are the bytes that it writes to `directory`. `work` leaves nothing half when it fails. Raises
     `FullDiskError` with the directory and the sizes.
     """
+    waited = False
     while True:
         try:
             result = work()
@@ -85,8 +102,10 @@ def with_room(directory: Path, work: Callable[[], T], needed: int = 0) -> T:
             if not is_full(e):
                 raise
             pause().full(str(e) if isinstance(e, FullDiskError) else full_disk(directory, needed))
+            waited = True
         else:
-            pause().over()
+            if waited:
+                pause().over(quiet=0)
             return result
 
 
@@ -108,24 +127,37 @@ def shown_bytes(count: int) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; at the end of the block it replaces `path`.
 
-    A reader sees the old or the new file, never a partial one, and after an error the old one. Missing parent
-    directories are created. The temporary name is hidden, and `remove_partial` removes leftovers of a killed process.
+    A reader sees the old or the new file, never a partial one, and after an error the old one. An existing file keeps
+    its permissions; of a symbolic link, the target is replaced. Missing parent directories are created. The temporary
+    name is hidden, and `remove_partial` removes leftovers of a killed process. An `OSError` names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
+        _make_directory(target.parent)
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        mode = os.fstat(descriptor).st_mode
+        mode = stat.S_IMODE((target.stat() if target.exists() else os.fstat(descriptor)).st_mode)
         os.close(descriptor)
         yield partial
         # Some writers make the file readable by its owner only; others on a cluster read it too.
-        partial.chmod(mode)
         with partial.open("r+b") as file:
+            partial.chmod(mode)
             os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+        partial.replace(target)
+    except BaseException as e:
+        with suppress(OSError):
+            partial.unlink()
+        if isinstance(e, OSError) and e.filename in (None, str(partial), partial):
+            # A writer's error may name no file, and the temporary name means nothing to a user.
+            e.filename, e.filename2 = str(path), None
         raise
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as e:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory)) from e
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -161,19 +193,20 @@ def lock(
     block: bool = True,
     notice: Callable[[], None] | None = None,
     error: type[UserError] = ResourceError,
-    remedy: str = "choose a directory on a file system with locks",
+    remedy: str = "choose a directory",
 ) -> Iterator[FileIO]:
     """Hold a lock file, created if missing, during a block; gives the open file.
 
     `notice` is called once before waiting for another process. Raises `Held` if another process holds it and
-    `block` is false, and `error`, which ends with `remedy`, if the file cannot be locked.
+    `block` is false, and `error` if the file cannot be created or locked; `remedy` is how to choose another directory.
     """
     try:
         file = _acquire(path, shared, block, notice)
     except ImportError as e:
         raise error(f"{path}: cannot be locked: {sys.platform} has no POSIX file locks; use Linux or macOS") from e
     except OSError as e:
-        raise error(f"{path}: cannot be locked ({e.strerror}); {remedy}") from e
+        advice = f"{remedy} {'on a file system with locks' if e.errno in _NO_LOCKS else 'that can be written to'}"
+        raise error(f"{path}: cannot be locked ({e.strerror}); {'free some space' if is_full(e) else advice}") from e
     with file:
         yield file
 
@@ -186,7 +219,7 @@ def _acquire(path: Path, shared: bool, block: bool, notice: Callable[[], None] |
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
         # The previous holder of the lock may have removed its directory too.
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_directory(path.parent)
         with ExitStack() as stack:
             file = stack.enter_context(path.open("a+b", buffering=0))
             try:

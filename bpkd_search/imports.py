@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -31,7 +32,7 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
 
 
 def callable_module(module: str, function: str) -> None:
-    """Make a module callable as one of its functions.
+    """Make a module callable as one of its functions, with the signature and documentation of that function.
 
     Importing `bpkd_search.export` sets that attribute of the package to the module, whatever the package assigned to
     the name. With a callable module, `bpkd_search.export(...)` works before and after that import.
@@ -41,7 +42,11 @@ def callable_module(module: str, function: str) -> None:
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             return getattr(self, function)(*args, **kwargs)
 
-    sys.modules[module].__class__ = CallableModule
+    home = sys.modules[module]
+    home.__class__ = CallableModule
+    signature = inspect.signature(getattr(home, function))
+    vars(home)["__signature__"] = signature
+    home.__doc__ = f"{function}{signature}\n\n{inspect.getdoc(getattr(home, function))}"
 
 
 def require(package: str, extra: str, purpose: str) -> Any:

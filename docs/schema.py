@@ -63,8 +63,8 @@ def limits(schema: Schema) -> str:
     for member in members(schema):
         if "prefixItems" not in member:
             found += [f"{sign} {member[key]:g}" for key, sign in _SIGNS.items() if key in member]
-        if "pattern" in member:
-            found.append(f"`{member['pattern']}`")
+        if "rule" in member:
+            found.append(member["rule"])
     return ", ".join(dict.fromkeys(found)).replace("|", r"\|")
 
 

@@ -19,7 +19,7 @@ def make(
     """An experiment of finished trials.
 
     A trial is a mapping: `curve`, the metric of each epoch; `seconds`, GPU-seconds of each epoch; and any of
-    method, origin, state, point, and what its reports hold beside.
+    method, origin, state, point, feasible, and what its reports hold beside.
     """
     tree = {"name": name, "search": {"metric": metric}, "space": SPACE, "train": {"epochs": 4}, **config}
     folder.mkdir(parents=True)
@@ -34,15 +34,14 @@ def make(
             "ask", number, trial_id=f"{name}-{number:05d}", method=given.pop("method"), origin=given.pop("origin"),
             point=given.pop("point"), seed=0, config={"loss": {"method": "bpkd"}},
         )  # fmt: skip
-        state, reason = given.pop("state"), given.pop("reason", None)
+        state, reason, feasible = given.pop("state"), given.pop("reason", None), given.pop("feasible", None)
         for epoch, value in enumerate(curve, 1):
             scores = {metric: value, "edge_miou": value / 2, "body_miou": value} | given
             recorder.record(
                 "report", number, epoch=epoch, gpu_seconds=seconds * epoch, loss=1.0, loss_kd=0.25, **scores
             )
         if state != "RUNNING":
-            recorder.record(
-                "end", number, state=state, reason=reason, message="a <b>message</b> \x1b[2J" * bool(reason)
-            )
+            message = "a <b>message</b> \x1b[2J" * bool(reason)
+            recorder.record("end", number, state=state, reason=reason, message=message, feasible=feasible)
     recorder.close()
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -62,6 +63,35 @@ def test_permissions_are_those_of_the_umask_whatever_the_writer_sets(tmp_path: P
     finally:
         os.umask(before)
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
+
+
+def test_an_existing_file_keeps_its_permissions_and_a_link_stays_a_link(tmp_path: Path) -> None:
+    real, link = tmp_path / "real" / "x", tmp_path / "link"
+    write_text(real, "old")
+    real.chmod(0o600)
+    link.symlink_to(Path("real") / "x")
+    for path in (real, link):
+        write_text(path, f"new by {path.name}")
+        assert real.read_text() == link.read_text() == f"new by {path.name}"
+        assert real.stat().st_mode & 0o777 == 0o600
+    assert link.readlink() == Path("real") / "x" and names(tmp_path / "real") == ["x"]
+    assert names(tmp_path) == ["link", "real"]
+
+
+def test_a_link_to_a_file_that_does_not_exist_yet_creates_that_file(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "made" / "x")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "made" / "x").read_text() == "new"
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught, replacing(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError) as wrong, replacing(tmp_path / "file" / "x"):
+        pass
+    assert wrong.value.filename == str(tmp_path / "file")
 
 
 def test_content_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,15 +195,16 @@ def test_a_file_system_without_locks_is_an_error_of_the_callers_type(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     path, message = tmp_path / "lock", r"lock: cannot be locked \(No locks available\); "
-    with pytest.raises(ResourceError, match=message + "choose a directory"), lock(path):
+    with pytest.raises(ResourceError, match=message + "choose a directory on a file system with locks$"), lock(path):
         pass
-    with pytest.raises(DataError, match=message + "set x"), lock(path, error=DataError, remedy="set x"):
+    with pytest.raises(DataError, match=message + "set x on a"), lock(path, error=DataError, remedy="set x"):
         pass
 
 
-def test_a_path_that_cannot_be_opened_is_an_error_with_the_path(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_opened_is_an_error_that_does_not_advise_on_locks(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ResourceError, match=r"file/lock: cannot be locked \("), lock(tmp_path / "file" / "lock"):
+    message = r"file/lock: cannot be locked \(Not a directory\); choose a directory that can be written to$"
+    with pytest.raises(ResourceError, match=message), lock(tmp_path / "file" / "lock"):
         pass
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import pydoc
 import re
 import subprocess
 import sys
@@ -75,7 +77,7 @@ assert module.load_student is load_student is bpkd_search.load_student and predi
 @pytest.mark.parametrize("order", [("import bpkd_search", CALLS, IMPORTS, CALLS), (IMPORTS, CALLS)], ids=len)
 def test_a_verb_that_is_a_submodule_too_is_both_in_any_order(order: tuple[str, ...]) -> None:
     printed = python("\n".join(order))
-    for said in ("valid: yaml, json", "none.safetensors: no such", "none: is no experiment"):
+    for said in ("valid: yaml, json", "none.safetensors: no such", "none: is not an experiment"):
         assert printed.count(said) == order.count(CALLS)
 
 
@@ -90,6 +92,15 @@ with pytest.MonkeyPatch.context() as patch:
     print(bpkd_search.export.write.FORMATS, p.OVERLAY, bpkd_search.report.page.BEFORE, callable(p.load_student))
 """
     assert python(code) == "('patched',) 2 () True\n"
+
+
+@pytest.mark.parametrize(("name", "first"), [("export", "source"), ("predict", "student"), ("report", "directory")])
+def test_help_of_a_verb_that_is_a_submodule_too_is_that_of_its_function(name: str, first: str) -> None:
+    verb = getattr(bpkd_search, name)
+    function = getattr(verb, name)
+    assert inspect.signature(verb) == inspect.signature(function) and first in inspect.signature(verb).parameters
+    text = pydoc.render_doc(verb, renderer=pydoc.plaintext)
+    assert f"{name}({first}:" in text and str(inspect.getdoc(function)).splitlines()[0] in text
 
 
 def test_importing_the_report_verb_loads_neither_torch_nor_ray() -> None:
@@ -129,5 +140,5 @@ def test_verbs_take_paths_as_text_and_train_prints_nothing(
     (exported,) = bpkd_search.export(str(tmp_path / "run"), str(tmp_path / "best"))
     assert exported.parent == tmp_path / "best" and bpkd_search.load_run(str(exported)).student == run.student
     for verb in (bpkd_search.resume_search, bpkd_search.confirm):
-        with pytest.raises(bpkd_search.UserError, match="is no experiment folder"):
+        with pytest.raises(bpkd_search.UserError, match="is not an experiment directory"):
             verb(str(tmp_path))

@@ -12,12 +12,16 @@ from bpkd_search.cli import search  # isort: skip
 from bpkd_search.cli import results  # isort: skip
 from bpkd_search.cli import students  # isort: skip
 from bpkd_search.cli import spaces  # isort: skip
+from bpkd_search.cli import networks  # isort: skip
 
-__all__ = ["app", "main", "results", "search", "spaces", "students"]
+__all__ = ["app", "main", "networks", "results", "search", "spaces", "students"]
 
 
 def main() -> None:
-    """Run the command line; errors that the user can fix are printed without a traceback, with their exit code."""
+    """Run the command line; errors that the user can fix are printed without a traceback, with their exit code.
+
+    Among them are those of the operating system, such as a file that cannot be written.
+    """
     try:
         app(standalone_mode=True)
     except UserError as e:
@@ -29,3 +33,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(141) from None
+    except OSError as e:
+        cause = e.strerror or str(e) or type(e).__name__
+        print(f"error: {cause if e.filename is None else f'{e.filename}: {cause}'}", file=sys.stderr)
+        raise SystemExit(UserError.exit_code) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -31,13 +31,17 @@ Address = Annotated[
     typer.Option(help="A running Ray cluster: auto, or ray://host:port. Default: Ray starts on this machine."),
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Stop on a full disk instead of waiting until there is room.")]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option("--accept-changes", help="Resume although data, teacher or configuration have changed; recorded."),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Print the messages of Ray and Optuna.")]
-Experiment = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment folder.")]
+Experiment = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment directory.")]
 Experiments = Annotated[
-    list[str], typer.Argument(metavar="DIR...", help="Experiment folders, also as s3:// or gs:// URLs.")
+    list[str], typer.Argument(metavar="DIR...", help="Experiment directories, also as s3:// or gs:// URLs.")
 ]
 Format = Annotated[str, typer.Option(help="table, csv, json, parquet, markdown or latex.")]
-NewFile = Annotated[Path | None, typer.Option("--out", help="Write to this new file, not to the screen.")]
+NewFile = Annotated[Path | None, typer.Option("--out", help="Write to this new file instead of the terminal.")]
 
 
 def print_version(wanted: bool) -> None:
@@ -59,13 +63,24 @@ def options(
 
 
 def say(line: str) -> None:
-    """A line of progress, on standard error so that output can be piped."""
+    """Print a line of progress on standard error, so that output can be piped."""
     print(line, file=sys.stderr, flush=True)
+
+
+def print_columns(rows: Sequence[Sequence[str]], right: Collection[int]) -> None:
+    """Print rows of equal length in columns; those with the indices `right` are right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        texts = [
+            text.rjust(width) if index in right else text.ljust(width)
+            for index, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(texts).rstrip())
 
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Warnings about results as one line each, without the place in the code."""
+    """Within the block, print warnings about results as one line each, without their location in the code."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")

@@ -61,7 +61,7 @@ def compare(
 
 @app.command()
 def show(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="An experiment folder, also as a URL.")],
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="An experiment directory, also as a URL.")],
     trial: Annotated[str, typer.Argument(help="A trial's number, its trial_id, or best.")] = "best",
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
 ) -> None:
@@ -89,7 +89,7 @@ def importance(
 
 @app.command()
 def report(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="An experiment folder, also as a URL.")],
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="An experiment directory, also as a URL.")],
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="The HTML file to write.")],
     panels: Annotated[int, typer.Option(min=0, max=24, help="Number of validation images to show.")] = 4,
 ) -> None:

@@ -9,7 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from bpkd_search.cli.app import Address, Experiment, NoWait, Overrides, Space, Verbose, app, say, warnings_as_lines
+from bpkd_search.cli.app import (
+    AcceptChanges,
+    Address,
+    Experiment,
+    NoWait,
+    Overrides,
+    Space,
+    Verbose,
+    app,
+    say,
+    warnings_as_lines,
+)
 from bpkd_search.errors import UserError
 
 
@@ -49,41 +60,56 @@ def validate(
 def run(
     space: Space,
     name: Annotated[str | None, typer.Option(help="Name of the experiment; default: the one in the file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Experiment folder; default: runs/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Experiment directory; default: runs/NAME.")] = None,
     trials: Annotated[int | None, typer.Option(help="Number of trials, not counting the baselines.")] = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the search if its folder exists.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the search if its directory exists.")] = False,
     address: Address = None,
     verbose: Verbose = False,
     no_wait: NoWait = False,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Run a search: baselines first, then trials of the space; ends with a leaderboard."""
     from bpkd_search.config import load_search
 
     settings = list(overrides or [])
     if name is not None:
-        settings.append(f"name={json.dumps(name)}")  # a name is text, also 2026 or no
+        settings.append(f"name={json.dumps(name)}")  # a name is a string, even if it looks like a number or a boolean
     if trials is not None:
         settings.append(f"search.trials={trials}")
     config = load_search(space, settings)
 
-    from bpkd_search.cluster.driver import resume_search, run_search
+    from bpkd_search.cluster.driver import run_search
     from bpkd_search.experiment.paths import CONFIG
 
     directory = out or Path("runs") / config.name
     if resume and (directory / CONFIG).is_file():
-        say(f"{directory}: exists; resuming it with its own settings")
-        _finish(lambda: resume_search(directory, address=address, verbose=verbose, wait=not no_wait))
+        say(f"{directory}: exists; resuming it with its stored configuration")
+        _resume(directory, address, verbose, no_wait, accept_changes)
     else:
         _finish(lambda: run_search(config, directory, address=address, verbose=verbose, wait=not no_wait))
 
 
 @app.command()
-def resume(directory: Experiment, address: Address = None, verbose: Verbose = False, no_wait: NoWait = False) -> None:
+def resume(
+    directory: Experiment,
+    address: Address = None,
+    verbose: Verbose = False,
+    no_wait: NoWait = False,
+    accept_changes: AcceptChanges = False,
+) -> None:
     """Resume a search that was stopped or killed."""
+    _resume(directory, address, verbose, no_wait, accept_changes)
+
+
+def _resume(directory: Path, address: str | None, verbose: bool, no_wait: bool, accept_changes: bool) -> None:
     from bpkd_search.cluster.driver import resume_search
 
-    _finish(lambda: resume_search(directory, address=address, verbose=verbose, wait=not no_wait))
+    _finish(
+        lambda: resume_search(
+            directory, address=address, verbose=verbose, wait=not no_wait, accept_changes=accept_changes
+        )
+    )
 
 
 def _finish(search: Any, show: Any = None) -> None:
@@ -113,6 +139,7 @@ def confirm(
     address: Address = None,
     verbose: Verbose = False,
     no_wait: NoWait = False,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Run the best settings and the baselines again over fresh seeds, and report whether there is a winner."""
     from bpkd_search.cluster import confirm as confirmation
@@ -121,7 +148,14 @@ def confirm(
     with warnings_as_lines():
         _finish(
             lambda: confirmation.confirm(
-                directory, top=top, seeds=seeds, test=test, address=address, verbose=verbose, wait=not no_wait
+                directory,
+                top=top,
+                seeds=seeds,
+                test=test,
+                address=address,
+                verbose=verbose,
+                wait=not no_wait,
+                accept_changes=accept_changes,
             ),
             show_confirmation,
         )
@@ -130,7 +164,7 @@ def confirm(
 @app.command()
 def simulate(
     space: Space,
-    table: Annotated[Path, typer.Option(help="Recorded trials: a Parquet table, or an experiment folder.")],
+    table: Annotated[Path, typer.Option(help="Recorded trials: a Parquet table, or an experiment directory.")],
     sampler: Annotated[list[str] | None, typer.Option(help="Samplers to compare; repeatable.")] = None,
     scheduler: Annotated[list[str] | None, typer.Option(help="Schedulers to compare; repeatable.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of searches per strategy.")] = 20,

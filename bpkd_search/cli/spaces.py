@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bpkd_search.cli.app import app
+from bpkd_search.cli.app import app, print_columns
 
 spaces = typer.Typer(invoke_without_command=True)
 app.add_typer(spaces, name="spaces")
@@ -25,9 +25,7 @@ def list_spaces(context: typer.Context) -> None:
     for name, path in installed_spaces().items():
         config = load_search(path)
         rows.append((name, config.data.kind, str(config.search.trials), summary(path)))
-    name_width, data_width = (max(len(row[column]) for row in rows) for column in (0, 1))
-    for name, data, trials, text in rows:
-        print(f"{name:{name_width}}  {data:{data_width}}  {trials:>6}  {text}".rstrip())
+    print_columns(rows, right={2})
 
 
 @spaces.command()

@@ -16,16 +16,16 @@ def export(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR|FILE.yaml", help="An experiment folder, a folder of `train`, or an exported file to verify."
+            metavar="DIR|FILE.yaml", help="An experiment directory, a `train` directory, or an exported file to verify."
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Output folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output directory.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of settings.")] = 1,
     format: Annotated[
         list[str] | None, typer.Option(help="yaml, json, mmseg, card, safetensors, onnx, torch, or all; repeatable.")
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Then train each setting; exit code 1 if a score misses its claim.")
+        bool, typer.Option("--verify", help="Then train each setting; exit code 1 if a score differs from its claim.")
     ] = False,
 ) -> None:
     """Export the best settings: configurations that `train` takes unchanged, students, model cards.
@@ -35,11 +35,13 @@ def export(
     """
     if source.is_file():
         if not verify or out is not None:
-            raise UserError(f"{source}: is a file, which can only be verified: give --verify and no --out")
+            raise UserError(f"{source}: is a file, which can only be verified: use --verify without --out")
         runs = [source]
     elif out is None:
         raise UserError(
-            f"{source}: needs --out, the output folder" if source.is_dir() else f"{source}: no such file or folder"
+            f"{source}: needs --out, the output directory"
+            if source.is_dir()
+            else f"{source}: no such file or directory"
         )
     else:
         from bpkd_search.export.write import export as export_files
@@ -62,8 +64,8 @@ def export(
 @app.command()
 def predict(
     student: Annotated[Path, typer.Argument(metavar="STUDENT", help="A .safetensors file of `train` or `export`.")],
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, or a folder of images.")],
-    out: Annotated[Path, typer.Option(help="Output folder for masks and overlays.")],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="An image, or a directory of images.")],
+    out: Annotated[Path, typer.Option(help="Output directory for masks and overlays.")],
 ) -> None:
     """Segment images: writes masks of class ids in class colours, and overlays."""
     from bpkd_search.predict import predict as predict_images
@@ -76,7 +78,7 @@ def train(
     config: Annotated[
         Path, typer.Argument(metavar="CONFIG.yaml", help="A run, or a search space, whose base run is trained.")
     ],
-    out: Annotated[Path, typer.Option(help="Output folder: metrics, history, weights.")],
+    out: Annotated[Path, typer.Option(help="Output directory for metrics, history and weights.")],
     overrides: Overrides = None,
 ) -> None:
     """Train one student."""
@@ -122,7 +124,7 @@ def views(
     unused_for: Annotated[
         float | None, typer.Option(metavar="DAYS", min=0, help="Delete stores unused for so many days.")
     ] = None,
-    folder: Annotated[Path | None, typer.Option("--dir", help="Folder of the stores; default: the cache.")] = None,
+    folder: Annotated[Path | None, typer.Option("--dir", help="Directory of the stores; default: the cache.")] = None,
     overrides: Overrides = None,
     address: Annotated[
         str | None, typer.Option(help="Build on a Ray cluster: local, auto, or ray://host:port.")
@@ -134,7 +136,7 @@ def views(
     from bpkd_search.data.views.catalog import find, list_stores, remove, select_stores, verify_store
 
     if space is not None and (listed or prune is not None or unused_for is not None):
-        raise UserError(f"{space}: --list, --prune and --unused-for take no space; --dir names another folder")
+        raise UserError(f"{space}: --list, --prune and --unused-for take no space; --dir selects another directory")
     if space is None:
         root = cache_dir(folder)
         chosen = select_stores(root, prune, unused_for)
@@ -173,21 +175,21 @@ def losses() -> None:
         for known in method.published:
             print(
                 f"  published: {known.codebase}: {known.parameter} {known.weight:g},"
-                f" times {known.factor} for ours ({known.why})"
+                f" times {known.factor} in this package ({known.why})"
             )
 
 
 @app.command("show-edges")
 def show_edges(
     target: Annotated[
-        Path, typer.Argument(metavar="DIR|SPACE", help="A search space, an experiment folder or a data folder.")
+        Path, typer.Argument(metavar="DIR|SPACE", help="A search space, an experiment directory or a data directory.")
     ],
     width: Annotated[str, typer.Option(help="Edge widths in pixels, odd, separated by commas.")] = "3,7,15",
     out: Annotated[Path, typer.Option(help="The image file to write.")] = Path("edges.png"),
     images: Annotated[int, typer.Option(min=1, max=12, help="Number of images.")] = 3,
     overrides: Overrides = None,
 ) -> None:
-    """Draw images with their edge bands at several widths, to choose a search range by eye."""
+    """Draw images with their edge bands at several widths, to choose the range of a search."""
     from bpkd_search.errors import ConfigError
 
     try:

@@ -23,12 +23,14 @@ from bpkd_search.cluster.driver import continuation, interruptible, patient, run
 from bpkd_search.cluster.listener import listener
 from bpkd_search.cluster.progress import make_progress
 from bpkd_search.config import RunConfig, SearchConfig
+from bpkd_search.config.points import to_tree
 from bpkd_search.config.search import Budget, Scheduler
 from bpkd_search.data import Dataset, check
 from bpkd_search.data.views import build_views
 from bpkd_search.errors import ConfigError, DataError, ExperimentError
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.events import read_events
+from bpkd_search.experiment.origin import Origin, at_its_place
 from bpkd_search.experiment.paths import CONFIG, CONFIRM, CONFIRMATION, student_file
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, confirm_schema
 from bpkd_search.experiment.tables import ChunkedTable
@@ -53,12 +55,13 @@ def confirm(
     address: str | None = None,
     verbose: bool = False,
     wait: bool = True,
+    accept_changes: bool = False,
 ) -> Leaderboard:
     """Run the `top` searched settings of an experiment and its baselines again over `seeds` fresh training seeds.
 
     What is done already is not done again: the same call continues, more `top` or `seeds` add to it. With `test`,
-    each student is evaluated once on the held-out split `data.test_split`. `address`, `verbose` and `wait` are
-    those of `run_search`. Raises `UserError` of every kind; `Interrupted` after Ctrl-C.
+    each student is evaluated once on the held-out split `data.test_split`. `address`, `verbose`, `wait` and
+    `accept_changes` are those of `resume_search`. Raises `UserError` of every kind; `Interrupted` after Ctrl-C.
     """
     directory = Path(directory)
     config = experiment.read_config(directory)
@@ -67,9 +70,11 @@ def confirm(
     again = f"confirm {short(directory)} --top {top} --seeds {seeds}" + " --test" * test
     again = continuation(again, address)
     with experiment.hold(directory), make_progress(_undisturbed(config)) as progress, patient(progress, wait, again):
+        origin = Origin(directory, config, again, accept_changes)
+        origin.check_configuration()
         confirmation = Confirmation(directory, top, seeds, listener(directory / CONFIRMATION, progress))
         with closing(confirmation.engine.recorder):
-            run_engine(confirmation.engine, directory / CONFIRMATION, progress, again, address, verbose)
+            run_engine(confirmation.engine, directory / CONFIRMATION, origin, progress, again, address, verbose)
             if held_out is not None:
                 with interruptible(again):
                     confirmation.test(held_out, progress.say)
@@ -96,11 +101,13 @@ class Confirmation:
             raise ConfigError(faults, "confirm")
         self.directory, self.listen = directory, listen
         config = experiment.read_config(directory)
+        base, space = config.run(), config.space
         settings, self.origins, used = choose_settings(Leaderboard(directory), top)
+        settings = [replace(trial, run=at_its_place(to_tree(trial.run), base, space)) for trial in settings]
         begun, self.scores = [], dict[int, dict[str, Any]]()
         for event in read_events(directory / CONFIRMATION):
             if event["event"] == "ask":
-                run = RunConfig.model_validate(event["config"])
+                run = at_its_place(event["config"], base, space)
                 begun.append(Trial(int(event["number"]), event["method"], BASELINE, run))
             elif event["event"] == "test":
                 self.scores[int(event["number"])] = event

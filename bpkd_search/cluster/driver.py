@@ -6,9 +6,11 @@ import os
 import shlex
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +19,19 @@ from bpkd_search.cluster import packing
 from bpkd_search.cluster.connection import connect_ray
 from bpkd_search.cluster.failures import require_a_result
 from bpkd_search.cluster.listener import keep_best_students, listener
-from bpkd_search.cluster.losses import LossLimit
 from bpkd_search.cluster.nodes import Node
 from bpkd_search.cluster.progress import Progress, make_progress
 from bpkd_search.cluster.sharing import prepare_nodes
 from bpkd_search.cluster.slots import Slots, divide
+from bpkd_search.cluster.watch import watch_ray
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.config.search import Resources
-from bpkd_search.errors import FullDiskError, HeldError, UserError
+from bpkd_search.errors import FullDiskError, HeldError, ResourceError, UserError
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.commit import all_commits, code_commit
 from bpkd_search.experiment.events import read_events
+from bpkd_search.experiment.origin import Origin
 from bpkd_search.experiment.paths import RAY
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.files import pause, pausing, with_room
@@ -37,6 +40,7 @@ from bpkd_search.results.loggers import make_loggers
 from bpkd_search.search.engine import Engine
 from bpkd_search.search.ranking import require_measured
 from bpkd_search.training.check import check_networks
+from bpkd_search.training.fingerprints import fingerprints, of_weights
 
 if TYPE_CHECKING:
     from bpkd_search.cluster.trial import TrialTask
@@ -80,17 +84,26 @@ def run_search(
 
 
 def resume_search(
-    directory: Path | str, *, address: str | None = None, verbose: bool = False, wait: bool = True
+    directory: Path | str,
+    *,
+    address: str | None = None,
+    verbose: bool = False,
+    wait: bool = True,
+    accept_changes: bool = False,
 ) -> Leaderboard:
     """Continue a search where it stopped: finished trials stay, unfinished ones go on from their checkpoints.
 
-    Raises what `run_search` raises; `ExperimentError` when the folder is no experiment or is held.
+    With `accept_changes` it continues although its data, teacher or configuration have changed, which is recorded.
+    Raises what `run_search` raises; `ExperimentError` when the folder is no experiment, is held, or without
+    `accept_changes` what its trials read has changed.
     """
     directory = Path(directory)
-    return _drive(experiment.read_config(directory), directory, address, verbose, wait)
+    return _drive(experiment.read_config(directory), directory, address, verbose, wait, accept_changes)
 
 
-def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: bool, wait: bool) -> Leaderboard:
+def _drive(
+    config: SearchConfig, directory: Path, address: str | None, verbose: bool, wait: bool, accept: bool = False
+) -> Leaderboard:
     given, directory = directory, directory.resolve()
     again = continuation(f"resume {short(directory)}", address)
     with experiment.hold(directory), make_progress(config) as progress, patient(progress, wait, again):
@@ -100,36 +113,41 @@ def _drive(config: SearchConfig, directory: Path, address: str | None, verbose: 
             for each in listeners:
                 each(event, trial)
 
+        origin = Origin(directory, config, again, accept)
+        origin.check_configuration()  # the engine acts on it
         engine = Engine(config, directory, __version__, listen)
         with closing(engine.recorder):
-            run_engine(engine, directory, progress, again, address, verbose)
+            run_engine(engine, directory, origin, progress, again, address, verbose)
         if engine.closed is not None:
             progress.say(f"the search ends after {len(engine.trials)} trials: {engine.closed}")
     return Leaderboard(given)
 
 
 def run_engine(
-    engine: Engine, directory: Path, progress: Progress, again: str, address: str | None, verbose: bool
+    engine: Engine, directory: Path, origin: Origin, progress: Progress, again: str, address: str | None, verbose: bool
 ) -> None:
     """Run an engine to its end: prepare what its trials share, start Ray, and follow it on the screen.
 
-    `directory` keeps its checkpoints and students, `again` is the command that continues it. Raises `UserError`
-    of every kind; `Interrupted` after Ctrl-C.
+    `directory` keeps its checkpoints and students, `origin` what the search was begun with, `again` is the command that
+    continues it. Raises `UserError` of every kind; `Interrupted` after Ctrl-C.
     """
     shutil.rmtree(directory / RAY, ignore_errors=True)  # what a killed driver left
     progress.begin(engine)
     keep_best_students(directory, engine)
-    for note in engine.notes:
-        progress.say(note)
+    progress.notes()
     config = engine.config
     with interruptible(again):
         if not engine.done:
             from bpkd_search.cluster.trial import DistillationTrial
 
+            origin.check_contents(fingerprints(config), progress.say)
             with connect_ray(address, verbose) as nodes:
-                slots, task = _get_ready(config, directory, nodes, progress)
+                slots, task = _get_ready(config, directory, origin, nodes, progress)
                 progress.say(f"ray: {slots.count} trial(s) at once, {slots.cpus:g} CPU and {slots.gpus:g} GPU each")
-                with _on_interrupt(engine, progress):
+                with (
+                    _on_interrupt(engine, progress),
+                    watch_ray(lambda: engine.interrupted, partial(_leave, engine, again)),
+                ):
                     run_on_ray(engine, directory, slots, DistillationTrial, task.values_for, progress.say)
     if engine.fatal is not None:
         raise engine.fatal
@@ -139,7 +157,7 @@ def run_engine(
 
 
 def _get_ready(
-    config: SearchConfig, directory: Path, nodes: Sequence[Node], progress: Progress
+    config: SearchConfig, directory: Path, origin: Origin, nodes: Sequence[Node], progress: Progress
 ) -> tuple[Slots, TrialTask]:
     """What trials run on and what they share, built if missing, and noted in the experiment folder."""
     from bpkd_search.cluster.trial import TrialTask
@@ -161,6 +179,7 @@ def _get_ready(
         facts["packing"] = packing.pack_on_ray(search, task, slots, known.get("packing"), progress.say)
         slots = divide(search, nodes, config.train.device, Resources(**facts["packing"]["resources"]))
     experiment.note(directory, **facts)
+    origin.record(teacher=of_weights(Path(str(prepared.teacher))))
     return slots, replace(task, threads=slots.threads)
 
 
@@ -179,11 +198,13 @@ def run_on_ray(
     """
     from ray import tune
 
+    from bpkd_search.cluster.placement import Placement, request
     from bpkd_search.cluster.tune import EngineScheduler, EngineSearcher, StopOnRequest
 
-    searcher = EngineSearcher(engine, task_of, slots, LossLimit(say))
+    placement = Placement(slots, say)
+    searcher = EngineSearcher(engine, task_of, placement)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": slots.cpus, "gpu": slots.gpus}),
+        tune.with_resources(trainable, request),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=EngineScheduler(engine, searcher),
@@ -197,7 +218,7 @@ def run_on_ray(
         run_config=tune.RunConfig(
             name=RAY,
             storage_path=str(directory),
-            stop=StopOnRequest(engine),
+            stop=StopOnRequest(engine, placement),
             failure_config=tune.FailureConfig(max_failures=0),
             # Trials write their own checkpoints, which outlive Ray.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -258,6 +279,18 @@ def _on_interrupt(engine: Engine, progress: Progress) -> Iterator[None]:
     finally:
         for sig, handler in before.items():
             signal.signal(sig, handler)
+
+
+def _leave(engine: Engine, again: str) -> None:
+    """End the process at once: Ray is gone, and the main thread waits for it where no exception reaches.
+
+    Every event is in the log already, and the tables follow from it.
+    """
+    error = engine.fatal or (None if engine.interrupted else ResourceError("Ray has not answered for a while"))
+    if error is not None:
+        print(f"error: {error}", file=sys.stderr)
+    print(Interrupted(again), file=sys.stderr, flush=True)
+    os._exit(130 if error is None else error.exit_code)
 
 
 def continuation(command: str, address: str | None) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,30 +16,49 @@ SAY_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Node:
-    """A node that is up: Ray's id, a name for people, the CPUs and GPUs that it has for tasks, its IP."""
+    """A node: Ray's id, which tells nodes apart, a name for people, the CPUs and GPUs that it has for tasks, its IP."""
 
     id: str
-    name: str
-    cpus: float
-    gpus: float
-    address: str = ""
+    name: str = field(compare=False)
+    cpus: float = field(compare=False)
+    gpus: float = field(compare=False)
+    address: str = field(default="", compare=False)
 
 
 def live_nodes() -> list[Node]:
     """The cluster's nodes that are up."""
+    return [node for node, alive in known_nodes().items() if alive]
+
+
+def known_nodes() -> dict[Node, bool]:
+    """Every node that has joined the cluster, and whether it is up. Those with one IP have their id in their name."""
     import ray
 
-    return [
-        Node(
-            node["NodeID"],
-            f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
-            node["Resources"].get("CPU", 0.0),
-            node["Resources"].get("GPU", 0.0),
-            node["NodeManagerAddress"],
-        )
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
+    nodes, known = ray.nodes(), dict[Node, bool]()
+    sharing = Counter(node["NodeManagerAddress"] for node in nodes)
+    for node in nodes:
+        address, resources = node["NodeManagerAddress"], node["Resources"]
+        which = f", node {node['NodeID'][:8]}" if sharing[address] > 1 else ""
+        name = f"{node['NodeManagerHostname']} ({address}{which})"
+        found = Node(node["NodeID"], name, resources.get("CPU", 0.0), resources.get("GPU", 0.0), address)
+        known[found] = node["Alive"]
+    return known
+
+
+def node_of_actor(actor_id: str | None) -> Node | None:
+    """The node on which an actor ran, also when both are gone; None where Ray does not say."""
+    import ray
+
+    if actor_id is None or not ray.is_initialized():
+        return None
+    try:
+        # Ray's public state API would need its dashboard, which is seldom there.
+        from ray._private.state import actors
+
+        node = actors(actor_id)["Address"]["NodeID"]
+    except Exception:  # a private function may be gone or give something else: then the error's text has to do
+        return None
+    return next((each for each in known_nodes() if each.id == node), None)
 
 
 def pinned(node: str | None) -> dict[str, Any]:

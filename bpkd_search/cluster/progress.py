@@ -16,6 +16,7 @@ from rich.text import Text
 from bpkd_search.cluster.failures import describe_failure
 from bpkd_search.config import SearchConfig
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, PRUNED
+from bpkd_search.search.rungs import milestones, rung_correlation
 
 if TYPE_CHECKING:
     from bpkd_search.experiment.trial import Trial
@@ -38,6 +39,7 @@ class Progress:
         self._judged = 0
         self._started = time.monotonic()
         self._ended_before = 0
+        self._noted = 0
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -51,8 +53,17 @@ class Progress:
         if self._ended_before or engine.trials:
             self.say(f"resume: {self._ended_before} of {engine.total} trials have ended")
 
+    def notes(self) -> None:
+        """Print what the engine noted since the last time."""
+        if self.engine is not None:
+            new = self.engine.notes[self._noted :]
+            self._noted += len(new)
+            for note in new:
+                self.say(note)
+
     def event(self, event: str, trial: Trial) -> None:
         """Show an `ask`, `report`, `lost` or `end`."""
+        self.notes()
         if event == "ask" and not self._asked:
             # The pace is that of trials; preparation has ended.
             self._asked, self._started = True, time.monotonic()
@@ -72,16 +83,17 @@ class Progress:
     def _judge_grace(self) -> None:
         """Say how well each rung knows the end, and warn once when the first one knows little."""
         engine, scheduler = self.engine, self.config.search.scheduler
-        if engine is None or scheduler.name == "none" or not engine.milestones():
+        if engine is None or scheduler.name == "none":
             return
-        rho, count = engine.rung_correlation(scheduler.grace)
+        trials = list(engine.trials.values())
+        known = {rung: rung_correlation(scheduler, trials, self.metric, rung) for rung in milestones(scheduler, trials)}
+        if not known:
+            return
+        rho, count = known[scheduler.grace]
         if count >= ENOUGH and count != self._judged:
             self._judged = count
-            known = ", ".join(
-                f"{engine.rung_correlation(rung)[0]:.2f} after {rung:g} {scheduler.axis}"
-                for rung in engine.milestones()
-            )
-            self.say(f"rungs: rank correlation of {self.metric} with the end over {count} full trials: {known}")
+            rungs = ", ".join(f"{there:.2f} after {rung:g} {scheduler.axis}" for rung, (there, _) in known.items())
+            self.say(f"rungs: rank correlation of {self.metric} with the end over {count} full trials: {rungs}")
         if count >= ENOUGH and rho < WEAK and not self._warned:
             self._warned = True
             self.say(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bpkd_search.cluster.nodes import Node
 from bpkd_search.config.search import Resources, Search
 from bpkd_search.errors import ResourceError
 
+# The key under which a trial's configuration in Ray Tune says what Ray is to give it.
+PLACE = "place"
 # Ray counts resources in parts of one.
 PARTS = 10_000
 
@@ -32,6 +34,18 @@ class Slots:
         by_gpu = on_gpus(node, self.gpus)
         by_cpu = whole(node.cpus / self.cpus)
         return by_cpu if by_gpu is None else min(by_cpu, by_gpu)
+
+    def roomier(self, nodes: Sequence[Node]) -> Slots | None:
+        """The same for a trial beside which only half as many run on its GPU, or without GPUs on the largest node.
+
+        None where it had that to itself already.
+        """
+        if self.gpus:
+            half = whole(1 / self.gpus) // 2
+            return replace(self, gpus=math.floor(PARTS / half) / PARTS) if half else None
+        most = max(nodes, key=lambda node: node.cpus, default=None)
+        half = self.on(most) // 2 if most else 0
+        return replace(self, cpus=math.floor(most.cpus / half)) if most and half else None
 
 
 def divide(search: Search, nodes: Sequence[Node], device: str = "auto", measured: Resources | None = None) -> Slots:

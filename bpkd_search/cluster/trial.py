@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from bpkd_search.cluster.slots import PLACE
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.errors import CheckpointError, FullDiskError
@@ -77,7 +78,7 @@ class TrialTask:
 
     @property
     def log(self) -> Path:
-        """Where its failures are told in full."""
+        """Where its failures are told in full, and where it was continued."""
         return trial_log(Path(self.directory), self.number)
 
     @property
@@ -108,7 +109,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self.task = TrialTask.from_dict(config)
+        self.task = TrialTask.from_dict({key: value for key, value in config.items() if key != PLACE})
         self.run: Distillation | None = None
         # The report of an epoch whose checkpoint is not written yet.
         self._unsaved: dict[str, Any] | None = None
@@ -152,10 +153,14 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
                 except CheckpointError as e:
                     # A load that fails half-way leaves a mixture: the trial starts again, with a new student.
                     warnings.warn(f"{e}; trial {self.task.number} starts again", RuntimeWarning, stacklevel=2)
+                    self._log(f"{e}; starts again")
                     self.run = self._open()
                 else:
+                    self._log(f"continues after epoch {self.run.epoch}")
                     if report is not None and self.run.epoch > self.task.reported:
                         return report
+            elif self.task.reported:
+                self._log("its checkpoint is missing; starts again")
         run = self.run
         report = run.train_epoch(self.task.checkpoint)
         scores = run.evaluate()
@@ -195,9 +200,9 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
 
     def _log(self, text: str) -> None:
         """Append to the trial's log what has happened, when and where."""
-        when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        when = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         head = f"{when} trial {self.task.number} on {socket.gethostname()}, process {os.getpid()}"
-        # A full disk must not hide the failure itself.
+        # A full disk must not hide what is to be told.
         with suppress(OSError):
             self.task.log.parent.mkdir(parents=True, exist_ok=True)
             with self.task.log.open("a", encoding="utf-8") as file:

@@ -12,10 +12,11 @@ from ray.tune import Stopper
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from bpkd_search.cluster.losses import LossLimit, loss_of
-from bpkd_search.cluster.nodes import live_nodes
-from bpkd_search.cluster.slots import Slots
+from bpkd_search.cluster.losses import loss_of
+from bpkd_search.cluster.placement import Placement
+from bpkd_search.cluster.slots import PLACE
 from bpkd_search.errors import UserError
+from bpkd_search.experiment.schema import OOM
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.files import pause
 from bpkd_search.search.engine import Engine
@@ -45,11 +46,9 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
     here the engine decides the state from what the trial really did.
     """
 
-    def __init__(
-        self, engine: Engine, task_of: Callable[[Trial], dict[str, Any]], slots: Slots, limit: LossLimit
-    ) -> None:
+    def __init__(self, engine: Engine, task_of: Callable[[Trial], dict[str, Any]], placement: Placement) -> None:
         super().__init__()
-        self.engine, self.task_of, self.limit, self.slots = engine, task_of, limit, slots
+        self.engine, self.task_of, self.placement = engine, task_of, placement
         self.numbers: dict[str, int] = {}
         self.running: dict[str, int] = {}
         self.errors: dict[str, BaseException | None] = {}
@@ -63,7 +62,7 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
             return None if self.running and not self.engine.interrupted else str(Searcher.FINISHED)
         self.numbers[trial_id] = trial.number
         self.running[trial_id] = trial.epoch
-        return self.task_of(trial)
+        return self.task_of(trial) | {PLACE: self.placement.of(trial)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler's adapter has passed the report on."""
@@ -76,7 +75,7 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
             if error:
                 self._failed(number, began, self.errors.pop(trial_id, None))
             elif result.get("failure"):
-                self.engine.end(number, (result["failure"], result.get("message", "")))
+                self._ended_itself(number, result["failure"], result.get("message", ""))
             else:
                 if "report" in result:
                     self.engine.report(number, report_of(result))
@@ -89,11 +88,18 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
             if not self.engine.interrupted:
                 self.engine.end(number, ("error", str(error)[-2000:].strip()))
             return
-        nodes = [node for node in live_nodes() if self.slots.on(node)]
-        node = next((node.name for node in nodes if node.address == loss.address), loss.address)
-        self.engine.lost(number, loss.cause, loss.message, node)
+        self.engine.lost(number, loss.cause, loss.message, loss.node.name)
         if self.engine.trials[number].epoch == began and not self.engine.interrupted:
-            self.limit.lost(node, nodes)
+            self.placement.lost(loss.node)
+
+    def _ended_itself(self, number: int, reason: str, message: str) -> None:
+        """A trial that failed is over, but for one that ran out of memory the first time, beside others."""
+        trial = self.engine.trials[number]
+        if reason == OOM and OOM not in trial.losses and self.placement.has_more_room():
+            how = "it runs again at the end of the search, with half as many trials beside it"
+            self.engine.lost(number, OOM, f"out of memory ({message}); {how}")
+        else:
+            self.engine.end(number, (reason, message))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the experiment's own event log is the state."""
@@ -140,8 +146,8 @@ class EngineScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
 class StopOnRequest(Unsaved, Stopper):  # type: ignore[misc]
     """Stops all trials once the engine has been interrupted."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, placement: Placement) -> None:
+        self.engine, self.placement = engine, placement
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """No single trial is stopped here."""
@@ -151,4 +157,6 @@ class StopOnRequest(Unsaved, Stopper):  # type: ignore[misc]
         """Whether the engine has been interrupted; also the moment to write rows that wait."""
         with stopping(self.engine):
             self.engine.recorder.flush_if_due()
+            if not self.engine.interrupted:
+                self.placement.check_if_due()
         return self.engine.interrupted

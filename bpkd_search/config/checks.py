@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,7 +13,7 @@ from bpkd_search.config.loss import terms_by_path
 from bpkd_search.config.models import Choice, Distribution, FloatRange, RunConfig, SearchConfig
 from bpkd_search.config.optimisation import LENGTH, Optimisation
 from bpkd_search.config.paths import get_path
-from bpkd_search.config.points import holds, in_order, is_active, lay, probe_values, run_at, to_tree
+from bpkd_search.config.points import Point, holds, in_order, is_active, lay, probe_values, run_at, to_tree
 from bpkd_search.data.kinds import KINDS
 
 # Only these leave the stored views valid and the trials comparable.
@@ -92,12 +93,10 @@ def space_faults(config: SearchConfig) -> list[str]:
     firsts = {path: probe_values(d)[0] for path, d in sound.items() if not d.when}
     reported: set[str] = set()
     for path, distribution in sound.items():
-        where = {
-            other: wanted[0] if isinstance(wanted, list) else wanted for other, wanted in distribution.when.items()
-        }
         for value in probe_values(distribution):
-            new = [f for f in _point_faults(base_run, {**firsts, **where, path: value}) if f not in reported]
-            faults += [f"space.{_culprit(fault, path, firsts)}: {fault}" for fault in new]
+            point = {**firsts, **_conditions(distribution, sound), path: value}
+            new = [f for f in _point_faults(base_run, point) if f not in reported]
+            faults += [f"space.{_culprit(fault, path, point)}: {fault}" for fault in new]
             reported.update(new)
             if new:
                 break
@@ -193,8 +192,28 @@ def _has_place(base: RunConfig, point: dict[str, Any], path: str) -> bool:
     return True
 
 
-def _culprit(fault: str, path: str, others: Iterable[str]) -> str:
-    """The parameter that an error is about: `path`, or one of those that were laid with it, if the error names it."""
-    place = fault.partition(":")[0]
-    named = [p for p in (path, *others) if p == place or ("." in place and p.startswith(f"{place}."))]
-    return named[0] if named else path
+def _conditions(distribution: Distribution, space: Mapping[str, Distribution]) -> Point:
+    """Values under which a parameter is sampled: the first of each that its `when` allows, and what those require."""
+    point = Point()
+    for path, wanted in distribution.when.items():
+        if path in space:
+            point |= _conditions(space[path], space)
+        point[path] = wanted[0] if isinstance(wanted, list) else wanted
+    return point
+
+
+def _culprit(fault: str, path: str, point: Iterable[str]) -> str:
+    """The parameter of a point that an error is about: the nearest to the key it names, `path` if several are.
+
+    A key of the loss that no parameter is near to is the method's own.
+    """
+    place = fault.partition(":")[0].split(".")
+
+    def shared(other: str) -> int:
+        pairs = zip(place, other.split("."), strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    nearest = max((path, *point), key=shared)
+    if shared(nearest) < 2:
+        return "loss.method" if place[0] == "loss" and "loss.method" in point else path
+    return nearest

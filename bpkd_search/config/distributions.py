@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -81,3 +81,15 @@ def distance(distribution: Distribution, a: Any, b: Any) -> float:
     if distribution.log:
         return abs(math.log(a / b)) / math.log(high / low)
     return float(abs(a - b) / (high - low))
+
+
+def apart(space: Mapping[str, Distribution], a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    """How far apart two points of a space are: the root mean square of the distances by parameter.
+
+    A parameter that only one of them has counts as a whole range.
+    """
+    shares = [
+        distance(distribution, a[path], b[path]) if path in a and path in b else float((path in a) != (path in b))
+        for path, distribution in space.items()
+    ]
+    return math.sqrt(sum(share**2 for share in shares) / len(shares))

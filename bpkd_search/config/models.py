@@ -17,14 +17,20 @@ from pydantic import (
     model_serializer,
 )
 
-from bpkd_search.blocks import Block
+from bpkd_search.blocks import Block, Matching
 from bpkd_search.config.loss import Loss
 from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.config.search import Search
 from bpkd_search.data.kinds import OPTION_BLOCKS, KindName, with_option_blocks
 from bpkd_search.losses.methods import Bpkd
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+Name = Annotated[
+    str,
+    Matching(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}",
+        "1 to 80 characters of a to z, A to Z, 0 to 9, dot, underscore and hyphen, the first a letter or digit",
+    ),
+]
 
 
 @with_option_blocks
@@ -57,9 +63,9 @@ class Data(Block):
     images: Literal["stored", "computed"] = Field(
         default="stored", description="Views kept on the disk, or made when read."
     )
-    logits: Annotated[str, Field(pattern=r"^(float16|int8|topk:[1-9]\d{0,2})$")] = Field(
-        default="float16", description="Format of stored teacher logits: float16, int8 or topk:K."
-    )
+    logits: Annotated[
+        str, Matching(r"float16|int8|topk:[1-9][0-9]{0,2}", "float16, int8, or topk:K with K from 1 to 999")
+    ] = Field(default="float16", description="Format of stored teacher logits: float16, int8 or topk:K.")
     seed: int = Field(default=0, ge=0, description="Seed of the views.")
     test_split: Name | None = Field(default=None, description="Held-out split, read by `confirm --test` alone.")
 
@@ -94,18 +100,28 @@ DATA_OPTIONS = tuple(f"data.{kind}" for kind in OPTION_BLOCKS)
 
 
 class Model(Block):
-    """A segmentation network: a timm encoder and a head; `weights` is a file that starts the encoder."""
+    """A segmentation network: an encoder and a head; `weights` is a file that starts the encoder.
+
+    `pspnet`, `deeplabv3plus`, `isanet`, `hrnetv2` and `segformer` are the published heads, as mmsegmentation builds
+    them; `psp` and `aspp` are lighter. [Networks](networks.md) lists the paper's.
+    """
 
     encoder: str = Field(description="A timm model with a feature pyramid (`features_only`).")
-    head: Literal["fcn", "fpn", "psp", "aspp"] = Field(
+    head: Literal["fcn", "fpn", "psp", "aspp", "pspnet", "deeplabv3plus", "isanet", "hrnetv2", "segformer"] = Field(
         default="fpn", description="What turns the encoder's features into one map."
     )
     channels: int = Field(default=64, ge=8, le=1024, description="Width of the head.")
     output_stride: Literal[8, 16, 32] = Field(
         default=32, description="Stride of the encoder's last features; 8 and 16 dilate it."
     )
+    auxiliary_weight: float = Field(
+        default=0,
+        ge=0,
+        description="Weight of an auxiliary FCN head's cross-entropy in training; 0: no such head; papers use 0.4.",
+    )
     weights: Path | None = Field(
-        default=None, description="A file with the encoder's first weights under timm's names; nothing is downloaded."
+        default=None,
+        description="A file with the encoder's first weights, of timm or mmsegmentation; nothing is downloaded.",
     )
 
 
@@ -213,7 +229,7 @@ class Logging(Block):
 class SearchConfig(RunConfig):
     """A search: a run, the parameters that vary in it, and how they are sampled."""
 
-    name: Name = Field(default="search", description="Name of the experiment; its folder is `runs/NAME`.")
+    name: Name = Field(default="search", description="Name of the experiment; its directory is `runs/NAME`.")
     search: Search = Search()
     logging: Logging = Logging()
     space: dict[str, Distribution] = Field(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, model_validator
 
-from bpkd_search.blocks import Block
+from bpkd_search.blocks import Block, Matching
 
 # Keys that version 0.1.0 did not have.
 _LATER = {
@@ -78,7 +78,7 @@ class Optimisation(Block):
     deterministic: StrictBool = Field(
         default=False, description="The same weights on every run on a GPU of one kind; slower."
     )
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+    device: Annotated[str, Matching(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda, or cuda:N")] = Field(
         default="auto", description="Where it trains."
     )
     seed: int = Field(default=0, ge=0, description="Seed of initial weights and of the order of images.")

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from bpkd_search.config.models import Choice, Distribution, FloatRange, IntRange, RunConfig
 from bpkd_search.config.paths import get_path, set_path
-from bpkd_search.losses.methods import Bpkd
+from bpkd_search.losses.methods import METHODS, Bpkd
 
 PAPER = "bpkd-paper"
 # What every search runs first and at full budget: no distillation, the two plain rivals, and the setting of
@@ -44,11 +44,12 @@ def column_kind(distribution: Distribution) -> str:
 def lay(tree: dict[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
     """Lay a point over a plain tree in place.
 
-    Another `loss.method` than the tree's replaces the loss block: keys of one method mean nothing to another.
+    Another `loss.method` than the tree's replaces the loss block by the method's defaults: keys of one method mean
+    nothing to another.
     """
     method = point.get("loss.method")
     if method is not None and method != tree.get("loss", {}).get("method", "bpkd"):
-        tree["loss"] = {"method": method}
+        tree["loss"] = to_tree(METHODS[method](method=method)) if method in METHODS else {"method": method}
     for path, value in point.items():
         set_path(tree, path, value)
     return tree

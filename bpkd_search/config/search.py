@@ -146,7 +146,8 @@ class Search(Block):
     )
     constraints: tuple[str, ...] = Field(
         default=(),
-        description="Such as `latency_ms <= 30` or `miou >= baseline`; a trial that breaks one ranks behind.",
+        description="Such as `latency_ms <= 30` or `miou >= baseline`; a trial that violates one ranks after those that"
+        " meet all.",
     )
     trials: int = Field(default=16, ge=1, description="Trials beside the baselines.")
     seed: int = Field(default=0, ge=0, description="Seed of the sampler.")
@@ -154,7 +155,8 @@ class Search(Block):
     scheduler: Scheduler = Scheduler()
     budget: Budget = Budget()
     warm_start: tuple[Path, ...] = Field(
-        default=(), description="Experiment folders whose trials the sampler learns from."
+        default=(),
+        description="Experiments from whose trials the sampler learns, if they agree with the first own ones.",
     )
     resources: Annotated[
         _Auto | Annotated[Resources, Tag("figure")] | Annotated[None, Tag("nothing")], Discriminator(_form_if_any)

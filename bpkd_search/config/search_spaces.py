@@ -38,9 +38,9 @@ def copy_space(name: str, out: Path | None = None) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("x", encoding="utf-8") as file:
             file.write(source.read_text(encoding="utf-8"))
-    except FileExistsError:
-        raise UserError(f"{out}: exists already; choose another --out") from None
     except OSError as e:
+        if out.exists():
+            raise UserError(f"{out}: exists already; choose another --out") from None
         raise UserError(f"{out}: cannot be written: {e.strerror}") from e
     return out
 

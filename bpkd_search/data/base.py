@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -38,8 +39,11 @@ class Dataset(Protocol):
         """Return image uint8 [3, H, W] (RGB) and label uint8 [H, W]. Raises `DataError` if the sample is damaged."""
         ...
 
-    def identity(self) -> str:
-        """Return a short hash of the samples, the same wherever the root directory is."""
+    def identity(self, cache: Path | None = None) -> str:
+        """Return a short hash of the samples, the same wherever the root directory is.
+
+        Hashes of files may be kept in the directory `cache`.
+        """
         ...
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from bpkd_search.data.base import IGNORE_INDEX, MAX_CLASSES, RGB, digest, listed
+from bpkd_search.data.hashes import content_hashes
 from bpkd_search.errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -23,8 +23,6 @@ MASK_MODES = ("1", "L", "P", "I;16", "I")
 DEEP_MODES = ("I;16", "I;16B", "I", "F")
 # What Pillow raises for damaged files; SyntaxError is its exception for a broken PNG chunk.
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-# Above this many files, hashing every byte takes too long: names and sizes are hashed instead.
-HASHED_FILES = 2000
 
 
 @dataclass(frozen=True)
@@ -188,22 +186,14 @@ class FolderDataset:
         label = map_ids(ids, self._table, pair.mask)
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(label)
 
-    def identity(self) -> str:
-        """Hash the names of the samples, the id mapping and the bytes of the files (above 2,000 files: their sizes)."""
+    def identity(self, cache: Path | None = None) -> str:
+        """Hash the names of the samples, the id mapping and the bytes of the files; see `Dataset`."""
         if self._identity is None:
             files = [path for pair in self.pairs for path in (pair.image, pair.mask)]
             try:
-                content = [_size(path) if len(files) > HASHED_FILES else _content(path) for path in files]
+                content = content_hashes(files, cache)
             except OSError as error:
                 raise DataError(f"cannot read a file of the data set: {error}") from error
             ids = {str(i): int(c) for i, c in enumerate(self._table) if c >= 0}
             self._identity = digest([len(self.class_names), ids, self.names, content])
         return self._identity
-
-
-def _content(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _size(path: Path) -> str:
-    return str(path.stat().st_size)

@@ -50,7 +50,7 @@ class SyntheticDataset:
             self._kept[index] = torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(label)
         return self._kept[index]
 
-    def identity(self) -> str:
+    def identity(self, cache: Path | None = None) -> str:
         """Return a hash of the parameters and of the version of the painter."""
         size = [self.count, self.height, self.width]
         return digest(["synthetic", SCENE_VERSION, self.split, size, self.seed])

@@ -1,1 +1,1 @@
-"""The experiment folder: where each file is, the event log, the Parquet tables made from it, and reading them."""
+"""The experiment directory: its paths, the event log, the Parquet tables derived from it, and reading them."""

@@ -1,4 +1,4 @@
-"""Which code runs: the commit it was checked out or installed from, so that results can say so."""
+"""The commit of the running code, from its git checkout or its installation, to be recorded with the results."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ CHANGED = "+changes"
 
 
 def code_commit(package: Path = Path(bpkd_search.__file__).parent) -> str | None:
-    """The commit of this package's code, with `+changes` where its files differ from it; None where unknown.
+    """Return the commit of this package's code, with `+changes` if its files differ from it; None if unknown.
 
-    It comes from the git checkout that the package is imported from, else from what `pip install git+URL` wrote.
+    It is that of the git checkout that the package is imported from, or the one recorded by `pip install git+URL`.
     """
-    # A package inside another repository, as in a virtual environment there, need not be part of it.
+    # A package inside another repository, for example in a virtual environment, need not be tracked by it.
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return _installed_from()
     lines = (_git(package, "status", "--porcelain=v2", "--branch", "--", ".") or "").splitlines()
@@ -28,13 +28,13 @@ def code_commit(package: Path = Path(bpkd_search.__file__).parent) -> str | None
 
 
 def all_commits(earlier: str | None, now: str | None) -> str | None:
-    """The commits of an experiment that was resumed under other code, in their order, with commas."""
+    """Return the commits of an experiment that was resumed with different code, in order, separated by commas."""
     known = dict.fromkeys([*(earlier or "").split(", "), now or ""])
     return ", ".join(filter(None, known)) or None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints; None without git, without a repository, and when it takes too long."""
+    """Return the output of git; None without git, without a repository, or after a timeout."""
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
@@ -44,7 +44,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _installed_from() -> str | None:
-    """The commit in pip's `direct_url.json` (PEP 610)."""
+    """Return the commit in pip's `direct_url.json` (PEP 610)."""
     try:
         origin = json.loads(distribution("bpkd-search").read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, OSError, ValueError):

@@ -1,7 +1,7 @@
 """The event log: one append-only line for each ask, report and end of a trial.
 
-It is the truth of an experiment: tables are made from it, and a search resumes from it. A line is on the
-operating system's side before its event takes effect; a line that a crash cut short is dropped when read.
+It is the source of truth of an experiment: tables are derived from it, and a search resumes from it. A line is
+written before its event takes effect; an incomplete last line, left by a crash, is ignored when read.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _BLOCK = 2**16
 
 
 class EventLog:
-    """Appends events to a folder's log; existing events are kept."""
+    """Appends events to the log of an experiment directory; existing events are kept."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / EVENTS
-        self._drop_torn_tail()
+        self._drop_incomplete_line()
         self._file: BinaryIO = with_room(directory, lambda: self.path.open("ab", buffering=0))
 
     def append(self, event: Event) -> None:
-        """Write one event. Raises `FullDiskError`, and `ExperimentError` for other errors; nothing is written then."""
+        """Write one event. Raises `FullDiskError`, or `ExperimentError` for other errors; then nothing is written."""
         line = json.dumps(event, separators=(",", ":"), default=str).encode() + b"\n"
         try:
             with_room(self.path.parent, lambda: self._write(line), len(line))
@@ -41,7 +41,7 @@ class EventLog:
     def _write(self, line: bytes) -> None:
         start = os.fstat(self._file.fileno()).st_size
         try:
-            # A disk that fills up takes a part of a line before it refuses the rest.
+            # When a disk becomes full, a first part of the line may still be written.
             while line:
                 line = line[self._file.write(line) :]
         except OSError:
@@ -52,7 +52,7 @@ class EventLog:
         """Close the file."""
         self._file.close()
 
-    def _drop_torn_tail(self) -> None:
+    def _drop_incomplete_line(self) -> None:
         if not self.path.exists():
             return
         with self.path.open("rb+") as file:
@@ -71,7 +71,7 @@ class EventLog:
 
 
 def read_events(directory: Path) -> Iterator[Event]:
-    """Every whole event of an experiment, in order. Raises `ExperimentError` for a damaged line."""
+    """Yield every complete event of an experiment, in order. Raises `ExperimentError` for a damaged line."""
     path = directory / EVENTS
     if not path.exists():
         return
@@ -82,4 +82,4 @@ def read_events(directory: Path) -> Iterator[Event]:
             try:
                 yield json.loads(line)
             except ValueError as e:
-                raise ExperimentError(f"{path}:{number}: is no event: {line.strip()[:60]!r}") from e
+                raise ExperimentError(f"{path}:{number}: is not an event: {line.strip()[:60]!r}") from e

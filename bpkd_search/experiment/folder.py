@@ -1,4 +1,4 @@
-"""The experiment folder: made once, held by one driver at a time, never overwritten."""
+"""The experiment directory: created once, locked by one driver at a time, never overwritten."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _ROOM = 64 * 2**20
 
 
 def create(directory: Path, config: SearchConfig) -> None:
-    """Make a new experiment folder with its resolved configuration.
+    """Create an experiment directory with its resolved configuration.
 
-    Raises `ExperimentError` if something exists there already, `ResourceError` on a full disk.
+    Raises `ExperimentError` if the path exists already, `ResourceError` on a full disk.
     """
     try:
-        # Of two processes that start together, only one makes the directory.
+        # Of two processes that start at the same time, only one creates the directory.
         directory.mkdir(parents=True)
     except FileExistsError as e:
         if not directory.is_dir() or any(directory.iterdir()):
@@ -34,7 +34,7 @@ def create(directory: Path, config: SearchConfig) -> None:
             hint = f"continue it with `bpkd-search resume {directory}`, or choose" if known else "choose"
             raise ExperimentError(f"{directory}: exists already; {hint} another --name or --out") from e
     except OSError as e:
-        raise ExperimentError(f"{directory}: cannot be made: {e.strerror}") from e
+        raise ExperimentError(f"{directory}: cannot be created: {e.strerror}") from e
     try:
         free = shutil.disk_usage(directory).free
         if free < _ROOM:
@@ -44,36 +44,41 @@ def create(directory: Path, config: SearchConfig) -> None:
             )
         write_text(directory / CONFIG, dump(config))
     except OSError as e:
-        raise ExperimentError(f"{directory}: cannot be made: {e.strerror}") from e
+        raise ExperimentError(f"{directory}: cannot be created: {e.strerror}") from e
 
 
 def note(directory: Path, **facts: Any) -> None:
-    """Write down what is known only once a search runs (`experiment.json`): class names, the teacher's scores."""
-    write_text(directory / FACTS, json.dumps(facts, indent=1))
+    """Store what is known only once a search runs (`experiment.json`): class names, the teacher's scores.
+
+    Facts of other names that were noted before are kept. Raises `ExperimentError` if the file is damaged.
+    """
+    write_text(directory / FACTS, json.dumps({**noted(directory), **facts}, indent=1))
 
 
 def noted(directory: Path) -> dict[str, Any]:
-    """What an earlier start of the same experiment has written down, if anything. Raises `ExperimentError`."""
+    """Return the facts that an earlier session of the experiment stored, if any. Raises `ExperimentError`."""
     path = directory / FACTS
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if not isinstance(facts, dict):
+            raise ValueError("must be a mapping of facts")
     except ValueError as e:
         raise ExperimentError(f"{path}: is damaged: {e}") from e
     return facts
 
 
 def read_config(directory: Path) -> SearchConfig:
-    """The configuration of an existing experiment. Raises `ExperimentError`, `ConfigError`."""
+    """Return the configuration of an existing experiment. Raises `ExperimentError`, `ConfigError`."""
     if not (directory / CONFIG).is_file():
-        raise ExperimentError(f"{directory}: is no experiment folder (it has no {CONFIG})")
+        raise ExperimentError(f"{directory}: is not an experiment directory (it has no {CONFIG})")
     return load_saved(SearchConfig, directory / CONFIG)
 
 
 @contextmanager
 def hold(directory: Path) -> Iterator[None]:
-    """Hold the folder against other drivers; the operating system releases it however this one ends.
+    """Lock the directory against other drivers; the operating system releases the lock however the process ends.
 
-    Raises `HeldError` naming the holder, `ExperimentError` if the folder cannot be locked.
+    Raises `HeldError` naming the holder, `ExperimentError` if the directory cannot be locked.
     """
     path = directory / LOCK
     with ExitStack() as stack:
@@ -83,7 +88,7 @@ def hold(directory: Path) -> Iterator[None]:
             holder = path.read_text(encoding="utf-8").strip() or "another process"
             raise HeldError(f"{directory}: is held by {holder}; wait for it or stop it") from e
         file.truncate(0)
-        with suppress(OSError):  # the name is a help; the lock holds without it
+        with suppress(OSError):  # the name only serves messages
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         try:
             yield

@@ -1,4 +1,4 @@
-"""Where each file of an experiment folder is, and of a `bpkd-search train` folder: the only list of their names."""
+"""The path of each file in an experiment directory and in a `bpkd-search train` directory, listed only here."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ EVENTS = "events.jsonl"
 STUDY = "study.journal"
 LOCK = "lock"
 
-# The tables: folders of Parquet files, each named as its table.
+# The tables: directories of Parquet files, named as the table.
 TRIALS, REPORTS, CONFIRM = "trials", "reports", "confirm"
 
-# The runs of a confirmation, in a folder that is laid out as the search's own.
+# The runs of a confirmation, in a directory with the same layout as the experiment directory.
 CONFIRMATION = "confirmation"
 LOGS = "logs"
 # What Ray Tune writes while a search runs; removed at its end.
 RAY = "ray"
 STUDENTS, CHECKPOINTS = "students", "checkpoints"
 
-# The folder of a single training, which has a `CONFIG` as well.
+# The directory of a single training, which also has a `CONFIG`.
 METRICS = "metrics.json"
 HISTORY = "history.csv"
 STUDENT = "student.safetensors"
@@ -28,15 +28,15 @@ CHECKPOINT = "checkpoint.pt"
 
 
 def student_file(directory: Path, number: int) -> Path:
-    """Where the weights of a finished trial are."""
+    """Return the path of the weights of a finished trial."""
     return directory / STUDENTS / f"{number:05d}.safetensors"
 
 
 def trial_log(directory: Path, number: int) -> Path:
-    """Where a trial's failures are told in full, with their tracebacks; exists once one has happened."""
+    """Return the path of the log of a trial's failures with their tracebacks; it exists after the first failure."""
     return directory / LOGS / "trials" / f"{number:05d}.txt"
 
 
 def checkpoint_file(directory: Path, number: int) -> Path:
-    """Where the state of an unfinished trial is."""
+    """Return the path of the checkpoint of an unfinished trial."""
     return directory / CHECKPOINTS / f"{number:05d}.pt"

@@ -1,4 +1,4 @@
-"""Reading experiment folders, on a disk or behind a filesystem URL; damaged files are named and passed over."""
+"""Reading experiment directories, local or by URL; damaged files are reported and skipped."""
 
 from __future__ import annotations
 
@@ -19,45 +19,47 @@ from bpkd_search.experiment.paths import CONFIG
 
 
 class DamagedFileWarning(UserWarning):
-    """A part file of a table cannot be read; its rows are missing from what is shown."""
+    """A part file of a table cannot be read; its rows are missing from the results."""
 
 
 class Folder:
-    """An experiment folder: a path, or a URL of any filesystem that pyarrow opens (`s3://`, `gs://`, `file://`).
+    """An experiment directory: a path, or a URL of any filesystem that pyarrow opens (`s3://`, `gs://`, `file://`).
 
-    Raises `ExperimentError` for a URL that cannot be opened and for a folder that is no experiment.
+    Raises `ExperimentError` for a URL that cannot be opened and for a directory that is not an experiment.
     """
 
     def __init__(self, where: Path | str) -> None:
         text = str(where)
-        # A URL may carry keys to its store; they belong in no message.
+        # A URL may contain credentials, which must not be in messages.
         self.name = re.sub(r"//[^/@]*@", "//", text).partition("?")[0] if "://" in text else text
         self.is_url = "://" in text
         try:
             if self.is_url:
                 self._files, root = fs.FileSystem.from_uri(text)
                 if not root.strip("/"):
-                    raise ValueError("names no folder")
+                    raise ValueError("names no directory")
             else:
                 self._files, root = fs.LocalFileSystem(), str(where)
         except (OSError, ValueError) as e:  # pyarrow's errors are among these
             raise ExperimentError(f"{self.name}: cannot be opened: {_first_line(e)}") from e
         self._root = root.rstrip("/") or "/"
         if not self._is_file(CONFIG):
-            raise ExperimentError(f"{self.name}: is no experiment folder (it has no {CONFIG})")
+            raise ExperimentError(f"{self.name}: is not an experiment directory (it has no {CONFIG})")
 
     def config(self) -> dict[str, Any]:
-        """The search's resolved configuration as a plain mapping. Raises `ExperimentError`."""
+        """Return the search's resolved configuration as a plain mapping. Raises `ExperimentError`."""
         try:
             config: dict[str, Any] = yaml.safe_load(self.text(CONFIG))
             if not (isinstance(config["search"], dict) and isinstance(config["space"], dict)):
                 raise ValueError("search and space must be mappings")
         except (yaml.YAMLError, ValueError, KeyError, TypeError) as e:
-            raise ExperimentError(f"{self.name}/{CONFIG}: is no search: {_first_line(e)}") from e
+            raise ExperimentError(
+                f"{self.name}/{CONFIG}: is not the configuration of a search: {_first_line(e)}"
+            ) from e
         return config
 
     def text(self, name: str) -> str:
-        """A file of the folder as text; empty where there is none. Raises `ExperimentError`."""
+        """Return a file of the directory as text; empty if it does not exist. Raises `ExperimentError`."""
         if not self._is_file(name):
             return ""
         try:
@@ -67,14 +69,14 @@ class Folder:
             raise ExperimentError(f"{self.name}/{name}: cannot be read: {_first_line(e)}") from e
 
     def has(self, table: str) -> bool:
-        """Whether the folder has begun a table."""
+        """Return whether the directory has a table."""
         return bool(self._files.get_file_info(f"{self._root}/{table}").type == fs.FileType.Directory)
 
     def table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table | None:
-        """A table from its part files, in order; None before the first is written.
+        """Return a table from its part files, in order; None before the first is written.
 
-        A file that cannot be read is left out with a `DamagedFileWarning` that names it. Raises
-        `ExperimentError` when the folder itself cannot be read.
+        A file that cannot be read is skipped with a `DamagedFileWarning` that names it. Raises
+        `ExperimentError` if the directory itself cannot be read.
         """
         try:
             found = self._files.get_file_info(fs.FileSelector(f"{self._root}/{table}", allow_not_found=True))
@@ -84,12 +86,12 @@ class Folder:
         parts = []
         for name in names:
             try:
-                # Not `pq.read_table`: it brings the whole dataset machinery, half a second of a cold start.
+                # Not `pq.read_table`, which imports pyarrow's datasets and takes half a second at a cold start.
                 with self._files.open_input_file(f"{self._root}/{table}/{name}") as file:
                     parts.append(_read(pq.ParquetFile(file), columns))
             except (OSError, pa.ArrowException) as e:
                 warnings.warn(
-                    f"{self.name}/{table}/{name}: is damaged and left out: {_first_line(e)}",
+                    f"{self.name}/{table}/{name}: is damaged and skipped: {_first_line(e)}",
                     DamagedFileWarning,
                     stacklevel=3,
                 )
@@ -103,10 +105,9 @@ class Folder:
 
 
 def unite(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables below one another, with the union of their columns.
+    """Concatenate tables; the result has the union of their columns.
 
-    A column that is a whole number here and a real one there becomes real; one whose types have nothing in
-    common becomes text.
+    A column with integers in one table and floats in another becomes float; other mixed types become strings.
     """
     kinds: dict[str, list[pa.DataType]] = {}
     for table in tables:
@@ -117,7 +118,7 @@ def unite(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:
-    """A table as a frame in which whole numbers and truth values stay what they are where some are missing."""
+    """Convert a table to a frame; integers and booleans keep their type even if values are missing."""
     frame: pd.DataFrame = table.to_pandas()
     nullable: Mapping[pa.DataType, Any] = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     for field, column in zip(table.schema, table.columns, strict=True):
@@ -127,7 +128,7 @@ def to_pandas(table: pa.Table) -> pd.DataFrame:
 
 
 def _read(file: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
-    # A file of an older version may lack a column that is asked for.
+    # A file of an older version may lack a requested column.
     wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
     return file.read(columns=wanted)
 

@@ -1,4 +1,4 @@
-"""The recorder: each event into the log at once, and from there into the Parquet tables."""
+"""The recorder writes each event to the log at once, and from there to the Parquet tables."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ TRIALS_A_FILE, REPORTS_A_FILE = 500, 20_000
 
 
 class Recorder:
-    """Keeps `events.jsonl`, `trials/` and `reports/` of an experiment folder in step.
+    """Keeps `events.jsonl`, `trials/` and `reports/` of an experiment directory consistent.
 
-    The tables are a function of the log: opening a folder replays its log, so nothing that was logged is
-    ever missing from them, whatever killed the writer before. Events are mappings with a key `event`:
+    The tables are a function of the log: opening a directory replays its log, so that they contain every logged
+    event even after the writer was killed. Events are mappings with a key `event`:
 
     - `ask`: number, origin, method, point, config (mapping), seed, trial_id;
     - `report`: number, epoch, the measures, costs, node, parameters, loss terms;
-    - `lost`: number, cause, message, node: the trial's process or node is gone, and the trial is asked again;
+    - `lost`: number, cause, message, node: the trial lost its process or node and is asked again;
     - `end`: number, state, reason, message, feasible;
-    - `judge`: number, feasible, where that has changed since the end;
-    - `session` and `warm_start`, of the whole search, with number -1: in the log alone.
+    - `judge`: number, feasible, if it has changed since the end;
+    - `session`, `sources` (trials of other searches) and `warm_start` (what of them the study learns), of the whole
+      search, with number -1: only in the log.
 
     `time` (seconds since 1970) is added. Rewriting tables takes at most about 5 % of the time, and memory
     holds the rows of all trials but only the newest reports.
@@ -56,7 +57,7 @@ class Recorder:
         self.flush()
 
     def record(self, event: str, number: int, **values: Any) -> None:
-        """Log an event and bring the tables up to date, at once unless rewriting has just happened."""
+        """Log an event and update the tables, at once unless they were rewritten a moment ago."""
         entry: Event = {"event": event, "number": number, "time": self.clock(), **values}
         self._log.append(entry)
         self._apply(entry)
@@ -77,7 +78,7 @@ class Recorder:
         self._write_seconds = self._written - start
 
     def close(self) -> None:
-        """Write what waits and close the log."""
+        """Write waiting rows and close the log."""
         try:
             self.flush()
         finally:
@@ -114,7 +115,7 @@ class Recorder:
             row.update(message=event["message"], retries=row["retries"] + 1)
         elif kind == "end":
             row.update({k: event.get(k) for k in ("state", "reason", "feasible")}, ended=when)
-            # Of a trial that was retried and then ended well, what had happened.
+            # A trial that was retried and then ended well keeps the message of its loss.
             row["message"] = event.get("message") or row.get("message")
         elif kind == "judge":
             row["feasible"] = event["feasible"]
@@ -122,7 +123,7 @@ class Recorder:
 
 
 def _typed(value: Any, kind: str) -> Any:
-    """A parameter's value as its column's type; null where the trial has none, or a schedule or list in its place."""
+    """Convert a parameter's value to its column's type; None if the trial has none, or a schedule or list instead."""
     if value is None or isinstance(value, dict | list):
         return None
     return {"float": float, "int": int, "bool": bool, "string": str}[kind](value)

@@ -1,8 +1,8 @@
 """The columns of the result tables: typed, documented, versioned.
 
-`trials` has one row a trial, `reports` one row a validated epoch, `confirm` one row a confirmed setting and seed.
-Each searched parameter is a column of its own, named by its config path. A new version only adds columns; older
-files are read on.
+`trials` has one row per trial, `reports` one row per validated epoch, `confirm` one row per confirmed setting and seed.
+Each searched parameter has its own column, named by its config path. New versions only add columns; files of
+older versions remain readable.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import pyarrow as pa
 from bpkd_search.experiment.paths import CONFIRM, REPORTS, TRIALS
 from bpkd_search.metrics.table import MEASURES, REPORTED, SCORES, Measure, held_out
 
-# Version 4 brought `retries`, 5 `iteration`.
+# Version 4 added `retries`, version 5 that of `confirm` and `iteration`.
 SCHEMA_VERSION = max(5, *(measure.since for measure in MEASURES))
 
 # Trial states. Only COMPLETE ran its full budget and competes for "best".
 RUNNING, COMPLETE, PRUNED, FAILED = "RUNNING", "COMPLETE", "PRUNED", "FAILED"
+# The reason of a trial that ran out of memory, on its device or its node.
+OOM = "oom"
 # Where a trial's settings come from.
 BASELINE, ENQUEUED, SAMPLED = "baseline", "enqueued", "sampled"
 
@@ -40,21 +42,27 @@ def _column(measure: Measure) -> Column:
 _SCORES = tuple(_column(measure) for measure in MEASURES if measure.role == "score")
 _COSTS = tuple(_column(measure) for measure in MEASURES if measure.role != "score")
 
+_RETRIES: Column = (
+    "retries",
+    pa.int64(),
+    "times the trial was lost with its process or node, or ran out of memory, and continued from its checkpoint",
+)
+
 TRIAL_COLUMNS: tuple[Column, ...] = (
     ("experiment", _NAME, "name of the search"),
     ("number", pa.int64(), "the trial's number in its experiment, from 0"),
     ("trial_id", pa.string(), "experiment and number in one word"),
     ("state", _NAME, "RUNNING, COMPLETE, PRUNED or FAILED"),
     ("reason", _NAME, "why it FAILED: nan, oom, error or lost"),
-    ("message", pa.string(), "the failure in words, or why the trial was last retried"),
-    ("feasible", pa.bool_(), "whether the constraints hold; empty without any"),
+    ("message", pa.string(), "the message of the failure, or why the trial was last retried"),
+    ("feasible", pa.bool_(), "whether the trial meets the constraints; empty without constraints"),
     ("method", _NAME, "a baseline's name, or the loss method"),
     ("origin", _NAME, "baseline, enqueued or sampled"),
     *_SCORES,
     ("epochs", pa.int64(), "epochs trained"),
     *_COSTS,
     ("seed", pa.int64(), "training seed"),
-    ("retries", pa.int64(), "times the trial was lost with its process or node, and continued from its checkpoint"),
+    _RETRIES,
     ("node", _NAME, "host the trial ran on"),
     ("started", pa.timestamp("ms", tz="UTC"), "start of the trial"),
     ("ended", pa.timestamp("ms", tz="UTC"), "end of the trial; empty while it runs"),
@@ -71,22 +79,23 @@ REPORT_COLUMNS: tuple[Column, ...] = (
     ("loss", pa.float64(), "mean training loss of the epoch, all terms"),
     ("loss_terms", pa.string(), "mean of each weighted loss term, as JSON"),
     ("class_iou", pa.list_(pa.float64()), "IoU of each class in the order of the data set; empty where absent"),
-    ("time", pa.timestamp("ms", tz="UTC"), "when the report came"),
+    ("time", pa.timestamp("ms", tz="UTC"), "time of the report"),
 )
 CONFIRM_COLUMNS: tuple[Column, ...] = (
     ("experiment", _NAME, "name of the search"),
     ("number", pa.int64(), "the search's trial whose setting was run again"),
-    ("seed", pa.int64(), "training seed, the same ones for every setting, none of the search's"),
-    ("run", pa.int64(), "number of the run in confirmation/, which names its student"),
+    ("seed", pa.int64(), "training seed; every setting has the same seeds, none of them used in the search"),
+    ("run", pa.int64(), "number of the run in `confirmation/`, and of its student file"),
     ("state", _NAME, "COMPLETE or FAILED; a failed run has no measures"),
     ("reason", _NAME, "why it FAILED: nan, oom, error or lost"),
-    ("message", pa.string(), "the failure in words"),
+    ("message", pa.string(), "the message of the failure, or why the run was last retried"),
     ("method", _NAME, "a baseline's name, or the loss method"),
     ("origin", _NAME, "how the search came to the setting: baseline, enqueued or sampled"),
     *_SCORES,
     *((held_out(name), kind, f"{doc}; on the held-out split") for name, kind, doc in _SCORES),
     ("epochs", pa.int64(), "epochs trained"),
-    ("gpu_seconds", pa.float64(), "seconds inside training, validation and start-up left out"),
+    ("gpu_seconds", pa.float64(), "seconds inside training, without validation and start-up"),
+    _RETRIES,
     ("ended", pa.timestamp("ms", tz="UTC"), "end of the run"),
     ("version", pa.string(), "version of bpkd-search"),
 )
@@ -110,7 +119,7 @@ def confirm_schema(parameters: Mapping[str, str]) -> pa.Schema:
 def _schema(table: str, columns: Sequence[Column], parameters: Mapping[str, str]) -> pa.Schema:
     searched = [pa.field(path, PARAMETER_TYPES[kind]) for path, kind in parameters.items()]
     fixed = [pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in columns]
-    # Parameters stand after the method they belong to and before the measures.
+    # Parameters come after the method and before the measures.
     split = next(i for i, field in enumerate(fixed) if field.name == SCORES[0])
     metadata = {"bpkd_search.table": table, "bpkd_search.schema": str(SCHEMA_VERSION)}
     return pa.schema([*fixed[:split], *searched, *fixed[split:]], metadata=metadata)

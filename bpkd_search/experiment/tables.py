@@ -1,4 +1,4 @@
-"""Parquet tables that are always whole: files of a fixed number of rows, each replaced as a whole."""
+"""Parquet tables that are always complete: files of a fixed number of rows, each replaced atomically."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Row = dict[str, Any]
 
 
 class ChunkedTable:
-    """A table whose rows change: row n lives in file n // chunk, so files stay few and rewrites small.
+    """A table whose rows change: row n is in file n // chunk, which keeps files few and rewrites small.
 
     `put` sets a row in memory; `flush` rewrites the chunks that changed. A reader sees each file either
-    before or after a rewrite, never half. Raises `ExperimentError` when the disk is full.
+    before or after a rewrite, never in between. Raises `ExperimentError` if a file cannot be written.
     """
 
     def __init__(self, directory: Path, schema: pa.Schema, chunk: int) -> None:
@@ -29,13 +29,13 @@ class ChunkedTable:
         _open(directory)
 
     def put(self, index: int, row: Mapping[str, Any]) -> None:
-        """Set row `index`; keys beyond the schema are left out, absent ones are null."""
+        """Set row `index`; keys that are not in the schema are ignored, missing ones are null."""
         number = index // self.chunk
         self._chunks.setdefault(number, {})[index] = {name: row.get(name) for name in self.schema.names}
         self._dirty.add(number)
 
     def flush(self) -> None:
-        """Write what changed."""
+        """Write changed rows."""
         for number in sorted(self._dirty):
             rows = [row for _, row in sorted(self._chunks[number].items())]
             write_table(pa.Table.from_pylist(rows, schema=self.schema), part(self.directory, number))
@@ -43,15 +43,15 @@ class ChunkedTable:
 
     @property
     def dirty(self) -> bool:
-        """Whether rows wait to be written."""
+        """Whether there are unwritten rows."""
         return bool(self._dirty)
 
 
 class AppendedTable:
-    """A table that only grows: memory holds the rows of the newest file, however many there are.
+    """A table that only grows; memory holds only the rows of the newest file.
 
-    `append` adds a row and writes a file once it is full; `flush` rewrites the newest one. Raises
-    `ExperimentError` when the disk is full.
+    `append` adds a row and writes a file once it has `chunk` rows; `flush` rewrites the newest one. Raises
+    `ExperimentError` if a file cannot be written.
     """
 
     def __init__(self, directory: Path, schema: pa.Schema, chunk: int) -> None:
@@ -59,12 +59,12 @@ class AppendedTable:
         self.dirty = False
         self._number, self._rows = 0, 0
         self._waiting: list[Row] = []
-        # Rows become Arrow once: a rewrite of the newest file then costs little more than its writing.
+        # Rows are converted to Arrow only once, so that rewriting the newest file is cheap.
         self._kept: list[pa.Table] = []
         _open(directory)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; keys beyond the schema are left out, absent ones are null."""
+        """Add a row; keys that are not in the schema are ignored, missing ones are null."""
         self._waiting.append({name: row.get(name) for name in self.schema.names})
         self._rows += 1
         self.dirty = True
@@ -73,7 +73,7 @@ class AppendedTable:
             self._number, self._rows, self._kept = self._number + 1, 0, []
 
     def flush(self) -> None:
-        """Write what was added."""
+        """Write added rows."""
         if not self.dirty:
             return
         if self._waiting:
@@ -85,12 +85,12 @@ class AppendedTable:
 
 
 def part(directory: Path, number: int) -> Path:
-    """The file of a table's chunk."""
+    """Return the path of a chunk of a table."""
     return directory / f"part-{number:06d}.parquet"
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file, whole or not at all."""
+    """Write a Parquet file atomically."""
     try:
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer, compression="zstd")
@@ -102,9 +102,9 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def _open(directory: Path) -> None:
-    """Make a table's folder, and clear it of what a killed writer left half."""
+    """Create the directory of a table, and remove the partial files of a killed writer."""
     try:
         with_room(directory, lambda: directory.mkdir(parents=True, exist_ok=True))
         remove_partial(directory)
     except OSError as e:
-        raise ExperimentError(f"{directory}: cannot be made: {e.strerror}") from e
+        raise ExperimentError(f"{directory}: cannot be created: {e.strerror}") from e

@@ -1,4 +1,4 @@
-"""A trial as the search, the display and the loggers see it."""
+"""A trial as search, display and loggers use it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bpkd_search.config.models import RunConfig
 
 @dataclass
 class Trial:
-    """A trial that the engine handed out: what to run, how far it has come, and, once it has ended, how."""
+    """A trial that the engine has started: its run, its reports so far, and how it ended."""
 
     number: int
     method: str
@@ -18,10 +18,15 @@ class Trial:
     run: RunConfig
     reports: dict[int, dict[str, Any]] = field(default_factory=dict)
     stop: bool = False
-    retries: int = 0
+    losses: list[str] = field(default_factory=list)
     state: str | None = None
     reason: str | None = None
     feasible: bool | None = None
+
+    @property
+    def retries(self) -> int:
+        """Times it was lost and asked again; `losses` has the cause of each."""
+        return len(self.losses)
 
     @property
     def epoch(self) -> int:
@@ -29,5 +34,5 @@ class Trial:
         return max(self.reports, default=0)
 
     def last(self) -> dict[str, Any]:
-        """The newest report, empty before the first."""
+        """Return the newest report; empty before the first."""
         return self.reports.get(self.epoch, {})

@@ -74,8 +74,8 @@ def model_card(
         'logits = model(images)  # uint8 [B, 3, H, W]; classes are named in about["class_names"]\n```',
     ]
     if provenance:
-        told = {key: value for key, value in provenance.items() if key != "confirmed"}
-        blocks += ["## Provenance", _table(("key", "value"), told)]
+        shown = {key: value for key, value in provenance.items() if key != "confirmed"}
+        blocks += ["## Provenance", _table(("key", "value"), shown)]
     return "\n\n".join(blocks) + "\n"
 
 

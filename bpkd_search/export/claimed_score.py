@@ -15,7 +15,6 @@ from typing import Any
 
 from bpkd_search.blocks import Block
 from bpkd_search.errors import ConfigError
-from bpkd_search.experiment.paths import CONFIRM
 from bpkd_search.metrics.table import SCORES
 from bpkd_search.results.confirm import interval, prediction
 from bpkd_search.results.leaderboard import Leaderboard
@@ -50,7 +49,7 @@ class Claim:
 
 def confirmations(board: Leaderboard) -> dict[int, Confirmed]:
     """Return what `confirm` found for each trial of an experiment with at least two seeds that ran to the end."""
-    if not any(folder.has(CONFIRM) for folder in board.folders):
+    if not board.confirmed:
         return {}
     found = {}
     for number, rows in board.confirm().groupby("number"):

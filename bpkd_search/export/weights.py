@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -20,6 +19,7 @@ from bpkd_search.errors import ExperimentError, UserError
 from bpkd_search.export.settings import Setting, Writer
 from bpkd_search.imports import require
 from bpkd_search.models import Segmentor
+from bpkd_search.models.encoders import create_classifier
 from bpkd_search.predict import comparable, load_student
 
 # Largest difference between the logits of an export and of the model, relative to the largest logit.
@@ -59,7 +59,7 @@ def write_safetensors(setting: Setting, path: Path) -> None:
 
 def timm_names(encoder: str) -> dict[str, str]:
     """Return timm's names of the whole network, by their normalised names in the feature pyramid."""
-    names = (f"encoder.{name}" for name in timm.create_model(encoder, pretrained=False).state_dict())
+    names = (f"encoder.{name}" for name in create_classifier(encoder).state_dict())
     return {comparable(name): name for name in names}
 
 

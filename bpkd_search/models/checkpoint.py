@@ -20,8 +20,12 @@ Weights = dict[str, Tensor]
 
 
 def save_weights(path: Path, model: nn.Module, about: Mapping[str, Any] | None = None) -> None:
-    """Write the weights of a model to a safetensors file atomically; `about` is stored in its header."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    """Write the weights of a model to a safetensors file atomically; `about` is stored in its header.
+
+    An auxiliary head, which serves training alone, is left out.
+    """
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("auxiliary.")}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     write_bytes(path, save(weights, metadata={"bpkd_search": json.dumps(about or {})}))
 
 

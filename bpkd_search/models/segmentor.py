@@ -1,40 +1,53 @@
-"""A segmentation network: a timm encoder, a head and a 1x1 classifier."""
+"""A segmentation network: an encoder, a head and a 1x1 classifier."""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from bpkd_search.errors import ConfigError
-from bpkd_search.models.heads import HEADS
+from bpkd_search.models.encoders import create_encoder, size_multiple
+from bpkd_search.models.heads import HEADS, Auxiliary
 
 
 class Segmentor(nn.Module):
-    """A timm encoder with a segmentation head; maps unnormalised images to class logits.
+    """An encoder with a segmentation head; maps unnormalised images to class logits.
 
-    Takes images [B, 3, H, W] as uint8 or as float in 0..255 and normalises them with the mean and
+    Takes images [B, 3, H, W], red first, as uint8 or as float in 0..255, and normalises them with the mean and
     deviation of the encoder's pretraining, so that teacher and student read the same batch.
     Returns logits [B, num_classes, h, w] at `stride` pixels per cell; with `return_features=True` also the map
-    before the classifier, [B, channels, h, w]. Raises `ConfigError` if timm does not have the encoder
-    or it has no feature pyramid.
+    before the classifier, [B, channels, h, w]. With an `auxiliary_weight`, which is
+    that of its loss, `outputs` gives the logits of an auxiliary head too.
+    Raises `ConfigError` if there is no such encoder or it has no feature pyramid.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, encoder: str, num_classes: int, *, head: str = "fpn", channels: int = 64, output_stride: int = 32
+        self,
+        encoder: str,
+        num_classes: int,
+        *,
+        head: str = "fpn",
+        channels: int = 64,
+        output_stride: int = 32,
+        auxiliary_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = create_encoder(encoder, output_stride)
         info: Any = self.encoder.feature_info
         self.head = HEADS[head](info.channels(), info.reduction(), channels)
+        dropout = getattr(self.head, "dropout", 0.0)
+        self.dropout = nn.Dropout2d(dropout) if dropout else nn.Identity()
         self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.auxiliary = Auxiliary(info.channels(), channels // 2, num_classes) if auxiliary_weight else None
+        self.auxiliary_weight = auxiliary_weight
         self.channels, self.num_classes, self.stride = channels, num_classes, self.head.reduction
+        self.multiple = size_multiple(encoder, self.encoder)
         settings: Any = self.encoder.pretrained_cfg
         for name in ("mean", "std"):
             value = torch.tensor(settings[name], dtype=torch.float32).view(1, 3, 1, 1) * 255
@@ -42,33 +55,26 @@ class Segmentor(nn.Module):
 
     def forward(self, images: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Return logits [B, num_classes, h, w], with `return_features` also the features before the classifier."""
-        features = self.head(self.encoder((images.float() - self.mean) / self.std))
-        logits: Tensor = self.classifier(features)
+        features = self.head(self._pyramid(images))
+        logits: Tensor = self.classifier(self.dropout(features))
         return (logits, features) if return_features else logits
 
+    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return logits and features as `forward` does, and the auxiliary logits, None without such a head."""
+        pyramid = self._pyramid(images)
+        features = self.head(pyramid)
+        logits = self.classifier(self.dropout(features))
+        return logits, features, None if self.auxiliary is None else self.auxiliary(pyramid)
 
-def create_encoder(name: str, output_stride: int = 32) -> nn.Module:
-    """A timm network that gives its feature pyramid, with fresh weights; nothing is downloaded.
-
-    Raises `ConfigError` for an encoder that timm does not have, that gives no feature pyramid, or not at that stride.
-    """
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise ConfigError([f"encoder: got {name!r}, timm {timm.__version__} has no such model{hint}"])
-    # timm does not state the default stride of a network, and some support no other.
-    stride = {} if output_stride == 32 else {"output_stride": output_stride}
-    try:
-        encoder: nn.Module = timm.create_model(name, features_only=True, pretrained=False, **stride)
-    except Exception as e:  # whatever timm's builders raise for what they do not offer
-        if stride:
-            create_encoder(name)  # raises if the stride is not what is wrong
-            raise ConfigError([f"output_stride: got {output_stride}, {name} works at 32 only"]) from e
-        raise ConfigError([f"encoder: got {name!r}, which gives no feature pyramid: {e}"]) from e
-    info: Any = encoder.feature_info
-    if len(info.channels()) < 2 or info.reduction()[-1] < 8:
-        raise ConfigError([f"encoder: got {name!r}, which gives no feature pyramid"])
-    return encoder
+    def _pyramid(self, images: Tensor) -> Sequence[Tensor]:
+        images = (images.float() - self.mean) / self.std
+        if self.multiple == 1:
+            maps: Sequence[Tensor] = self.encoder(images)
+            return maps
+        height, width = images.shape[-2:]
+        maps = self.encoder(F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple)))
+        info: Any = self.encoder.feature_info
+        return [x[..., : -(-height // r), : -(-width // r)] for x, r in zip(maps, info.reduction(), strict=True)]
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED, RUNNING
+from bpkd_search.results.analysis import violates_constraint
 
 Figure = dict[str, Any]
 
@@ -75,10 +76,11 @@ def time_unit(seconds: float) -> tuple[float, str]:
     return 1.0, "GPU-seconds"
 
 
-def course(curves: pd.DataFrame, searched: pd.Series, metric: str) -> Figure:
+def course(curves: pd.DataFrame, searched: pd.DataFrame, baseline: float | None, metric: str) -> Figure:
     """Return a figure of full-budget scores against the time spent, the search's best so far, the best baseline.
 
-    `curves` is `Leaderboard.curves()`; `searched` is true for the rows whose trial the search chose.
+    `curves` are `analysis.best_so_far` of all trials, `searched` those of the trials that the search chose; points of
+    trials that violate a constraint are hollow.
     """
     size, unit = time_unit(float(curves["gpu_seconds"].max()))
     spent = curves["gpu_seconds"] / size
@@ -93,27 +95,30 @@ def course(curves: pd.DataFrame, searched: pd.Series, metric: str) -> Figure:
                 "x": spent[rows.index].tolist(),
                 "y": rows[metric].tolist(),
                 "customdata": rows["number"].tolist(),
-                "marker": {"size": 8, "opacity": 0.8},
+                "marker": {
+                    "size": 8,
+                    "opacity": 0.8,
+                    "symbol": ["circle-open" if violates else "circle" for violates in violates_constraint(rows)],
+                },
                 "hovertemplate": f"trial %{{customdata}}, {words(method)}<br>{metric} %{{y:.4f}}<extra></extra>",
             }
         )
-    mine = curves[searched]
-    if len(mine):
-        best = mine[metric].cummax()
+    if len(searched):
+        best = searched["best"]
         steps = best[best.diff().fillna(1.0) > 0].index
+        at = searched["gpu_seconds"] / size
         data.append(
             {
                 "type": "scatter",
                 "mode": "lines",
                 "name": "best so far",
-                "x": [*spent[steps].tolist(), float(spent.max())],
+                "x": [*at[steps].tolist(), float(spent.max())],
                 "y": [*best[steps].tolist(), float(best.iloc[-1])],
                 "line": {"shape": "hv", "color": INK, "width": 1.5},
                 "hoverinfo": "skip",
             }
         )
-    base = curves[~searched]
-    lines = [level(float(base[metric].max()), "best baseline")] if len(base) else []
+    lines = [] if baseline is None else [level(baseline, "best baseline")]
     return figure(data, 360, shapes=lines, xaxis=axis_title(f"{unit} spent by all trials"), yaxis=axis_title(metric))
 
 

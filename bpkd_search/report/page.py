@@ -23,12 +23,12 @@ from bpkd_search.metrics.table import HEADLINE, HIGHER_IS_BETTER, LABELS
 from bpkd_search.pictures.panels import Panels
 from bpkd_search.report.parts import Section
 from bpkd_search.results.leaderboard import Leaderboard
-from bpkd_search.show.text_table import decimals_of, is_number
+from bpkd_search.show.text_table import cells, decimals_of, is_number
 
-# Columns of the page's leaderboard, scores first and parameters between; empty columns are omitted.
+# Columns of the page's leaderboard, before and after those of a short view; empty columns are omitted.
 BEFORE = ("number", "method")
 SHOWN_SCORES = (*HEADLINE, "boundary_iou")
-AFTER = ("epochs", "gpu_seconds", "latency_ms", "state", "origin", "reason", "message")
+AFTER = ("latency_ms", "origin", "message")
 SHOWN_CHARACTERS = 200
 
 
@@ -59,7 +59,7 @@ def report_page(board: Leaderboard, panels: Panels) -> str:
     numbers = iter(range(len(figures)))
     blocks = [
         _section("Leaderboard", '<div id="leaderboard"></div>', _leaderboard_remarks(board)),
-        *(_section(part.title, _charts(part, [next(numbers) for _ in part.figures]), part.remarks) for part in parts),
+        *(_section(part.title, _body(part, [next(numbers) for _ in part.figures]), part.remarks) for part in parts),
         _section("Predictions", _pictures(panels), panels.remarks),
     ]
     data = {"table": _table(board, trials), "figures": figures}
@@ -100,7 +100,7 @@ def _finite(value: Any) -> Any:
 
 def _table(board: Leaderboard, trials: pd.DataFrame) -> dict[str, Any]:
     """Return columns and rows of the leaderboard, best first; the page draws and sorts them."""
-    names = dict.fromkeys([*BEFORE, board.metric, *SHOWN_SCORES, *board.parameters, *AFTER])
+    names = dict.fromkeys([*BEFORE, board.metric, *SHOWN_SCORES, *board.summary_columns, *AFTER])
     shown = [name for name in names if name in trials and (name == "state" or trials[name].notna().any())]
     columns = [_column("rank", "rank", number=True)]
     cells: list[list[Any]] = [list(range(1, len(trials) + 1))]
@@ -132,8 +132,27 @@ def _leaderboard_remarks(board: Leaderboard) -> list[str]:
 
 
 def _section(title: str, body: str, remarks: Sequence[str]) -> str:
-    said = "".join(f'<p class="remark">{html.escape(remark)}</p>' for remark in remarks)
-    return f"<section><h2>{html.escape(title)}</h2>{body}{said}</section>"
+    below = "".join(f'<p class="remark">{html.escape(remark)}</p>' for remark in remarks)
+    return f"<section><h2>{html.escape(title)}</h2>{body}{below}</section>"
+
+
+def _body(part: Section, numbers: Sequence[int]) -> str:
+    """Return the tables of a section, and the places of its figures, which have these numbers."""
+    charts = [f"<h3>{html.escape(title)}</h3>{_plain_table(table)}" for title, table in part.tables]
+    return "".join(charts) + _charts(part, numbers)
+
+
+def _plain_table(table: pd.DataFrame) -> str:
+    flat = table.reset_index()
+    right = [' class="right"' if is_number(flat[name]) else "" for name in flat.columns]
+
+    def row(tag: str, texts: Sequence[str]) -> str:
+        inside = (f"<{tag}{c}>{html.escape(text)}</{tag}>" for text, c in zip(texts, right, strict=True))
+        return f"<tr>{''.join(inside)}</tr>"
+
+    body = "".join(row("td", texts) for texts in zip(*cells(flat), strict=True))
+    head = row("th", [str(name) for name in flat.columns])
+    return f'<div class="sheet"><table class="plain"><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 
 def _charts(part: Section, numbers: Sequence[int]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
@@ -16,9 +17,10 @@ from bpkd_search.metrics.table import HEADLINE
 from bpkd_search.report import figures as draw
 from bpkd_search.report import space_figures as space
 from bpkd_search.report.parts import Section
-from bpkd_search.results.analysis import rank_agreement
+from bpkd_search.results.analysis import best_so_far, rank_agreement, violates_constraint
 from bpkd_search.results.importance import importance, scope
 from bpkd_search.results.leaderboard import Leaderboard
+from bpkd_search.show.confirmation import confirmed
 
 ONE_SEED = "One seed each: small leads may be noise."
 NOTHING_FULL = "No trial has run its full budget yet."
@@ -44,30 +46,36 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
         facts.append(f"full budget {Optimisation.model_construct(**train).length}")
     if board.commit:
         facts.append(f"commit {board.commit}")
-    said = []
+    lines = []
+    if board.confirmed:
+        with suppress(ExperimentError):  # the section states what is missing
+            lines.append(str(board.winner().attrs["verdict"]))
     mine, base = _best(trials, searched=True), _best(trials, searched=False)
-    if mine is None or base is None:
-        said.append(NOTHING_FULL if mine is None and base is None else "There is nothing to compare with yet.")
+    if mine is None and (trials["state"] == COMPLETE).any() and board.limited:
+        lines.append("No searched setting that meets the constraints has run its full budget yet.")
+    elif mine is None or base is None:
+        lines.append(NOTHING_FULL if mine is None and base is None else "There is nothing to compare with yet.")
     else:
         lead = 100 * (float(mine[metric]) - float(base[metric]))
         against = f"the best baseline ({base['method']}, {base[metric]:.4f})"
         how = f"{abs(lead):.1f} points {'above' if lead > 0 else 'below'}" if round(lead, 1) else "equal to"
-        said.append(
+        lines.append(
             f"The best searched setting, trial {mine['number']}, reaches {metric} {mine[metric]:.4f}: {how} {against}."
         )
         drawn = int(((trials["state"] == COMPLETE) & (trials["origin"] != BASELINE)).sum())
-        said.append(
+        lines.append(
             f"{ONE_SEED} The setting was chosen as the best of {drawn} full-budget trials by this score, which"
             " is optimistic."
         )
     if data.get("kind") == "camvid":
-        said.append(CAMVID)
-    return facts, said
+        lines.append(CAMVID)
+    return facts, lines
 
 
 def sections(board: Leaderboard, trials: pd.DataFrame) -> list[Section]:
     """Return the sections between leaderboard and pictures; one that cannot be shown has a remark why."""
     parts: dict[str, Callable[[Leaderboard, pd.DataFrame], Section]] = {
+        "Confirmation": _confirmation,
         "Best so far": _course,
         "Gains over the baselines": _gains,
         "Gains by class": _classes,
@@ -87,17 +95,32 @@ def sections(board: Leaderboard, trials: pd.DataFrame) -> list[Section]:
     return [part for part in made if part.figures or part.remarks]
 
 
+def _confirmation(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    title = "Confirmation"
+    if not board.confirmed:
+        return Section(title)
+    found, limits = confirmed(board)
+    return Section(
+        title,
+        tables=[(result.metric, result.table) for result in found],
+        remarks=[*(result.verdict for result in found), *limits],
+    )
+
+
 def _course(board: Leaderboard, trials: pd.DataFrame) -> Section:
-    title, curves = "Best so far", board.curves()
+    title, metric, reports = "Best so far", board.metric, board.reports([board.metric, "gpu_seconds", "time"])
+    curves = best_so_far(trials, reports, metric)
     if curves.empty:
         return Section(title, remarks=[NOTHING_FULL])
-    origins = trials.set_index("number")["origin"].astype(str)
-    searched = curves["number"].map(origins) != BASELINE
-    remark = (
+    searched = best_so_far(trials[trials["origin"] != BASELINE], reports, metric).dropna(subset=["best"])
+    base = _best(trials, searched=False)
+    remarks = [
         "A point is a trial that ran its full budget, at the time that all trials had spent in training when it ended."
         " Time of validation and start-up is left out."
-    )
-    return Section(title, [draw.course(curves, searched, board.metric)], [remark])
+        + (" Hollow: trials that violate a constraint." if violates_constraint(curves).any() else "")
+    ]
+    level = None if base is None else float(base[metric])
+    return Section(title, [draw.course(curves, searched, level, metric)], remarks)
 
 
 def _gains(board: Leaderboard, trials: pd.DataFrame) -> Section:
@@ -125,7 +148,7 @@ def _classes(board: Leaderboard, trials: pd.DataFrame) -> Section:
     numbers = [int(mine["number"]), int(base["number"])]
     last = board.reports(["class_iou"], numbers).groupby("number")["class_iou"].last()
     if last.isna().any() or len(last) < 2:
-        return Section(title, remarks=["The reports hold no IoU by class."])
+        return Section(title, remarks=["The reports contain no IoU by class."])
     count = len(last[numbers[0]])
     names = board.class_names or [f"class {k}" for k in range(count)]
     ious = [pd.Series(list(last[number]), index=names, dtype=float) for number in numbers]
@@ -134,7 +157,7 @@ def _classes(board: Leaderboard, trials: pd.DataFrame) -> Section:
     remarks = [f"Trial {numbers[0]}, the best searched setting, minus the best baseline, {base['method']}. {ONE_SEED}"]
     never = [str(k) for k in names if ious[0][k] == 0 and ious[1][k] == 0]
     if never:
-        remarks.append(f"Found by neither: {', '.join(never)}.")
+        remarks.append(f"IoU 0 in both: {', '.join(never)}.")
     if len(shown) < gap.notna().sum():
         remarks.append(f"The {len(shown)} classes of {count} that differ most.")
     return Section(title, [draw.class_gains(ious[0][shown], ious[1][shown], str(base["method"]))], remarks)
@@ -171,13 +194,13 @@ def _slices(board: Leaderboard, trials: pd.DataFrame) -> Section:
 
 def _importance(board: Leaderboard, trials: pd.DataFrame) -> Section:
     drawn, _ = _drawn(trials)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
             table = importance(drawn, board.metric, board.config["space"])
         except RuntimeError as e:  # if all points or all scores are the same
             raise ExperimentError(f"Importance cannot be computed: {e}") from e
-    notes = [*scope(table, board.metric), *(str(w.message) for w in said if "fANOVA" in str(w.message))]
+    notes = [*scope(table, board.metric), *(str(w.message) for w in caught if "fANOVA" in str(w.message))]
     return Section("Importance", [space.importance(table)], notes)
 
 
@@ -197,18 +220,18 @@ def _rungs(board: Leaderboard, trials: pd.DataFrame) -> Section:
     remarks = [
         f"Spearman's correlation of {metric} after an epoch with that at the end, over the trials that ran in full,"
         " baselines among them. Near 1, early epochs rank trials as the end does; near 0, trials are stopped on noise.",
-        "Stopped trials have no end to compare with: the figure knows only the survivors.",
+        "Stopped trials have no end to compare with: the figure includes only the trials that were not stopped.",
     ]
     return Section(title, [draw.rank_agreement(agreement, rungs)], remarks)
 
 
 def _front(board: Leaderboard, trials: pd.DataFrame) -> Section:
-    title, objectives = "Pareto front", list(board.config["search"].get("objectives") or {})
+    title, objectives = "Pareto front", board.objectives
     if len(objectives) < 2:
         return Section(title)
     front, full = board.front(), trials[trials["state"] == COMPLETE]
     if front.empty:
-        return Section(title, remarks=[NOTHING_FULL])
+        return Section(title, remarks=["No trial that meets the constraints has run its full budget yet."])
     figures = [draw.pareto(full, front, x, y) for y, x in itertools.combinations(objectives, 2)]
     remark = f"Blue: no other trial is at least as good in all of {', '.join(objectives)} and better in one. {ONE_SEED}"
     return Section(title, figures, [remark])
@@ -236,8 +259,11 @@ def _costs(board: Leaderboard, trials: pd.DataFrame) -> Section:
 
 
 def _best(trials: pd.DataFrame, *, searched: bool) -> pd.Series | None:
-    """Return the best full-budget trial that the search chose, or the best baseline."""
-    chosen = (trials["origin"] != BASELINE) == searched
+    """Return the best full-budget trial that the search chose and that violates no constraint, or the best baseline.
+
+    A baseline may violate one if all do: it is only a reference.
+    """
+    chosen = ~violates_constraint(trials) & (trials["origin"] != BASELINE) if searched else trials["origin"] == BASELINE
     found = trials[(trials["state"] == COMPLETE) & chosen]
     return found.iloc[0] if len(found) else None
 

@@ -14,6 +14,11 @@ from bpkd_search.metrics.table import HIGHER_IS_BETTER
 KEY = ["experiment", "number"]
 
 
+def violates_constraint(trials: pd.DataFrame) -> pd.Series:
+    """Return which trials are known to violate a constraint of their search, as bool."""
+    return trials["feasible"].eq(False).fillna(False).astype(bool)
+
+
 def front(full: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """Return the rows that no other row dominates: at least as good in every measure and better in one."""
     if unknown := [name for name in metrics if name not in HIGHER_IS_BETTER]:
@@ -31,7 +36,8 @@ def best_so_far(trials: pd.DataFrame, reports: pd.DataFrame, metric: str) -> pd.
     """Return one row per trial that ran its full budget, in the order of their ends, by experiment.
 
     Columns: experiment, gpu_seconds (spent by all trials until then, stopped and failed trials included; validation
-    and start-up excluded), number, method, the metric, best (the highest value until then).
+    and start-up excluded), number, method, feasible, the metric, best (the highest value until then of a trial that
+    violates no constraint; NaN before the first).
     """
     spent = reports.assign(spent=reports.groupby(KEY, observed=True)["gpu_seconds"].diff())
     spent["spent"] = spent["spent"].fillna(spent["gpu_seconds"]).fillna(0.0)
@@ -41,8 +47,8 @@ def best_so_far(trials: pd.DataFrame, reports: pd.DataFrame, metric: str) -> pd.
         # The position of the last report of each of its trials among all reports.
         total = mine.assign(total=mine["spent"].cumsum()).groupby("number")["total"].last()
         ended = full.assign(gpu_seconds=full["number"].map(total)).sort_values(["gpu_seconds", "ended"])
-        rows.append(ended.assign(best=ended[metric].cummax()))
-    columns = ["experiment", "gpu_seconds", "number", "method", metric, "best"]
+        rows.append(ended.assign(best=ended[metric].mask(violates_constraint(ended)).cummax().ffill()))
+    columns = ["experiment", "gpu_seconds", "number", "method", "feasible", metric, "best"]
     return pd.concat(rows)[columns].reset_index(drop=True) if rows else pd.DataFrame(columns=columns)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from bpkd_search.config.points import PAPER, PLAIN_BASELINES
 from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.experiment.schema import BASELINE, COMPLETE
-from bpkd_search.results.analysis import KEY
+from bpkd_search.results.analysis import KEY, violates_constraint
 
 EPOCHS, SECONDS = "equal epochs", "equal GPU-seconds"
 
@@ -27,6 +27,8 @@ def compare(
     Columns: at, those of `by`, trials (their number), best, median, number and epochs and gpu_seconds (of the best),
     best and median minus those of the baseline `bpkd-paper` (`best_vs_paper`, `median_vs_paper`) and of the
     best plain baseline (ce, kd, cwd: `best_vs_plain`, `median_vs_plain`), both of the same experiment, and note.
+    If the search has constraints, the best of a method is one that meets them, if any does, and `feasible` is
+    whether it does; methods without such a trial are last.
 
     Raises `ExperimentError` if no trial ran its full budget, `ConfigError` if none of those has one of `methods`.
     """
@@ -41,9 +43,11 @@ def compare(
     parts = []
     for at, column, limit in ((EPOCHS, "epoch", limits["epochs"]), (SECONDS, "gpu_seconds", limits["gpu_seconds"])):
         last = reports[reports[column] <= limit].dropna(subset=[metric]).groupby(KEY, observed=True).tail(1)
-        scores = full[[*KEY, "method", "origin"]].merge(last, on=KEY).rename(columns={metric: "score"})
+        scores = full[[*KEY, "method", "origin", "feasible"]].merge(last, on=KEY).rename(columns={metric: "score"})
         parts.append(_rows(scores, at, by, methods))
     table = pd.concat(parts, ignore_index=True)
+    if full["feasible"].isna().all():
+        table = table.drop(columns="feasible")
     table.attrs.update(limits)
     return table
 
@@ -53,7 +57,8 @@ def _rows(scores: pd.DataFrame, at: str, by: Sequence[str], methods: Sequence[st
     references = {name: _references(mine) for name, mine in scores.groupby("experiment", observed=True)}
     rows = []
     for _, group in scores.groupby(list(by), observed=True, sort=False):
-        first = group.sort_values(["score", "number"], ascending=[False, True]).iloc[0]
+        order = group.assign(violates=violates_constraint(group))
+        first = order.sort_values(["violates", "score", "number"], ascending=[True, False, True]).iloc[0]
         if methods and first["method"] not in methods:
             continue
         best, median, count = float(first["score"]), float(group["score"].median()), len(group)
@@ -66,6 +71,7 @@ def _rows(scores: pd.DataFrame, at: str, by: Sequence[str], methods: Sequence[st
                 "best": best,
                 "median": median,
                 "number": int(first["number"]),
+                "feasible": first["feasible"],
                 "epochs": int(first["epoch"]),
                 "gpu_seconds": float(first["gpu_seconds"]),
                 "best_vs_paper": best - paper,
@@ -77,7 +83,13 @@ def _rows(scores: pd.DataFrame, at: str, by: Sequence[str], methods: Sequence[st
                 else f"best of {count}: chosen by its score, so it is optimistic",
             }
         )
-    return pd.DataFrame(rows).sort_values("best", ascending=False, kind="stable") if rows else pd.DataFrame()
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows).astype({"feasible": "boolean"})
+    order = table.assign(violates=violates_constraint(table)).sort_values(
+        ["violates", "best"], ascending=[True, False], kind="stable"
+    )
+    return table.loc[order.index]
 
 
 def _references(scores: pd.DataFrame) -> tuple[float, float]:

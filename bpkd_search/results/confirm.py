@@ -60,8 +60,8 @@ def summarise(rows: pd.DataFrame, metric: str, chosen_by: str | None = None) -> 
     and plain (numbers of the references), winner (a number or None) and verdict (a sentence).
     """
     scores, picked = (rows.pivot(index="seed", columns="number", values=m) for m in (metric, chosen_by or metric))
-    told = rows.assign(settled=rows[metric].notna() | (rows["state"] != COMPLETE))
-    settled = told.pivot(index="seed", columns="number", values="settled").eq(True).all(axis=1)
+    states = rows.assign(settled=rows[metric].notna() | (rows["state"] != COMPLETE))
+    settled = states.pivot(index="seed", columns="number", values="settled").eq(True).all(axis=1)
     about = rows.drop_duplicates("number").set_index("number")[["method", "origin"]].astype(str)
     means = picked.mean().sort_values(ascending=False, na_position="last", kind="stable")
     baselines = means[about["origin"].loc[means.index] == BASELINE].dropna().index

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from bpkd_search.config.distributions import distance
+from bpkd_search.config.distributions import apart, distance
 from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.paths import find
-from bpkd_search.config.points import to_tree
+from bpkd_search.config.points import Point, to_tree
 from bpkd_search.errors import ExperimentError
 from bpkd_search.experiment.schema import BASELINE
 from bpkd_search.experiment.trial import Trial
@@ -56,23 +56,13 @@ class TableBackend:
         }
         if not self.curves:
             raise ExperimentError(f"table: holds no trial with every epoch up to {self.epochs}")
+        self._points = {n: _present({path: rows[0][path] for path in config.space}) for n, rows in self.curves.items()}
 
     def nearest(self, trial: Trial) -> int:
         """The recorded trial nearest to a proposal."""
-        tree = to_tree(trial.run)
-        point = {path: find(tree, path) for path in self.config.space}
-
-        def away(number: int) -> float:
-            row = self.curves[number][0]
-            return sum(self._distance(path, value, row[path]) ** 2 for path, value in point.items())
-
-        return min(self.curves, key=away)
-
-    def _distance(self, path: str, a: Any, b: Any) -> float:
-        missing = [x is None or (isinstance(x, float) and math.isnan(x)) for x in (a, b)]
-        if any(missing):
-            return float(not all(missing))
-        return distance(self.config.space[path], a, b)
+        tree, space = to_tree(trial.run), self.config.space
+        point = _present({path: find(tree, path) for path in space})
+        return min(self.curves, key=lambda number: apart(space, point, self._points[number]))
 
     def report(self, trial: Trial, epoch: int) -> Report:
         """The recorded report."""
@@ -113,6 +103,11 @@ class CurveBackend:
             "gpu_seconds": seconds * epoch,
             "final": final,
         }
+
+
+def _present(values: Point) -> Point:
+    """The values without those that a table leaves empty."""
+    return {path: value for path, value in values.items() if value is not None and value == value}
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -9,10 +9,10 @@ from typing import Any
 
 from optuna.storages import InMemoryStorage
 
-from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.experiment.events import read_events
 from bpkd_search.experiment.folder import read_config
+from bpkd_search.experiment.origin import at_its_place
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.engine import Engine
 
@@ -38,15 +38,24 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
         for event in read_events(directory):
             now = event["time"]
             number = int(event["number"])
-            if event["event"] == "warm_start":
-                engine.learn(event["trials"])
+            if event["event"] == "sources":
+                engine.offer(event["sources"])
+            elif event["event"] == "warm_start":
+                # Older searches took other searches' trials as they were.
+                if "agreement" not in event:
+                    engine.learn(event["trials"])
+                elif (learned := engine.judge_sources()) != event["trials"]:
+                    differences.append(
+                        f"warm start: {len(event['trials'])} trials were used, {len(learned or ())} are now,"
+                        " or with other values"
+                    )
             elif event["event"] == "ask":
                 count += 1
                 trial = engine.ask()
                 if trial is None or trial.number != number:
                     differences.append(f"trial {number}: was asked, and is not asked now")
                     break
-                differences += _differences(number, _as_read_now(event["config"]), to_tree(trial.run))
+                differences += _differences(number, _as_read_now(event["config"], engine), to_tree(trial.run))
             elif event["event"] == "report":
                 engine.report(number, {k: v for k, v in event.items() if k not in ("event", "number", "time")})
             elif event["event"] == "end":
@@ -61,10 +70,10 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
     return count, differences
 
 
-def _as_read_now(config: dict[str, Any]) -> dict[str, Any]:
-    """A recorded configuration with the defaults of keys that came later."""
+def _as_read_now(config: dict[str, Any], engine: Engine) -> dict[str, Any]:
+    """A recorded configuration with the defaults of keys that came later, where its files are now."""
     try:
-        return to_tree(RunConfig.model_validate(config))
+        return to_tree(at_its_place(config, engine.plan.base, engine.config.space))
     except ValueError:
         return config
 

@@ -137,6 +137,11 @@ class Study:
                     )
                 )
 
+    def points(self) -> dict[int, Point]:
+        """The point of each own trial in the study, by its number in the experiment."""
+        trials = self.study.get_trials(deepcopy=False)
+        return {t.user_attrs["number"]: t.params for t in trials if "number" in t.user_attrs}
+
     def _reopen(self, number: int) -> OptunaTrial:
         """Optuna's trial of that number again, to be asked by the study's present sampler."""
         study_id = self._storage.get_study_id_from_name(self.study.study_name)
@@ -144,7 +149,7 @@ class Study:
 
     def _repeats(self, proposal: Point) -> bool:
         """Whether a proposal all but equals the point of a running trial, or is that of any trial before."""
-        tried = [t.params for t in self.study.get_trials(deepcopy=False) if "number" in t.user_attrs]
+        tried = self.points().values()
         return any(self._near(point, proposal, _SAME) for point in self._points.values()) or any(
             self._near(point, proposal, _EQUAL) for point in tried
         )

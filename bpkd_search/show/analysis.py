@@ -32,14 +32,15 @@ def show_comparison(
         first = "experiment" if "experiment" in rows else "method"
         title = f"{at}: {limit}"
         lines += [bold(title, styled), *TextTable(rows.set_index(first)).lines(), ""]
-    said = [
+    notes = [
         f"{board.metric} on the validation split, full-budget trials only; vs paper: minus bpkd-paper; vs plain: minus"
         f" the best plain baseline ({', '.join(PLAIN_BASELINES)}).",
         "The spread of a single run is unknown; the best of several is chosen by its score, so it is optimistic.",
+        *["The best of a method is one that meets the constraints, if any does."] * ("feasible" in table),
         "At equal GPU-seconds, slower runs are compared before their end, before their learning rate has decayed.",
         *board.caveats,
     ]
-    sys.stdout.write("\n".join([*lines, *remarks(said, styled)]) + "\n")
+    sys.stdout.write("\n".join([*lines, *remarks(notes, styled)]) + "\n")
 
 
 def show_importance(board: Leaderboard, format: str = "table", out: Path | None = None) -> None:

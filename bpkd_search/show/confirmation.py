@@ -1,8 +1,9 @@
-"""Prints a confirmation as text: one table, the verdict, and their limits."""
+"""A confirmation for display, on the terminal or in a report: tables, verdicts, and their limits."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,12 +17,23 @@ from bpkd_search.show.text_table import TextTable, terminal
 _INTERVALS = {"95 % interval": "", "from bpkd-paper": "vs_paper", "from the best plain": "vs_plain"}
 
 
-def show_confirmation(board: Leaderboard) -> None:
-    """Print the result of the confirmation of an experiment. Raises what `Leaderboard.winner` raises."""
-    _, styled = terminal()
-    lines: list[str] = []
+@dataclass(frozen=True)
+class Confirmed:
+    """What a confirmation found by one metric: a table with one row per setting, best first, and the verdict."""
+
+    metric: str
+    table: pd.DataFrame
+    verdict: str
+
+
+def confirmed(board: Leaderboard) -> tuple[list[Confirmed], list[str]]:
+    """Return the result by each metric, last by that of the held-out split if tested, and remarks on their limits.
+
+    Raises what `Leaderboard.winner` raises.
+    """
+    found = []
     searched = board.trials(["number"]).set_index("number")[board.metric]
-    tested = board.confirm()[held_out(board.metric)].notna().any()
+    tested = bool(board.confirm()[held_out(board.metric)].notna().any())
     for metric in (board.metric, held_out(board.metric))[: 1 + tested]:
         table = board.winner(metric)
         shown = pd.DataFrame({"setting": table.apply(label, axis=1), "seeds": table["seeds"]})
@@ -33,15 +45,25 @@ def show_confirmation(board: Leaderboard) -> None:
         shown["P(best)"] = [_digits(p, 2) for p in table["p_best"]]
         if metric == board.metric:
             shown["in the search"] = [_digits(searched[number]) for number in table["number"]]
-        lines += [f"{metric}:", *TextTable(shown).lines(styled=styled), "", str(table.attrs["verdict"]), ""]
-    said = [
+        found.append(Confirmed(metric, shown, str(table.attrs["verdict"])))
+    limits = [
         "Fresh training seeds, the same for every setting; differences are paired by seed; 95 % intervals by Student's"
         " t. P(best): how often the mean is the highest when seeds are resampled. The verdict is on the best of the"
         " searched settings and is not corrected for their number.",
         "The settings were chosen on this validation split: seeds do not show overfitting to its images"
         + ("; the held-out split does, and nothing was chosen on it." if tested else "."),
     ]
-    sys.stdout.write("\n".join([*lines, *remarks(said, styled)]) + "\n")
+    return found, limits
+
+
+def show_confirmation(board: Leaderboard) -> None:
+    """Print the result of the confirmation of an experiment. Raises what `Leaderboard.winner` raises."""
+    _, styled = terminal()
+    lines: list[str] = []
+    found, limits = confirmed(board)
+    for result in found:
+        lines += [f"{result.metric}:", *TextTable(result.table).lines(styled=styled), "", result.verdict, ""]
+    sys.stdout.write("\n".join([*lines, *remarks(limits, styled)]) + "\n")
 
 
 def _digits(value: float, digits: int = 4) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.experiment.schema import COMPLETE, RUNNING, TRIAL_COLUMNS
-from bpkd_search.metrics.table import HEADLINE, HIGHER_IS_BETTER, LABELS
+from bpkd_search.metrics.table import HIGHER_IS_BETTER, LABELS
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.formats import check_format, write
 from bpkd_search.show.text_table import DIM, RESET, TextTable, terminal
@@ -32,16 +32,15 @@ class View:
 EVERYTHING = View()
 
 
-def leaderboard_frame(board: Leaderboard, view: View = EVERYTHING) -> pd.DataFrame:
-    """Return the selected rows and columns; by default rank, state, method, parameters, measures, cost.
+def leaderboard_frame(
+    board: Leaderboard, view: View = EVERYTHING, columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return the selected rows and columns; if the view names none, rank and `columns`, by default `main_columns`.
 
     Raises `ConfigError` if a column is unknown or a condition is invalid.
     """
-    several = ["experiment"] if len(board.folders) > 1 else []
-    usual = [*several, "number", "state", "method", *board.parameters, *HEADLINE]
-    usual = [*dict.fromkeys([*usual, board.metric]), "epochs", "gpu_seconds", "reason"]
     valid = [*dict.fromkeys([*(name for name, _, _ in TRIAL_COLUMNS), *board.parameters])]
-    shown = _names(view.columns, valid, "--columns") if view.columns else usual
+    shown = _names(view.columns, valid, "--columns") if view.columns else [*(columns or board.main_columns)]
     keys = _names(view.sort, valid, "--sort") if view.sort else []
     # The configuration of each trial is most of the table's bytes; it is read only if it is used.
     asked = [name for name in valid if name != "config" or "config" in f"{shown} {view.where}"]
@@ -61,7 +60,7 @@ def leaderboard_frame(board: Leaderboard, view: View = EVERYTHING) -> pd.DataFra
 def show_leaderboard(board: Leaderboard, format: str, view: View = EVERYTHING, out: Path | None = None) -> None:
     """Print a leaderboard or write it to `out`. Raises `ConfigError` or `ExperimentError`."""
     check_format(format, out)
-    frame = leaderboard_frame(board, view)
+    frame = leaderboard_frame(board, view, board.summary_columns if format == "table" else None)
     if format == "table":
         sys.stdout.write("\n".join(leaderboard_lines(board, frame, *terminal())) + "\n")
     else:
@@ -79,7 +78,7 @@ def watch_leaderboard(board: Leaderboard, view: View, every: float = 2.0) -> Non
         while quiet < 2:
             try:
                 states = board.trials(["state"])["state"]
-                frame = leaderboard_frame(board, view).head(console.height)
+                frame = leaderboard_frame(board, view, board.summary_columns).head(console.height)
                 lines = leaderboard_lines(board, frame, console.width, console.is_terminal)
                 live.update(Text.from_ansi("\n".join(lines)), refresh=True)
                 quiet = 0 if (states == RUNNING).any() or states.empty else quiet + 1
@@ -97,14 +96,14 @@ def leaderboard_lines(board: Leaderboard, frame: pd.DataFrame, width: int, style
     searched = [path for path in board.parameters if path in shown]
     while table.width(hidden) > width and searched:
         hidden.insert(0, searched.pop())
-    said = [
+    notes = [
         f"{', '.join(board.names)}: ranked by {board.metric} on the validation split, full-budget trials first; one"
         " seed each, so small leads may be noise.",
         *board.caveats,
     ]
     if hidden:
-        said.append(f"Too narrow for {', '.join(hidden)}: widen the terminal or use --format csv.")
-    return [*table.lines(hidden, styled), "", *remarks(said, styled)]
+        notes.append(f"Too narrow for {', '.join(hidden)}: widen the terminal or use --format csv.")
+    return [*table.lines(hidden, styled), "", *remarks(notes, styled)]
 
 
 def remarks(lines: Sequence[str], styled: bool) -> list[str]:

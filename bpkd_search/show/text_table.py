@@ -57,7 +57,7 @@ class TextTable:
     def __init__(self, frame: pd.DataFrame, dim: Sequence[bool] | None = None) -> None:
         flat = frame.reset_index()
         self.names, self.dim = list(map(str, flat.columns)), dim
-        self._heads = [cell("", name.removeprefix("loss.")).split("_") for name in self.names]
+        self._heads = [cell("", self._short(name)).split("_") for name in self.names]
         self._cells, self._right = cells(flat), [is_number(flat[name]) for name in flat.columns]
         self._widths = [
             max(map(_width, [*head, *column])) for head, column in zip(self._heads, self._cells, strict=True)
@@ -79,6 +79,10 @@ class TextTable:
         if styled:
             rows = [f"{DIM}{row}{RESET}" if self.dim is not None and self.dim[i] else row for i, row in enumerate(rows)]
         return [*head, "─" * self.width(without), *rows]
+
+    def _short(self, name: str) -> str:
+        short = name.removeprefix("loss.")
+        return name if short in self.names else short
 
     def _line(self, kept: Sequence[int], row: Sequence[str]) -> str:
         parts = []

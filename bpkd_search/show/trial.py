@@ -66,7 +66,7 @@ def show_trial(board: Leaderboard, which: str, format: str = "table") -> None:
     reports = _reports_of(board, row)
     total = len(board.trials(["state"]))
     facts = {name: row[name] for name in (*_FACTS, *_TIMES) if name in row} | {"commit": board.commit}
-    with suppress(ExperimentError):  # of several folders, and of those elsewhere, no log is shown
+    with suppress(ExperimentError):  # several experiments, or one at a URL, have no local log
         log = trial_log(board.directory, int(row["number"]))
         facts |= {"log": str(log)} if log.is_file() else {}
     sections = {

@@ -16,8 +16,8 @@ from bpkd_search.config.models import Choice, Model, RunConfig, SearchConfig
 from bpkd_search.config.points import Point, in_order, is_active, run_at, to_tree
 from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import ConfigError, ResourceError, UserError
-from bpkd_search.models import Segmentor
 from bpkd_search.models.build import build_model, pick_device
+from bpkd_search.models.encoders import native_size
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.teacher import logits_shape
 
@@ -34,10 +34,10 @@ def check_networks(config: RunConfig) -> None:
     size, faults = (config.data.height, config.data.width), []
     teacher, trained = config.teacher, config.teacher.checkpoint is None
     # The teacher's training batch; a finished one only ever runs in evaluation mode.
-    for fault in _network_faults(*_shape(teacher), teacher.train.batch_size if trained else 0, *size):
+    for fault in _network_faults(_plain(teacher), teacher.train.batch_size if trained else 0, *size):
         faults.append(f"teacher{fault}")
     for point, student in _students(config):
-        for fault in _network_faults(*_shape(student), config.train.batch_size, *size):
+        for fault in _network_faults(_plain(student), config.train.batch_size, *size):
             key = f"student{fault.partition(':')[0]}"
             faults.append(f"space.student{fault}" if key in point else f"student{fault}")
     if faults:
@@ -92,8 +92,8 @@ def _step(run: RunConfig, store: ViewStore, device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _shape(model: Model) -> tuple[str, str, int, int]:
-    return model.encoder, model.head, model.channels, model.output_stride
+def _plain(model: Model) -> Model:
+    return Model.model_validate({k: v for k, v in model if k in Model.model_fields and k != "weights"})
 
 
 def _students(config: RunConfig) -> Iterator[tuple[Point, Model]]:
@@ -121,9 +121,7 @@ def _students(config: RunConfig) -> Iterator[tuple[Point, Model]]:
 
 
 @lru_cache(1024)
-def _network_faults(
-    encoder: str, head: str, channels: int, output_stride: int, batch: int, height: int, width: int
-) -> tuple[str, ...]:
+def _network_faults(spec: Model, batch: int, height: int, width: int) -> tuple[str, ...]:
     """What is wrong with a network, each as `.key: ...` or `: ...`. `batch` is that of its training, 0 for none.
 
     The last device has the last word: not every network can be built on the first, which costs no memory.
@@ -133,15 +131,17 @@ def _network_faults(
         for device, images in (("meta", max(batch, 1)), ("cpu", min(max(batch, 1), 2))):
             try:
                 with torch.device(device):
-                    model = Segmentor(encoder, 2, head=head, channels=channels, output_stride=output_stride)
-                    model.train(batch > 0)(torch.zeros(images, 3, height, width, dtype=torch.uint8))
+                    model = build_model(spec, 2, 0).train(batch > 0)
+                    model.outputs(torch.zeros(images, 3, height, width, dtype=torch.uint8))
                 return ()
             except ConfigError as e:
                 faults = tuple(f".{fault}" for fault in e.faults)
             except Exception as e:
                 reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+                if size := native_size(spec.encoder):
+                    reason += f" (it reads {size[0]}x{size[1]}: set data.height and data.width to that)"
                 faults = (
-                    f": {encoder} + {head} cannot {'train on' if batch else 'read'} {max(batch, 1)} image(s) of"
-                    f" {height}x{width}: {reason}",
+                    f": {spec.encoder} + {spec.head} cannot {'train on' if batch else 'read'} {max(batch, 1)} image(s)"
+                    f" of {height}x{width}: {reason}",
                 )
     return faults

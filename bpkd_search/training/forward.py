@@ -24,11 +24,19 @@ Outputs = tuple[Tensor, Tensor, Tensor]
 def forward(student: Segmentor, images: Tensor, labels: Tensor, ignore_index: int) -> Outputs:
     """Return logits [B, C, h, w], features [B, channels, h, w], and the cross-entropy summed over labelled pixels.
 
-    Images are [B, 3, H, W] as `Segmentor` takes them, labels [B, H, W]; logits are resized to the labels' grid.
+    Images are [B, 3, H, W] as `Segmentor` takes them, labels [B, H, W]; logits are resized to the labels' grid. That of
+    an auxiliary head is added with its weight.
     """
-    logits, features = student(images, return_features=True)
+    logits, features, auxiliary = student.outputs(images)
+    ce = _cross_entropy(logits, labels, ignore_index)
+    if auxiliary is not None:
+        ce = ce + student.auxiliary_weight * _cross_entropy(auxiliary, labels, ignore_index)
+    return logits, features, ce
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     upsampled = resize(logits.float(), labels.shape[-2:])
-    return logits, features, summed_cross_entropy(upsampled, labels.long(), ignore_index)
+    return summed_cross_entropy(upsampled, labels.long(), ignore_index)
 
 
 def summed_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
@@ -71,7 +79,10 @@ def compiled_forward(student: Segmentor, images: Tensor, labels: Tensor, ignore_
 def _compiled() -> Callable[[Segmentor, Tensor, Tensor, int], Outputs]:
     # Only when needed: the import alone takes seconds.
     import torch._dynamo
+    import torch._inductor.config
 
+    # Dropout drops the same maps as without compiling.
+    torch._inductor.config.fallback_random = True
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, CODES)
     code: Callable[[Segmentor, Tensor, Tensor, int], Outputs] = torch.compile(forward, dynamic=False, backend=BACKEND)
     return code

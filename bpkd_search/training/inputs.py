@@ -50,6 +50,7 @@ def view_recipe(data: Data) -> ViewRecipe:
         data.views,
         data.seed,
         about={"kind": data.kind},
+        cache=cache_dir(data.views_dir),
     )
 
 
@@ -67,6 +68,11 @@ def views_left(data: Data, recipe: ViewRecipe) -> int:
 
 def open_data(data: Data, split: str) -> Dataset:
     """Open a split of a `data` block's data set. Raises `DataError` if it is missing or damaged."""
+    return open_split(data.kind, split, root=data_root(data), **dict(data.options or ()))
+
+
+def data_root(data: Data) -> Path | None:
+    """Return the directory of a `data` block's data set; None if its kind needs none. Raises `DataError` if not set."""
     root = data.root
     if root is None and KINDS[data.kind].needs_root:
         variable = f"BPKD_{data.kind.upper()}"
@@ -76,7 +82,7 @@ def open_data(data: Data, split: str) -> Dataset:
                 f" or in the environment variable {variable}"
             )
         root = Path(os.environ[variable])
-    return open_split(data.kind, split, root=root and root.expanduser(), **dict(data.options or ()))
+    return root and root.expanduser()
 
 
 def every_tenth(say: Say, what: str) -> Callable[[int, int], None]:

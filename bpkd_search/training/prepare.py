@@ -10,7 +10,7 @@ from typing import Any
 from bpkd_search.config.loss import terms_by_path
 from bpkd_search.config.models import Data, RunConfig
 from bpkd_search.config.points import to_tree
-from bpkd_search.data.base import digest
+from bpkd_search.data.keys import logits_key
 from bpkd_search.data.views import (
     Map,
     ViewRecipe,
@@ -24,6 +24,7 @@ from bpkd_search.data.views import (
 )
 from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.errors import ConfigError, DataError
+from bpkd_search.models.build import pick_device, teacher_precision
 from bpkd_search.training.check import check_networks, try_step
 from bpkd_search.training.inputs import Say, every_tenth, prepare_views, view_recipe, views_left
 from bpkd_search.training.teacher import FrozenTeacher, file_hash, logits_shape, plain_model, prepare_teacher
@@ -96,7 +97,8 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     if run.teacher.mode == "stored":
         # A teacher with the same weights gives the same logits, wherever its file is.
         codec = run.data.logits
-        key = digest([plain_model(run.teacher), file_hash(teacher), codec])
+        parts = [plain_model(run.teacher), file_hash(teacher), codec]
+        key = logits_key(parts, teacher_precision(pick_device(run.train.device), run.train.amp == "auto"))
         path = logits_path(store.path, key)
         if not path.is_dir():
             say(f"logits: the teacher on {store.num_images * store.views} views, kept as {codec}")

@@ -11,15 +11,15 @@ import torch
 
 from bpkd_search.config.models import Model, RunConfig
 from bpkd_search.config.points import to_tree
-from bpkd_search.data.base import digest
+from bpkd_search.data.keys import teacher_key
 from bpkd_search.data.views import ViewStore, cache_dir
 from bpkd_search.data.views.chunks import cache_lock
 from bpkd_search.errors import CheckpointError
 from bpkd_search.files import write_text
 from bpkd_search.losses.methods import Ce
 from bpkd_search.models import Segmentor, load_segmentor, save_weights
-from bpkd_search.models.build import autocast, build_model, pick_device
-from bpkd_search.training.distill import TEACHER_DTYPE, Distillation, evaluate
+from bpkd_search.models.build import TEACHER_DTYPE, autocast, build_model, pick_device
+from bpkd_search.training.distill import Distillation, evaluate
 from bpkd_search.training.inputs import Say
 
 
@@ -55,17 +55,24 @@ def teacher_file(run: RunConfig, views: str) -> tuple[Path, str]:
     `views` is the key of the run's views. Raises `CheckpointError` if a configured file is missing.
     """
     spec = run.teacher
+    key = teacher_key([*teacher_parts(run), views])
     if spec.checkpoint is not None:
-        path = spec.checkpoint.expanduser()
-        return path, digest([plain_model(spec), file_hash(path), views])
-    start = file_hash(spec.weights) if spec.weights else None
-    key = digest([plain_model(spec), spec.train.identity(), start, views])
+        return spec.checkpoint.expanduser(), key
     return cache_dir(run.data.views_dir) / "teachers" / f"{key}.safetensors", key
+
+
+def teacher_parts(run: RunConfig) -> list[Any]:
+    """Return what determines a teacher's weights beside views and libraries. Raises `CheckpointError` as above."""
+    spec = run.teacher
+    if spec.checkpoint is not None:
+        return [plain_model(spec), file_hash(spec.checkpoint)]
+    start = file_hash(spec.weights) if spec.weights else None
+    return [plain_model(spec), spec.train.identity(), start]
 
 
 def open_teacher(run: RunConfig, num_classes: int, path: Path, device: torch.device) -> Segmentor:
     """Load the frozen teacher, in evaluation mode. Raises `CheckpointError` if the weights do not fit."""
-    model = build_model(run.teacher.model_copy(update={"weights": None}), num_classes, 0)
+    model = build_model(run.teacher.model_copy(update={"weights": None, "auxiliary_weight": 0}), num_classes, 0)
     load_segmentor(model, path)
     return model.to(device).eval().requires_grad_(False)
 
@@ -101,8 +108,9 @@ def logits_shape(teacher: Model, num_classes: int, height: int, width: int) -> t
 
 
 def plain_model(model: Model) -> dict[str, Any]:
-    """Return what determines the shape of a network, without the paths of its weights."""
-    return {k: v for k, v in to_tree(model).items() if k in ("encoder", "head", "channels", "output_stride")}
+    """Return what determines a network and its loss, without the paths of its weights."""
+    tree = {k: v for k, v in to_tree(model).items() if k in ("encoder", "head", "channels", "output_stride")}
+    return tree | ({"auxiliary_weight": model.auxiliary_weight} if model.auxiliary_weight else {})
 
 
 def file_hash(path: Path) -> str:

@@ -5,6 +5,7 @@
     python runners/bench/strategies.py slots --trials 3000      # 1,024 slots, asks and reports at their real cost
     python runners/bench/strategies.py table --trials 64        # strategies on 64 recorded CamVid trials, and Ray's
                                                                 # own OptunaSearch + ASHAScheduler beside them
+    python runners/bench/strategies.py warm_start --trials 30 --seeds 100  # other searches as sources, made-up scores
 
 Each prints one JSON object, and writes it to the file given by --json. The recorded trials come from
 `bpkd-search run search_spaces/camvid.yaml` at 96x128 with the student mobilenetv3_small_050 from scratch, the teacher
@@ -22,22 +23,32 @@ import math
 import resource
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ray import tune
 
+from bpkd_search import Leaderboard
 from bpkd_search.cluster.connection import connect_ray
 from bpkd_search.cluster.driver import run_on_ray
 from bpkd_search.cluster.slots import Slots
 from bpkd_search.config import SearchConfig, load_search
+from bpkd_search.config.distributions import distance
 from bpkd_search.config.load import parse
-from bpkd_search.config.points import run_at
+from bpkd_search.config.paths import find
+from bpkd_search.config.points import run_at, to_tree
+from bpkd_search.experiment import folder as experiment
+from bpkd_search.experiment.recorder import Recorder
+from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.experiment.trial import Trial
+from bpkd_search.metrics.table import SCORES
 from bpkd_search.search.backends import CurveBackend, TableBackend, read_table
-from bpkd_search.search.engine import Engine
-from bpkd_search.search.simulate import simulate, simulate_search, target
+from bpkd_search.search.engine import Engine, parameter_kinds
+from bpkd_search.search.simulate import simulate, simulate_search, target, with_strategy
+from bpkd_search.search.warm_start import find_sources
 
 SPACE = {
     "loss.edge_width": {"int": [3, 11], "step": 2},
@@ -194,9 +205,103 @@ def on_table(table: Path, space: Path, seeds: int, slots: int, trials: int) -> d
             "seeds": seeds, "slots": slots, "strategies": result}  # fmt: skip
 
 
+class Peak:
+    """Made-up scores with one peak, drawn by `seed`; `shift` moves it, `flip` makes it the worst point instead.
+
+    A score is minus the squared distance from the peak, with a weight for each parameter and a mean of 1 over the
+    space, times `scale`, plus `offset`. Reports approach it epoch by epoch, with noise.
+    """
+
+    def __init__(self, config: SearchConfig, seed: int, shift: float = 0.0, flip: bool = False, scale: float = 0.05,
+                 offset: float = 0.5) -> None:  # fmt: skip
+        draws = np.random.default_rng(seed)
+        self.config, self.flip, self.scale, self.offset = config, flip, scale, offset
+        self.peak, self.weights = draws.uniform(size=len(config.space)), draws.dirichlet(np.ones(len(config.space)))
+        self.peak = np.clip(self.peak + shift * draws.normal(size=len(self.peak)), 0, 1)
+        points = draws.uniform(size=(4096, len(self.peak)))
+        self.mean = float(((points - self.peak) ** 2 @ self.weights).mean())
+
+    def regret(self, trial: Trial) -> float:
+        """What a trial's setting lacks to the best one: 1 is what a random setting lacks on average."""
+        tree, space = to_tree(trial.run), self.config.space
+        here = np.array([distance(d, find(tree, path), d.bounds[0]) for path, d in space.items()])
+        return float((here - self.peak) ** 2 @ self.weights) / self.mean
+
+    def report(self, trial: Trial, epoch: int) -> dict[str, Any]:
+        noise = 0.1 * np.random.default_rng([self.config.search.seed, trial.number, epoch]).normal()
+        quality = noise - self.regret(trial) * (-1 if self.flip else 1)
+        value = (self.offset + self.scale * quality) * (1 - 0.6**epoch)
+        final = epoch >= self.config.train.epochs
+        return {"epoch": epoch, **dict.fromkeys(SCORES, value), "gpu_seconds": 30.0 * epoch, "final": final}
+
+
+def warm_started(trials: int, seeds: int, sampler: str, jobs: int | None) -> dict[str, Any]:
+    """Regret cold and with each kind of source, by the present rule and the older one, which took scores as they are.
+
+    A sibling has its peak nearby, lower scores and half the spread; an unrelated source has another peak; a reversed
+    one has the worst point for a peak. The last two have higher scores, as those of an easier data set. Regret is that
+    of the trial ranked first, of the first half and of all: the median over seeds, and the mean over all.
+    """
+    with ProcessPoolExecutor(jobs) as pool:
+        found = list(pool.map(partial(warm_started_once, trials, sampler), range(seeds)))
+    names = ("half", "end", "mean_end", "used")
+    figures = {}
+    for kind in found[0]:
+        rows = [each[kind] for each in found]
+        middle, mean = np.median(rows, axis=0), np.mean(rows, axis=0)
+        figures[kind] = dict(zip(names, (middle[0], middle[1], mean[1], mean[2]), strict=True))
+    return {"trials": trials, "seeds": seeds, "regret": figures}
+
+
+def warm_started_once(trials: int, sampler: str, seed: int) -> dict[str, list[float]]:
+    """`regrets` of one seed: cold, and with each kind of source."""
+    other = 10_000 + seed
+    config, others = (with_strategy(config_of(trials, sampler), sampler, "asha", s) for s in (seed, other))
+    peak = Peak(config, seed)
+    kinds: dict[str, Peak] = {
+        "sibling": Peak(others, seed, shift=0.1, scale=0.025, offset=0.4),
+        "unrelated": Peak(others, other, offset=0.7),
+        "reversed": Peak(others, seed, flip=True, offset=0.7),
+    }
+    found = {"cold": regrets(config, peak)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind, source in kinds.items():
+            experiment.create(folder / kind, others)
+            simulate_search(others, source, slots=4, directory=folder / kind)
+            search = config.search.model_copy(update={"warm_start": (folder / kind,)})
+            warm = config.model_copy(update={"search": search})
+            found[kind] = regrets(warm, peak)
+            record_as_before(warm, folder / "before" / kind)
+            found[f"{kind}, older rule"] = regrets(config, peak, folder / "before" / kind)
+    return found
+
+
+def regrets(config: SearchConfig, peak: Peak, folder: Path | None = None) -> list[float]:
+    """The regret of the trial ranked first among the first half and among all; whether a source was used."""
+    engine = simulate_search(config, peak, slots=4, directory=folder).engine
+    ranked = engine.ranked()
+    half = next(trial for trial in ranked if trial.number < config.search.trials / 2)
+    used = any("warm_start" in trial.user_attrs for trial in engine.study.study.trials)
+    return [peak.regret(half), peak.regret(ranked[0]), float(used)]
+
+
+def record_as_before(config: SearchConfig, folder: Path) -> None:
+    """Begin a search as one that took the full trials of its source as they are."""
+    sources, _ = find_sources(config)
+    ((source, found),) = sources.items()
+    table = Leaderboard(source).trials()
+    scores = {f"{source}/{row['number']}": [row["miou"]] for _, row in table.iterrows() if row["state"] == COMPLETE}
+    taken = [{**trial, "values": scores[trial["source"]]} for trial in found if trial["source"] in scores]
+    experiment.create(folder, config)
+    recorder = Recorder(folder, config.name, parameter_kinds(config), "bench")
+    recorder.record("warm_start", -1, trials=taken)
+    recorder.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["ray", "simulated", "slots", "table"])
+    parser.add_argument("part", choices=["ray", "simulated", "slots", "table", "warm_start"])
     here = Path(__file__).parent
     parser.add_argument("table", nargs="?", type=Path, default=here / "camvid_trials.parquet")
     parser.add_argument("space", nargs="?", type=Path, default=here.parents[1] / "search_spaces" / "camvid.yaml")
@@ -204,6 +309,7 @@ def main() -> None:
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--slots", type=int)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--jobs", type=int, help="processes of warm_start (default: one a core)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     given = parser.parse_args()
     if given.part == "ray":
@@ -212,6 +318,8 @@ def main() -> None:
         result = in_simulated_time(given.trials, given.sampler, given.slots or 64, charge=False)
     elif given.part == "slots":
         result = in_simulated_time(given.trials, given.sampler, given.slots or 1024, charge=True)
+    elif given.part == "warm_start":
+        result = warm_started(given.trials, given.seeds, given.sampler, given.jobs)
     else:
         result = on_table(given.table, given.space, given.seeds, given.slots or 4, given.trials)
     figures = json.dumps({"part": given.part, **result}, indent=2)

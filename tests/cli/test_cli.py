@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,26 @@ def test_options_of_a_leaderboard_that_cannot_be_met(call, folder: Path, option:
     assert said in err
 
 
+def test_a_leaderboard_shows_constraints_and_one_column_per_heading(call, tmp_path: Path) -> None:
+    trials = [
+        {"curve": [0.9], "latency_ms": 9.0, "feasible": False, "point": {"loss.method": "bpkd"}},
+        {"curve": [0.5], "latency_ms": 5.0, "feasible": True, "method": "kd", "point": {"loss.method": "kd"}},
+    ]
+    space = {"loss.method": {"choice": ["bpkd", "kd"]}}
+    exp = make(tmp_path / "exp", trials, search={"constraints": ["latency_ms <= 6"]}, space=space)
+    code, text, _ = call("leaderboard", exp)
+    head, _, *rows = [line.split() for line in text.splitlines() if line][1:5]
+    assert (code, " ".join(head)) == (0, "rank number state feasible method miou miou miou ms epochs seconds")
+    assert [row[:5] + row[-3:-2] for row in rows] == [
+        ["1", "1", "COMPLETE", "True", "kd", "5"],
+        ["2", "0", "COMPLETE", "False", "bpkd", "9"],
+    ]
+    header = call("leaderboard", exp, "--format", "csv")[1].splitlines()[0]
+    assert header.startswith("rank,number,state,feasible,method,loss.method,miou,")
+    both = call("leaderboard", exp, "--columns", "number,method,loss.method")[1].splitlines()[0]
+    assert both.split() == ["rank", "number", "method", "loss.method"]
+
+
 def test_a_leaderboard_as_a_file(call, folder: Path, tmp_path: Path) -> None:
     for format in ("parquet", "csv", "json", "markdown", "latex"):
         out = tmp_path / f"board.{format}"
@@ -226,7 +248,7 @@ def test_a_damaged_part_is_a_line_and_no_end(call, folder: Path) -> None:
     (folder / "trials" / "part-000001.parquet").write_bytes(b"nothing")
     code, text, err = call("leaderboard", folder, "--format", "csv")
     assert (code, len(text.splitlines())) == (0, 11)
-    assert err.startswith(f"warning: {folder}/trials/part-000001.parquet: is damaged and left out: ")
+    assert err.startswith(f"warning: {folder}/trials/part-000001.parquet: is damaged and skipped: ")
     assert len(err.splitlines()) == 1
 
 
@@ -285,7 +307,7 @@ def test_a_student_that_a_search_did_not_keep(call, folder: Path, tmp_path: Path
 def test_folders_that_are_no_experiment(call, tmp_path: Path) -> None:
     for command in (["leaderboard"], ["resume"], ["export", "--out", tmp_path / "o"]):
         code, _, err = call(command[0], tmp_path, *command[1:])
-        assert (code, f"{tmp_path}: is no experiment folder" in err) == (2, True)
+        assert (code, f"{tmp_path}: is not an experiment directory" in err) == (2, True)
 
 
 def test_train_writes_a_run_and_refuses_to_overwrite_it(call, space: Path, tmp_path: Path) -> None:
@@ -455,6 +477,54 @@ def test_a_disk_without_room_is_refused_before_anything_is_made(
     code, _, err = call("run", space, "--out", tmp_path / "o")
     assert code == 2
     assert "the disk has 1 MiB free" in err
+
+
+@pytest.fixture(params=["a file", "read-only"])
+def unwritable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A place where nothing can be created: a file, and a read-only file system where one can be mounted."""
+    path = tmp_path / "place"
+    if request.param == "a file":
+        path.write_text("")
+        yield path
+        return
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(path)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a read-only tmpfs")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "show-edges SPACE --out PLACE/edges.png",
+        "leaderboard FOLDER --format csv --out PLACE/board.csv",
+        "leaderboard FOLDER --format parquet --out PLACE/board.parquet",
+        "compare FOLDER --format json --out PLACE/compared.json",
+        "report FOLDER --panels 0 --out PLACE/report.html",
+        "export FOLDER --out PLACE/best",
+        "export FOLDER --format card --out PLACE/best",
+        "simulate SPACE --table FOLDER --seeds 1 --picture PLACE/x.png",
+        "train SPACE --out PLACE/run",
+        "run SPACE --out PLACE/exp",
+        "teacher SPACE --set data.views_dir=PLACE/views",
+        "views SPACE --set data.views_dir=PLACE/views",
+        "spaces copy camvid --out PLACE/mine.yaml",
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_line_with_its_path(
+    call, space: Path, folder: Path, unwritable: Path, command: str
+) -> None:
+    for name, extra in (("report", "plotly"), ("simulate", "matplotlib")):
+        if command.startswith(name):
+            pytest.importorskip(extra)
+    known = {"SPACE": str(space), "FOLDER": str(folder), "PLACE": str(unwritable)}
+    words = [re.sub("SPACE|FOLDER|PLACE", lambda found: known[found[0]], word) for word in command.split()]
+    code, _, err = call(*words)
+    error = err[err.index("error: ") :]
+    assert code == 2
+    assert str(unwritable) in error and len(error.splitlines()) == 1 and ".partial" not in error
+    assert re.search("Not a directory|File exists|Read-only file system", error)
 
 
 def test_losses_lists_every_method_with_defaults_and_sources(call) -> None:

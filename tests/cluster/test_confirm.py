@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -171,9 +172,9 @@ def test_settings_that_break_a_constraint_or_repeat_a_baseline_are_passed_over(
     second = searched["number"].iloc[1]
     limit = searched["miou"].head(2).mean()
     bound = search(tmp_path / "bound", tiny, search={**random, "constraints": [f"miou <= {limit}"]}, enqueue=[paper])
-    chosen = Confirmation(bound, 1, 2).engine.fixed
+    chosen = Confirmation(bound, 1, 2).engine.plan.fixed
     assert {(t.run.provenance or {})["trial"] for t in chosen} == {0, 1, 2, 3, second}
-    everything = Confirmation(tmp_path / "free", 99, 2).engine.fixed
+    everything = Confirmation(tmp_path / "free", 99, 2).engine.plan.fixed
     # Trial 4 is the paper's setting once more.
     assert {(t.run.provenance or {})["trial"] for t in everything} == {*range(12)} - {4}
     none = search(tmp_path / "none", tiny, search={"constraints": ["miou >= 0.9"]})
@@ -182,7 +183,7 @@ def test_settings_that_break_a_constraint_or_repeat_a_baseline_are_passed_over(
 
 
 def test_what_cannot_be_confirmed(tiny: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ExperimentError, match=r"is no experiment folder \(it has no config.yaml\)"):
+    with pytest.raises(ExperimentError, match=r"is not an experiment directory \(it has no config.yaml\)"):
         confirm(tmp_path)
     config = parse(SearchConfig, tiny, "test")
     experiment.create(tmp_path / "new", config)
@@ -307,3 +308,30 @@ def test_a_confirmation_through_ray_stopped_continued_and_tested_on_the_held_out
     board = confirm(out, top=1, seeds=2, test=True)
     pd.testing.assert_frame_equal(board.confirm(), rows)
     assert log.read_bytes() == before  # nothing ran, and no student met the held-out split a second time
+
+
+def test_a_run_that_was_lost_and_continued_says_so_in_its_row(tiny: dict[str, Any], tmp_path: Path) -> None:
+    folder = search(tmp_path / "e", tiny)
+    confirmation = Confirmation(folder, 1, 2)
+    engine = confirmation.engine
+    trial = engine.ask()
+    assert trial is not None
+    engine.lost(trial.number, "process", "the trial's process was killed")
+    drive(engine, curve=noisy)
+    engine.recorder.close()
+    rows = Leaderboard(folder).confirm().set_index("run").sort_index()
+    assert rows["retries"].tolist() == [1] + [0] * 9 and (rows["state"] == "COMPLETE").all()
+    assert rows.loc[0, "message"] == "the trial's process was killed" and rows["message"].notna().sum() == 1
+
+
+def test_a_confirmation_of_an_older_version_is_read_and_added_to(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Its table has no `retries` yet."""
+    folder = search(tmp_path / "e", tiny)
+    rows = confirmed(folder, 1, 2)
+    (part,) = (folder / "confirm").iterdir()
+    old = pq.read_table(part).drop_columns(["retries"])
+    pq.write_table(old.replace_schema_metadata({**old.schema.metadata, b"bpkd_search.schema": b"4"}), part)
+    read = Leaderboard(folder).confirm()
+    pd.testing.assert_frame_equal(read.drop(columns="retries", errors="ignore"), rows.drop(columns="retries"))
+    added = confirmed(folder, 1, 3)
+    assert len(added) == 15 and (added["retries"] == 0).all()

@@ -21,8 +21,10 @@ from optuna.storages.journal import JournalFileBackend
 
 from bpkd_search import Leaderboard, load_run
 from bpkd_search.config import BASELINES
+from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.commit import code_commit
 from bpkd_search.export import export
+from bpkd_search.search.engine import Engine
 from bpkd_search.training.train import train
 
 PATIENCE = 240
@@ -248,6 +250,35 @@ def test_ctrl_c_stops_cleanly_and_resume_finishes_with_a_lost_actor_on_the_way(
     merged = kept.merge(reports, on=["number", "epoch"])
     assert (merged["miou_x"] == merged["miou_y"]).all() and len(merged) == len(kept)
     assert not reports.duplicated(["number", "epoch"]).any()
+
+
+@pytest.mark.parametrize("once", [pytest.param("group", marks=pytest.mark.long), "all"])
+def test_sigterm_to_rays_processes_too_ends_the_driver_within_seconds_with_a_hint(
+    tiny: dict[str, Any], tmp_path: Path, once: str
+) -> None:
+    """As batch systems send it: Ray is gone before the driver can stop its trials."""
+    tiny["train"]["epochs"] = 200
+    path, out = space_file(tiny, tmp_path), tmp_path / "out"
+    driver = subprocess.Popen(
+        command("run", path, "--out", out), stdout=-1, stderr=-1, text=True, start_new_session=True
+    )
+    wait_for("two reports", lambda: reports_in(out) >= 2, driver)
+    below = psutil.Process(driver.pid).children(recursive=True)
+    start = time.monotonic()
+    if once == "group":
+        os.killpg(driver.pid, signal.SIGTERM)
+    else:
+        for process in (driver, *below):
+            process.terminate()
+    _, said = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 130, said
+    assert f"stopped; continue with: bpkd-search resume {out}\n" in said and "Traceback" not in said
+    assert time.monotonic() - start < 30  # without the watch, Ray's client gives up after a minute
+    _, alive = psutil.wait_procs(below, timeout=30)
+    assert [process.name() for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    engine = Engine(experiment.read_config(out), out, "test")
+    engine.recorder.close()
+    assert len(Leaderboard(out).reports()) == reports_in(out) >= 2
 
 
 @pytest.mark.long

@@ -13,10 +13,11 @@ from ray import tune
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from bpkd_search import Leaderboard
+from bpkd_search.cluster import placement as placements
 from bpkd_search.cluster import tune as adapters
 from bpkd_search.cluster.connection import connect_ray
 from bpkd_search.cluster.driver import run_on_ray
-from bpkd_search.cluster.losses import LossLimit, loss_of
+from bpkd_search.cluster.losses import UNKNOWN, LossLimit, loss_of
 from bpkd_search.cluster.nodes import Node
 from bpkd_search.cluster.slots import Slots
 from bpkd_search.config import SearchConfig
@@ -53,7 +54,7 @@ FULL = DIED + "Task was killed due to the node running low on memory."
 )
 def test_the_cause_is_read_from_rays_error(error: Exception | None, cause: str, address: str | None) -> None:
     loss = loss_of(error)
-    assert loss is not None and (loss.cause, loss.address) == (cause, address)
+    assert loss is not None and (loss.cause, loss.node.address or None) == (cause, address)
     assert address is None or address in loss.message
 
 
@@ -69,21 +70,35 @@ def test_an_error_of_the_trials_own_code_is_no_loss(error: Exception) -> None:
     assert loss_of(error) is None
 
 
-def test_a_node_over_the_limit_is_named_and_all_of_them_stop_the_search() -> None:
-    now, said, (a, b) = [0.0], [], nodes_of((2, 0), (2, 0))
+def test_a_node_over_the_limit_is_named_and_avoided_and_all_of_them_stop_the_search() -> None:
+    now, said, (a, b) = [0.0], list[str](), nodes_of((2, 0), (2, 0))
     limit = LossLimit(said.append, most=2, clock=lambda: now[0])
     for _ in range(3):
-        limit.lost("a", [a, b])
-    assert said == ["warning: a has lost 3 trials within an hour; look for the cause there"]
+        assert limit.over() == []
+        limit.lost(a)
+    (line,) = said
+    assert line.startswith("warning: a has lost 3 trials within an hour and gets no more until the hour is over")
+    limit.check([a, b])
     now[0] = 1800.0
-    limit.lost("b", [a, b])
-    limit.lost("b", [a, b])
+    limit.lost(b)
+    limit.lost(b)
+    assert limit.over() == [a]
+    limit.lost(b)
     with pytest.raises(ResourceError, match=r"^a, b lost more than 2 trials within an hour"):
-        limit.lost("b", [a, b])
+        limit.check([a, b])
     now[0] = 3700.0  # an hour after the losses of `a`
-    limit.lost("b", [a, b])
+    assert limit.over() == [b]
+    limit.check([a, b])
     with pytest.raises(ResourceError, match=r"^b lost more than 2 trials"):
-        limit.lost("b", [b])
+        limit.check([b])
+    limit.check([])  # none to judge: one may still join
+
+
+def test_losses_on_no_node_in_particular_stop_the_search_too() -> None:
+    limit = LossLimit(most=0)
+    limit.lost(UNKNOWN)
+    with pytest.raises(ResourceError, match=r"^an unknown node lost more than 0 trials"):
+        limit.check(nodes_of((2, 0)))
 
 
 def config_of(tiny: dict[str, Any], trials: int, epochs: int) -> SearchConfig:
@@ -182,21 +197,22 @@ def test_a_trial_that_always_dies_stops_the_search_with_a_message(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BPKD_SEARCH_LOSSES_PER_HOUR", "1")
-    monkeypatch.setattr(adapters, "live_nodes", lambda: [Node("n", "host (10.0.0.7)", 1, 0, "10.0.0.7")])
+    monkeypatch.setattr(placements, "live_nodes", lambda: [Node("n", "host (10.0.0.7)", 1, 0, "10.0.0.7")])
     config, said = config_of(tiny, 2, 3), list[str]()
     experiment.create(tmp_path / "e", config)
     engine = Engine(config, tmp_path / "e", "test")
-    searcher = adapters.EngineSearcher(
-        engine, lambda trial: {"number": trial.number}, Slots(2, 1, 0), LossLimit(said.append)
-    )
+    placement = placements.Placement(Slots(2, 1, 0), said.append)
+    searcher = adapters.EngineSearcher(engine, lambda trial: {"number": trial.number}, placement)
     for attempt in ("a", "b"):
-        assert searcher.suggest(attempt) == {"number": 0}
+        assert searcher.suggest(attempt) == {"number": 0, "place": {"cpus": 1, "gpus": 0, "avoided": []}}
         searcher.errors[attempt] = RayActorError("actor", KILLED)
         searcher.on_trial_complete(attempt, error=True)
     assert searcher.suggest("c") == adapters.Searcher.FINISHED
     assert isinstance(engine.fatal, ResourceError)
     assert str(engine.fatal).startswith("host (10.0.0.7) lost more than 1 trials within an hour")
-    assert said == ["warning: host (10.0.0.7) has lost 2 trials within an hour; look for the cause there"]
+    assert [line.split(" and gets")[0] for line in said] == [
+        "warning: host (10.0.0.7) has lost 2 trials within an hour"
+    ]
     assert engine.states == {} and engine.trials[0].retries == 2
     engine.recorder.close()
 
@@ -205,8 +221,9 @@ def test_ray_is_told_to_wait_while_a_running_trial_may_still_be_lost(tiny: dict[
     config = config_of(tiny, 1, 3)
     experiment.create(tmp_path / "e", config)
     engine = Engine(config, tmp_path / "e", "test", fixed=(), sampled=1)
-    searcher = adapters.EngineSearcher(engine, lambda trial: {"number": trial.number}, Slots(2, 1, 0), LossLimit())
-    assert searcher.suggest("a") == {"number": 0}
+    placement = placements.Placement(Slots(2, 1, 0))
+    searcher = adapters.EngineSearcher(engine, lambda trial: {"number": trial.number}, placement)
+    assert searcher.suggest("a") is not None
     assert searcher.suggest("b") is None
     searcher.errors["a"] = RayTaskError("setup", "trace", ValueError("x"))
     searcher.on_trial_complete("a", error=True)

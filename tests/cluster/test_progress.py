@@ -158,3 +158,18 @@ def test_the_live_table_shows_running_trials_and_counts(tiny: dict[str, Any], tm
 def test_nothing_is_drawn_before_the_first_trial(tiny: dict[str, Any]) -> None:
     progress = LiveProgress(parse(SearchConfig, tiny, "test"), Console(file=io.StringIO()))
     assert str(progress.render()) == "preparing ..."
+
+
+def test_what_the_engine_notes_is_said_once(tiny: dict[str, Any], tmp_path: Path) -> None:
+    config = parse(SearchConfig, tiny, "test")
+    experiment.create(tmp_path / "e", config)
+    text = io.StringIO()
+    progress = Progress(config, Console(file=text, soft_wrap=True))
+    engine = Engine(config, tmp_path / "e", "test", progress.event)
+    progress.begin(engine)
+    engine.notes.append("the first")
+    progress.notes()
+    engine.notes.append("the second")
+    drive(engine, stop_after=3)
+    engine.recorder.close()
+    assert [line for line in text.getvalue().splitlines() if line.startswith("the ")] == ["the first", "the second"]

@@ -161,3 +161,21 @@ def test_a_real_cluster_of_a_cpu_head_and_a_gpu_worker_runs_a_search(tiny: dict[
     assert done.returncode == 0, done.stderr
     assert "ray: 1 trial(s) at once, 1 CPU and 1 GPU each" in done.stderr
     assert (Leaderboard(tmp_path / "out").trials()["state"] == "COMPLETE").all()
+
+
+@pytest.mark.parametrize(
+    ("slots", "machines", "roomier"),
+    [
+        (Slots(8, 2, 0.25), [(8, 1), (8, 1)], Slots(8, 2, 0.5)),
+        (Slots(4, 2, 0.3333), [(8, 1)], Slots(4, 2, 1.0)),
+        (Slots(2, 2, 1.0), [(8, 2)], None),  # alone on its GPU already
+        (Slots(6, 1, 0), [(4, 0), (2, 0)], Slots(6, 2, 0)),
+        (Slots(5, 1, 0), [(5, 0)], Slots(5, 2, 0)),  # two of the five
+        (Slots(1, 2, 0), [(3, 0)], None),
+        (Slots(1, 1, 0), [], None),
+    ],
+)
+def test_a_roomier_slot_leaves_half_as_many_on_the_device(
+    slots: Slots, machines: list[tuple[float, float]], roomier: Slots | None
+) -> None:
+    assert slots.roomier(nodes_of(*machines)) == roomier

@@ -1,4 +1,4 @@
-"""Errors of `enqueue:`: each with its place, the value and what is valid."""
+"""Errors of `space:` and `enqueue:`: each with its place, the value and what is valid."""
 
 from __future__ import annotations
 
@@ -60,3 +60,35 @@ def test_an_older_search_with_a_value_outside_its_range_still_opens(tmp_path) ->
     config = SearchConfig.model_validate({"space": SPACE, "enqueue": [{**POINT, "loss.edge_width": 11}]})
     (tmp_path / "config.yaml").write_text(to_text({"space": SPACE, "enqueue": [dict(config.enqueue[0])]}))
     assert load_saved(SearchConfig, tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("space", "keys"),
+    [
+        # The first method is laid with every other parameter, and its faults are its own.
+        ({"train.lr": {"float": [0.1, 1]}, "loss.method": {"choice": ["mix", "kd"]}}, ["loss.method"]),
+        ({"loss.weight": {"float": [1, 2]}, "loss.method": {"choice": ["mix", "kd"]}}, ["loss.method", "loss.weight"]),
+        # `end` is missing because `start` is searched.
+        (
+            {
+                "train.lr": {"float": [0.1, 1]},
+                "loss.method": {"choice": ["kd"]},
+                "loss.weight.start": {"float": [1, 2]},
+            },
+            ["loss.weight.start"],
+        ),
+    ],
+)
+def test_an_error_names_the_parameter_of_the_space_that_causes_it(space: dict[str, Any], keys: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(SearchConfig, {"space": space}, "test")
+    assert sorted({fault.partition(":")[0] for fault in caught.value.faults}) == [f"space.{key}" for key in keys]
+
+
+def test_a_condition_on_a_parameter_that_has_one_itself_is_checked_with_both() -> None:
+    space = {
+        "loss.method": {"choice": ["kd", "bpkd"]},
+        "loss.edge_width": {"choice": [3, 5], "when": {"loss.method": "bpkd"}},
+        "loss.edge_weight": {"float": [0.1, 2], "when": {"loss.edge_width": 3}},
+    }
+    assert list(parse(SearchConfig, {"space": space}, "test").space) == list(space)

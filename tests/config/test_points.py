@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from bpkd_search.blocks import Schedule
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.config.points import baseline_run, coordinates, is_active, run_at
+from bpkd_search.losses.methods import Aicsd
 
 SPACE: dict[str, Any] = {
     "loss.method": {"choice": ["bpkd", "kd"]},
@@ -25,6 +27,15 @@ def config() -> SearchConfig:
 def test_another_method_starts_the_loss_anew(config: SearchConfig) -> None:
     run = run_at(config.run(), {"loss.method": "kd", "loss.weight": 3.0})
     assert run.loss.model_dump() == {"method": "kd", "weight": 3.0, "temperature": 1.0, "standardise": False}
+
+
+def test_another_method_starts_from_its_defaults() -> None:
+    start = {"float": [0.5, 2.0], "when": {"loss.method": "aicsd"}}
+    space = {"loss.method": {"choice": ["bpkd", "aicsd"]}, "loss.ics_weight.start": start}
+    config = parse(SearchConfig, {"space": space}, "test")
+    run = run_at(config.run(), {"loss.method": "aicsd", "loss.ics_weight.start": 2.0})
+    assert run.loss == Aicsd(ics_weight=Schedule(start=2.0, end=0.0))
+    assert coordinates(config.space, config.run(), run) == {"loss.method": "aicsd", "loss.ics_weight.start": 2.0}
 
 
 def test_the_papers_setting_and_kd_lie_in_this_space_and_ce_and_cwd_do_not(config: SearchConfig) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from bpkd_search.data import Dataset, check, find_faults, open_split
+from bpkd_search.data.folder import FolderDataset, Pair
 from bpkd_search.errors import DataError
 
 NAMES = ["sky", "road", "car"]
@@ -216,3 +219,27 @@ def test_identity_follows_content_not_place(root: Path) -> None:
     os.rename(root / "images/train/s0.png", root / "images/train/r0.png")
     os.rename(root / "masks/train/s0.png", root / "masks/train/r0.png")
     assert opened(root).identity() != first
+
+
+def test_identity_follows_the_bytes_of_many_files(tmp_path: Path) -> None:
+    """Of over 2,000 files, one mask is replaced by another of the same size."""
+    table = np.zeros(256, dtype=np.int16)
+    pairs = [Pair(str(i), tmp_path / f"{i}.png", tmp_path / f"{i}_mask.png") for i in range(1001)]
+    for i, pair in enumerate(pairs):
+        pair.image.write_bytes(b"image %d" % i)
+        pair.mask.write_bytes(b"mask %04d" % i)
+    opened = [FolderDataset(pairs, ("all",), [(0, 0, 0)], table) for _ in range(2)]
+    first = opened[0].identity(tmp_path / "cache")
+    pairs[500].mask.write_bytes(b"mask 9999")
+    assert opened[1].identity(tmp_path / "cache") != first
+
+
+def test_identity_is_the_hash_of_these_parts(root: Path) -> None:
+    """Stores on disk are named after it: it must not change by itself."""
+    dataset = opened(root)
+    hashes = [
+        hashlib.sha256(path.read_bytes()).hexdigest() for pair in dataset.pairs for path in (pair.image, pair.mask)
+    ]
+    parts = [len(dataset.class_names), {"0": 0, "1": 1, "2": 2, "255": 255}, dataset.names, hashes]
+    text = json.dumps(parts, separators=(",", ":"))
+    assert dataset.identity() == hashlib.sha256(text.encode()).hexdigest()[:16]

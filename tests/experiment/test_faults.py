@@ -160,7 +160,7 @@ def test_a_damaged_part_is_named_and_passed_over_and_a_new_writer_mends_it(
         data[: int(kept * len(data))] if isinstance(kept, float) else data[:4] + bytes(middle) + data[4 + middle :]
     )
     board = Leaderboard(folder)
-    with pytest.warns(DamagedFileWarning, match=f"{path}: is damaged and left out") as said:
+    with pytest.warns(DamagedFileWarning, match=f"{path}: is damaged and skipped") as said:
         left = getattr(board, table)()
     assert len(said) == 1
     assert len(left) == len(before[table]) - rows

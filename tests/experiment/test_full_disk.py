@@ -258,6 +258,38 @@ def test_forty_bytes_of_the_files_of_networks_and_views(
     check_in_earnest(tmp_path, short_search, disk, picks)
 
 
+class _Clock:
+    """The time of `files`, set by hand."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_pause_is_announced_once_whoever_else_reports_it_or_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, lines = _Clock(), list[str]()
+    monkeypatch.setattr(files, "time", clock)
+    with pausing(lines.append):
+        pause().full("/disk: the disk is full", seconds=0)
+        clock.now += 1
+        pause().over()  # another trial had room for its small report
+        with_room(Path(), lambda: None)  # and so had this process
+        clock.now += 1
+        pause().full("/disk: the disk is full", seconds=0)
+        assert lines == ["/disk: the disk is full; waiting until there is room"]
+        clock.now += files.SETTLED_SECONDS
+        pause().over()
+        assert lines[1:] == ["there is room on the disk again"]
+        clock.now += 1
+        pause().full("/disk: the disk is full", seconds=0)  # reported before the room, heard after it
+        assert len(lines) == 2
+        clock.now += files.SETTLED_SECONDS
+        pause().full("/disk: the disk is full", seconds=0)  # full once more
+        assert len(lines) == 3
+    assert lines[2:] == [lines[0], lines[1]]
+
+
 def test_other_errors_are_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pausing(print), pytest.raises(OSError, match=r"Not a directory|File exists"):

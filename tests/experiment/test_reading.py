@@ -129,7 +129,7 @@ def test_an_object_store(folder: Path, store: str) -> None:
     assert board.metric == "miou"
     # Keys of the store are in no message.
     assert board.names == ["s3://bucket/exp"]
-    with pytest.raises(ExperimentError, match=r"^s3://bucket/other: is no experiment folder"):
+    with pytest.raises(ExperimentError, match=r"^s3://bucket/other: is not an experiment directory"):
         Leaderboard(f"s3://key:secret@bucket/other?{store}")
 
 

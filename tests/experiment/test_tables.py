@@ -145,7 +145,7 @@ def test_a_log_cut_at_any_byte_keeps_every_whole_event(tmp_path: Path, cut: int)
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text('{"event":"ask","number":0}\nnot json\n{"event":"ask","number":1}\n')
-    with pytest.raises(ExperimentError, match=r"events\.jsonl:2: is no event"):
+    with pytest.raises(ExperimentError, match=r"events\.jsonl:2: is not an event"):
         list(read_events(tmp_path))
 
 
@@ -172,5 +172,5 @@ def test_a_disk_that_fills_up_is_said_and_leaves_the_old_table_whole(tmp_path: P
 
 
 def test_a_folder_that_is_no_experiment_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExperimentError, match="is no experiment folder"):
+    with pytest.raises(ExperimentError, match="is not an experiment directory"):
         Leaderboard(tmp_path)

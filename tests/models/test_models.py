@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from bpkd_search.errors import CheckpointError, ConfigError
 from bpkd_search.models import Segmentor, load_encoder, load_segmentor, read_about, save_weights
 from bpkd_search.models.checkpoint import read_weights
+from bpkd_search.models.encoders import create_encoder
 from bpkd_search.models.heads import HEADS
-from bpkd_search.models.segmentor import create_encoder
 
 ENCODER = "mobilenetv3_small_050"
 
@@ -142,3 +142,10 @@ def test_real_imagenet_weights_load_completely(shared: Path, name: str) -> None:
     assert all(torch.equal(v, weights[k]) for k, v in encoder.state_dict().items() if k in weights)
     with pytest.raises(CheckpointError, match="keys missing"):
         load_encoder(create_encoder("resnet18"), shared / "weights" / f"{name}.safetensors")
+
+
+def test_files_of_weights_have_no_auxiliary_head(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Segmentor(ENCODER, 5, head="fpn", channels=16, auxiliary_weight=0.4)
+    save_weights(tmp_path / "w.safetensors", model)
+    assert read_weights(tmp_path / "w.safetensors").keys() == small().state_dict().keys()

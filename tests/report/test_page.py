@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -22,6 +23,7 @@ from bpkd_search.report.page import report_page, script_json, write_report
 from bpkd_search.report.sections import headline, sections
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show import dashboard as report_dashboard
+from bpkd_search.show.confirmation import show_confirmation
 from tests.experiments import make
 
 plotly = pytest.importorskip("plotly", reason="the report needs plotly")
@@ -128,7 +130,7 @@ def test_gains_are_differences_in_points(board: Leaderboard) -> None:
     assert dict(zip(trace["y"], trace["x"], strict=True)) == pytest.approx(
         {"class 0": 7.0, "class 1": -5.0, "class 2": 0.0}
     )
-    assert "Found by neither: class 2." in part.remarks
+    assert "IoU 0 in both: class 2." in part.remarks
 
 
 def test_rungs_are_drawn_beside_spearmans_correlation_with_the_end(board: Leaderboard) -> None:
@@ -167,6 +169,53 @@ def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     chart = drawn(Leaderboard(make(tmp_path / "e", trials, search=search)))["Pareto front"].figures[0]
     others, front = chart["data"]
     assert (front["x"], front["y"]) == ([5, 3], [0.5, 0.4]) and others["customdata"] == [2]
+
+
+def test_a_trial_that_breaks_a_constraint_is_shown_and_does_not_win(tmp_path: Path) -> None:
+    space = {"loss.method": {"choice": ["bpkd", "kd"]}, "loss.edge_width": {"int": [3, 11], "step": 2}}
+    trials: list[dict[str, Any]] = [
+        {"curve": [0.40], "method": "kd", "origin": "baseline", "latency_ms": 5.0, "feasible": True},
+        {"curve": [0.45], "method": "cwd", "origin": "baseline", "latency_ms": 9.0, "feasible": False},
+        {"curve": [0.90], "latency_ms": 9.0, "feasible": False, "point": {"loss.method": "bpkd"}},
+        {"curve": [0.50], "latency_ms": 5.0, "feasible": True, "point": {"loss.method": "bpkd"}},
+        {"curve": [0.95], "latency_ms": 9.0, "feasible": False, "point": {"loss.method": "bpkd"}},
+    ]
+    search = {"metric": "miou", "constraints": ["latency_ms <= 6"]}
+    board = Leaderboard(make(tmp_path / "e", trials, space=space, search=search))
+    table = data_of(report_page(board, Panels()))["table"]
+    columns = {column["name"]: [row[n] for row in table["rows"]] for n, column in enumerate(table["columns"])}
+    assert (columns["number"], columns["latency_ms"]) == ([3, 0, 4, 2, 1], [5, 5, 9, 9, 9])
+    assert columns["feasible"] == ["True", "True", "False", "False", "False"]
+    labels = [column["label"] for column in table["columns"]]
+    assert len(labels) == len(set(labels)) and "method" in labels
+    assert headline(board, board.trials())[1][0].startswith("The best searched setting, trial 3, reaches miou 0.5000")
+    course = drawn(board)["Best so far"]
+    chart = course.figures[0]
+    (best,) = [trace for trace in chart["data"] if trace["name"] == "best so far"]
+    assert best["y"] == [0.5, 0.5] and "Hollow: trials that violate a constraint." in course.remarks[0]
+    assert [shape["y0"] for shape in chart["layout"]["shapes"]] == [0.40]
+    symbols = {trace["name"]: trace["marker"]["symbol"] for trace in chart["data"] if trace["mode"] == "markers"}
+    assert symbols["kd"] == ["circle"] and symbols["cwd"] == ["circle-open"]
+    alone = Leaderboard(make(tmp_path / "none", [*trials[:3]], space=space, search=search))
+    assert headline(alone, alone.trials())[1][0].startswith("No searched setting that meets the constraints")
+    assert "best so far" not in [trace["name"] for trace in drawn(alone)["Best so far"].figures[0]["data"]]
+
+
+def test_a_confirmation_is_on_the_page_with_its_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    board = Leaderboard(Path(__file__).parents[1] / "fixtures" / "searches" / "confirmed")
+    winner = board.winner()
+    page = report_page(board, Panels())
+    assert headline(board, board.trials())[1][0] == winner.attrs["verdict"]
+    part = drawn(board)["Confirmation"]
+    assert winner.attrs["verdict"] in part.remarks
+    assert part.tables[0][0] == board.metric
+    text = re.sub(r"\s+", " ", html.unescape(re.sub("<[^>]*>", " ", page.partition("<script")[0])))
+    assert text.count(winner.attrs["verdict"]) == 2
+    # The page and the terminal show the same cells.
+    show_confirmation(board)
+    printed = " ".join(capsys.readouterr().out.split())
+    for cells in part.tables[0][1].astype(str).to_numpy().tolist():
+        assert " ".join(" ".join(cells).split()) in printed and all(cell in text for cell in cells)
 
 
 def test_a_young_search_has_a_page_that_says_what_is_missing(tmp_path: Path) -> None:

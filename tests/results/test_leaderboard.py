@@ -150,6 +150,60 @@ def test_curves_count_every_trials_seconds(tmp_path: Path) -> None:
     assert curve["best"].tolist() == [0.2, 0.2, 0.3]
 
 
+LIMITED = [
+    {**BASELINES[1], "latency_ms": 5.0, "feasible": True},
+    {**BASELINES[2], "curve": [0.1, 0.2, 0.3, 0.45], "latency_ms": 9.0, "feasible": False},
+    {"curve": [0.2, 0.3, 0.4, 0.90], "latency_ms": 9.0, "feasible": False},
+    {"curve": [0.2, 0.3, 0.4, 0.50], "latency_ms": 5.0, "feasible": True},
+    {"curve": [0.2, 0.3, 0.4, 0.95], "latency_ms": 8.0, "feasible": False},
+    {"curve": [0.2, 0.3, 0.4, 0.44], "latency_ms": 4.0, "feasible": True},
+]
+CONSTRAINED = {"metric": "miou", "constraints": ["latency_ms <= 6"]}
+
+
+def test_a_trial_that_breaks_a_constraint_is_not_the_best_of_its_method(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = Leaderboard(make(tmp_path / "exp", LIMITED, search=CONSTRAINED))
+    table = board.compare()
+    full = table[table["at"] == "equal epochs"].set_index("method")
+    # cwd has no trial that meets the constraint, and is last in spite of its score.
+    assert full["number"].to_dict() == {"bpkd": 3, "kd": 0, "cwd": 1}
+    assert full.index.tolist() == ["bpkd", "kd", "cwd"]
+    assert full["best"].tolist() == [0.5, 0.4, 0.45] and full["feasible"].tolist() == [True, True, False]
+    # A reference is the best baseline whether or not it meets the constraint.
+    assert full.loc["bpkd", "best_vs_plain"] == pytest.approx(0.05)
+    show_comparison(board, None)
+    printed = capsys.readouterr().out
+    assert "feasible" in printed and "one that meets the constraints" in printed
+    show_comparison(Leaderboard(make(tmp_path / "free", BASELINES)), None)
+    printed = capsys.readouterr().out
+    assert "feasible" not in printed and "constraints" not in printed
+
+
+def test_the_best_so_far_and_the_front_pass_over_trials_that_break_a_constraint(tmp_path: Path) -> None:
+    board = Leaderboard(make(tmp_path / "exp", LIMITED[1:], search=CONSTRAINED))
+    curve = board.curves()
+    assert curve["number"].tolist() == [0, 1, 2, 3, 4]
+    assert curve["best"].isna().tolist() == [True, True, False, False, False]
+    assert curve["best"].dropna().tolist() == [0.5, 0.5, 0.5]
+    assert board.front(["miou", "latency_ms"])["number"].tolist() == [2, 4]
+
+
+def test_a_short_view_has_what_the_search_decides_by(tmp_path: Path) -> None:
+    search = {"objectives": {"miou": "max", "parameters": "min"}, "constraints": ["latency_ms <= 6"]}
+    space = {"loss.method": {"choice": ["bpkd", "kd"]}, **SPACE}
+    board = Leaderboard(make(tmp_path / "exp", LIMITED, search=search, space=space))
+    assert board.summary_columns == [
+        "number", "state", "feasible", "method", "loss.edge_width", "loss.edge_weight", "miou", "edge_miou",
+        "body_miou", "parameters", "latency_ms", "epochs", "gpu_seconds", "reason",
+    ]  # fmt: skip
+    assert all(f"<th>{name}</th>" in board._repr_html_() for name in board.summary_columns[:-1])
+    assert not {"feasible", "latency_ms", "parameters"} & set(
+        Leaderboard(make(tmp_path / "free", LIMITED)).summary_columns
+    )
+
+
 @pytest.mark.parametrize("source", ["experiment.json", "config", None])
 def test_classes_of_the_best_of_each_method(tmp_path: Path, source: str | None) -> None:
     trials = [

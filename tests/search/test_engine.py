@@ -16,10 +16,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from bpkd_search import Leaderboard
-from bpkd_search.config import BASELINES, SearchConfig
+from bpkd_search.config import BASELINES, SearchConfig, dump
 from bpkd_search.config.load import parse
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.search.engine import Engine
+from bpkd_search.search.replay import replay
 from tests.driving import drive, report_of
 
 STATES = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAILED": TrialState.FAIL}
@@ -261,3 +262,25 @@ def test_tpe_finds_the_peak_that_random_points_miss(tiny: dict[str, Any], tmp_pa
     drive(engine)
     away = [abs(math.log10(t.run.loss.edge_weight) - 0.2) for t in engine.trials.values() if t.origin == "sampled"]
     assert sum(away[20:]) / 20 < 0.6 * sum(away[:10]) / 10
+
+
+def test_a_search_whose_files_have_moved_goes_on_there_with_the_same_study(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    (weights := tmp_path / "student.pt").touch()
+    tiny["student"]["weights"] = str(weights)
+    engine = start(tmp_path / "e", config_of(tiny, trials=3))
+    drive(engine, stop_after=36)
+    engine.recorder.close()
+    journal = (tmp_path / "e" / "study.journal").read_text()
+    tiny["data"]["root"], tiny["train"]["device"], tiny["student"]["weights"] = "/moved", "cpu", "/moved/student.pt"
+    config = config_of(tiny, trials=5)
+    (tmp_path / "e" / "config.yaml").write_text(dump(config))
+    moved = start(tmp_path / "e", config)
+    assert moved.notes == []
+    assert (tmp_path / "e" / "study.journal").read_text().startswith(journal)
+    paths = {(str(t.run.data.root), str(t.run.student.weights), t.run.train.device) for t in moved.trials.values()}
+    assert len(moved.trials) > 4 and paths == {("/moved", "/moved/student.pt", "cpu")}
+    drive(moved)
+    moved.recorder.close()
+    assert len(moved.states) == 9 and replay(tmp_path / "e")[1] == []

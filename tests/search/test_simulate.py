@@ -27,7 +27,8 @@ from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.backends import CurveBackend, TableBackend, read_table
 from bpkd_search.search.engine import Engine
 from bpkd_search.search.replay import replay
-from bpkd_search.search.simulate import Clock, simulate, simulate_search
+from bpkd_search.search.rungs import rung_correlation
+from bpkd_search.search.simulate import simulate, simulate_search
 from tests.driving import drive
 
 
@@ -98,7 +99,6 @@ def test_a_search_of_iterations_counts_validations(tiny: dict[str, Any]) -> None
     found = run(parse(SearchConfig, tiny, "test"))
     assert found.engine.max_epochs == 9
     assert {t.epoch for n, t in found.engine.trials.items() if found.engine.states[n] == "COMPLETE"} == {9}
-    assert found.engine.milestones() == [1, 3] == epochs.engine.milestones()
     assert found.engine.states == epochs.engine.states and "PRUNED" in found.engine.states.values()
     assert found.curve == epochs.curve
 
@@ -235,7 +235,7 @@ def test_rung_correlation_is_that_of_the_reports(tiny: dict[str, Any]) -> None:
     engine = run(config_of(tiny, scheduler={"name": "none"})).engine
     early = [t.reports[1]["miou"] for t in engine.trials.values()]
     late = [t.reports[9]["miou"] for t in engine.trials.values()]
-    rho, count = engine.rung_correlation(1)
+    rho, count = rung_correlation(engine.config.search.scheduler, engine.trials.values(), "miou", 1)
     assert count == 30
     assert rho == pytest.approx(stats.spearmanr(early, late).statistic)
 
@@ -327,28 +327,6 @@ def test_replay_says_where_a_record_differs(tiny: dict[str, Any], tmp_path: Path
     assert count == 12
     assert len(differences) == 1
     assert differences[0].startswith("trial 9: loss.edge_width was 63, is ")
-
-
-def test_warm_start_takes_what_fits_and_says_what_does_not(tiny: dict[str, Any], tmp_path: Path) -> None:
-    old = config_of(tiny, trials=20, scheduler={"name": "none"})
-    experiment.create(tmp_path / "old", old)
-    run(old, directory=tmp_path / "old")
-    narrower = {"loss.edge_weight": {"float": [0.5, 50], "log": True}, "loss.edge_width": {"int": [3, 7], "step": 2}}
-    new = config_of(
-        tiny, trials=5, space=narrower, warm_start=[str(tmp_path / "old")], sampler={"name": "tpe", "startup": 3}
-    )
-    experiment.create(tmp_path / "new", new)
-    fits = [w for w in Leaderboard(tmp_path / "old").trials()["loss.edge_weight"] if 0.5 <= w <= 50]
-    first = Engine(new, tmp_path / "new", "t", fixed=(), clock=Clock())
-    drive(first, slots=1, stop_after=3)
-    assert first.notes == [
-        f"warm start: {len(fits)} trials of {tmp_path / 'old'}",
-        f"warm start: {20 - len(fits)} trials of {tmp_path / 'old'} left out: they lie outside the space",
-    ]
-    again = run(new, directory=tmp_path / "new", slots=1)
-    learned = [t for t in again.engine.study.study.trials if "warm_start" in t.user_attrs]
-    assert sorted(t.params["loss.edge_weight"] for t in learned) == sorted(fits)
-    assert replay(tmp_path / "new", fixed=()) == (5, [])
 
 
 def table_of(tiny: dict[str, Any], folder: Path) -> tuple[SearchConfig, pd.DataFrame]:

@@ -36,7 +36,11 @@ def a_run(tiny: dict[str, Any], *overrides: str) -> RunConfig:
             ["student.encoder=hrnet_w18_small", "student.output_stride=8", "data.width=64"],
             ["student.output_stride: got 8, hrnet_w18_"],
         ),
-        (["student.encoder=vit_tiny_patch16_224"], ["student: vit_tiny_patch16_224 + fpn cannot train on 4 image(s) "]),
+        (["student.encoder=levit_128s"], ["student: levit_128s + fpn cannot train on 4 image(s) of 32x48: "]),
+        (
+            ["student.head=pspnet", "train.batch_size=1"],
+            ["student.head: needs train.batch_size of at least 2, "],
+        ),
         (
             ["data.width=32", "student.head=fcn", "train.batch_size=1"],
             ["student: mobilenetv3_small_050 + fcn cannot train on 1 image(s) of 32x32: Expected more than 1 value"],
@@ -62,6 +66,17 @@ def test_networks_that_cannot_be_are_named_by_their_path(
 def test_a_misspelt_encoder_comes_with_the_right_one(tiny: dict[str, Any]) -> None:
     (fault,) = faults_of(tiny, "student.encoder=mobilenetv3_smal_050")
     assert "did you mean mobilenetv3_small_050" in fault
+
+
+def test_a_transformer_for_one_size_comes_with_that_size(tiny: dict[str, Any]) -> None:
+    (fault,) = faults_of(tiny, "student.encoder=levit_128s")
+    assert fault.endswith("(it reads 224x224: set data.height and data.width to that)")
+
+
+@pytest.mark.parametrize("encoder", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "hrnetv2_w18_small"])
+def test_networks_of_coarse_strides_read_any_size(tiny: dict[str, Any], encoder: str) -> None:
+    small = ["data.height=44", "data.width=60", "student.head=segformer", f"student.encoder={encoder}"]
+    check_networks(parse(SearchConfig, tiny, "test", small))
 
 
 def test_an_option_that_is_never_active_with_an_encoder_is_not_built_with_it(tiny: dict[str, Any]) -> None:

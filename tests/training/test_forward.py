@@ -1,4 +1,4 @@
-"""The cross-entropy of a deterministic run, and BatchNorm in training."""
+"""The cross-entropy of a training step, with an auxiliary head and deterministic, and BatchNorm in training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.models import Segmentor
-from bpkd_search.training.forward import summed_cross_entropy, train_mode
+from bpkd_search.models.heads import resize
+from bpkd_search.training.forward import forward, summed_cross_entropy, train_mode
 from bpkd_search.training.runtime import torch_settings
 
 
@@ -52,3 +53,21 @@ def test_batchnorm_keeps_or_updates_its_statistics(batchnorm: str) -> None:
     assert same == [batchnorm == "frozen"] * len(layers)
     # Scale and shift are trained either way.
     assert all(m.weight.grad is not None and m.weight.requires_grad for m in layers)
+
+
+def test_an_auxiliary_head_adds_its_own_cross_entropy_with_its_weight() -> None:
+    torch.manual_seed(0)
+    model = Segmentor("mobilenetv3_small_050", 4, head="fcn", channels=16, auxiliary_weight=0.3).eval()
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    labels = torch.randint(0, 4, (2, 64, 96))
+    labels[:, :5] = 255
+    logits, _, auxiliary = model.outputs(images)
+    assert auxiliary is not None
+    own, added = (
+        F.cross_entropy(resize(x, (64, 96)), labels, ignore_index=255, reduction="mean") for x in (logits, auxiliary)
+    )
+    got, features, ce = forward(model, images, labels, 255)
+    assert torch.equal(got, logits) and torch.equal(features, model(images, return_features=True)[1])
+    torch.testing.assert_close(ce / (labels != 255).sum(), own + 0.3 * added)
+    ce.backward()
+    assert model.auxiliary is not None and model.auxiliary.classifier.weight.grad is not None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +13,7 @@ import pytest
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.config.points import run_at
-from bpkd_search.errors import ConfigError
+from bpkd_search.errors import CheckpointError, ConfigError
 from bpkd_search.training.prepare import prepare
 
 
@@ -19,3 +23,50 @@ def test_what_is_given_per_class_must_fit_the_data_in_every_term(tiny: dict[str,
     with pytest.raises(ConfigError) as error:
         prepare(run, lambda line: None)
     assert error.value.faults == ["loss.terms.1.alpha: got 3 numbers, must be one, or one for each of 8 classes"]
+
+
+def damages(cache: Path) -> dict[str, Callable[[], None]]:
+    """Ways in which a cache may be left by a copy that was cut short."""
+
+    def only(name: str) -> Path:
+        (path,) = cache.glob(f"views/*/{name}")
+        return path
+
+    def cut(name: str) -> Callable[[], None]:
+        return lambda: os.truncate(only(name), only(name).stat().st_size // 2)
+
+    def gone(name: str) -> Callable[[], None]:
+        return lambda: shutil.rmtree(only(name)) if only(name).is_dir() else only(name).unlink()
+
+    return {
+        "no views": lambda: shutil.rmtree(cache / "views"),
+        "half a description": cut("manifest.json"),
+        "no description": gone("manifest.json"),
+        "half the images": cut("train/images.npy"),
+        "no labels": gone("val/labels.npy"),
+        "half a table of chunks": cut("train/chunks.json"),
+        "half the logits": cut("logits-*/*.npy"),
+        "no logits": gone("logits-*"),
+    }
+
+
+def test_a_half_copied_cache_is_completed_with_the_same_bytes(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["data"]["views_dir"] = str(tmp_path)
+    run = parse(SearchConfig, tiny, "test").run()
+    prepared = prepare(run, lambda line: None)
+    before = {path: path.read_bytes() for path in Path(prepared.views).rglob("*.npy")}
+    assert len(before) == 5
+    for name, damage in damages(tmp_path).items():
+        damage()
+        assert prepare(run, lambda line: None) == prepared, name
+        assert {path: path.read_bytes() for path in Path(prepared.views).rglob("*.npy")} == before, name
+        assert prepared.open().num_images == 12
+
+
+def test_half_a_trained_teacher_is_refused_in_one_sentence(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["data"]["views_dir"] = str(tmp_path)
+    run = parse(SearchConfig, tiny, "test").run()
+    teacher = Path(str(prepare(run, lambda line: None).teacher))
+    os.truncate(teacher, teacher.stat().st_size // 2)
+    with pytest.raises(CheckpointError, match=r"safetensors: is not a readable safetensors file: [^\n]*$"):
+        prepare(run, lambda line: None)

@@ -91,7 +91,7 @@ def test_a_second_student_is_a_fresh_one_whatever_was_done_to_the_first(
 
     (tmp_path / "encoder.safetensors").unlink()
     monkeypatch.setattr(distill, "build_model", never)
-    monkeypatch.setattr("bpkd_search.models.segmentor.timm.create_model", never)
+    monkeypatch.setattr("bpkd_search.models.encoders.timm.create_model", never)
     second = kept.start(run, prepared)
     assert same(everything(second.student), fresh)
     assert not {id(p) for p in first.student.parameters()} & {id(p) for p in second.student.parameters()}
@@ -204,13 +204,14 @@ def test_what_cannot_be_compiled_is_said_with_the_way_out(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("student", [{}, {"student__head": "segformer", "student__auxiliary_weight": 0.4}])
 def test_real_compiled_code_agrees_and_continues_bit_for_bit(
-    tiny: dict[str, Any], prepared: Prepared, tmp_path: Path
+    tiny: dict[str, Any], prepared: Prepared, tmp_path: Path, student: dict[str, Any]
 ) -> None:
-    """Generates and builds C++: a minute or more."""
+    """Generates and builds C++: a minute or more. The second student has dropout."""
     forward.forget_code()
-    config, kept = base(tiny, train__compile=True), ProcessCache()
-    whole, plain = kept.start(config, prepared), kept.start(base(tiny), prepared)
+    config, kept = base(tiny, train__compile=True, **student), ProcessCache()
+    whole, plain = kept.start(config, prepared), kept.start(base(tiny, **student), prepared)
     assert whole.train_epoch()["loss"] == pytest.approx(plain.train_epoch()["loss"], rel=1e-3)
     whole.save(tmp_path / "c.pt")
     whole.train_epoch()

@@ -19,7 +19,7 @@ from bpkd_search.data.views.chunks import Map, Progress, Table, cache_lock, thre
 from bpkd_search.data.views.codecs import Codec, open_codec
 from bpkd_search.data.views.layout import Array, Layout
 from bpkd_search.data.views.recipe import ViewRecipe
-from bpkd_search.data.views.store import MANIFEST, USE, ViewStore
+from bpkd_search.data.views.store import MANIFEST, USE, ViewStore, read_manifest
 from bpkd_search.errors import DataError, ResourceError
 from bpkd_search.files import shown_bytes, write_text
 
@@ -57,12 +57,12 @@ def build_views(
     path = root / "views" / recipe.key()
     layouts = recipe.layouts if stored else {"val": recipe.layouts["val"]}
     opened = None if stored else recipe
-    if (path / MANIFEST).is_file() and all(chunks.finished(path / name, part) for name, part in layouts.items()):
+    if read_manifest(path) is not None and all(chunks.finished(path / name, part) for name, part in layouts.items()):
         return ViewStore(path, recipe=opened)
     require_space(root, {"the views": sum(bytes_left(path / name, layout) for name, layout in layouts.items())})
     work = {"train": recipe.train_rows, "val": recipe.val_rows}
     with cache_lock(path / USE, shared=True):
-        if not (path / MANIFEST).is_file():
+        if read_manifest(path) is None:
             manifest = {
                 "class_names": recipe.train.class_names,
                 "palette": recipe.train.palette,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 
 from bpkd_search.data.views import chunks
 from bpkd_search.data.views.chunks import Table, cache_lock
-from bpkd_search.data.views.store import MANIFEST, USE
+from bpkd_search.data.views.store import MANIFEST, USE, read_manifest
 from bpkd_search.errors import DataError
 from bpkd_search.files import Held
 
@@ -101,10 +100,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _entry(path: Path) -> Entry:
-    try:
-        about = json.loads((path / MANIFEST).read_text())
-    except ValueError:
-        about = {}
+    about = read_manifest(path) or {}
     tables = {folder.name: Table.read(folder) for folder in _parts(path)}
     logits = tuple(
         f"{table.about.get('teacher', '?')} ({table.about['codec']})"

@@ -28,7 +28,7 @@ from bpkd_search.machine import usable_cpus
 TABLE = "chunks.json"
 
 # Locks of the cache of views and teachers.
-cache_lock = partial(lock, error=DataError, remedy="set data.views_dir to a file system with locks")
+cache_lock = partial(lock, error=DataError, remedy="set data.views_dir to a directory")
 
 Progress = Callable[[int, int], None]
 Work = Callable[[int, int], dict[str, Array]]

@@ -16,7 +16,7 @@ from bpkd_search.data.views import chunks
 from bpkd_search.data.views.build import bytes_left, require_space
 from bpkd_search.data.views.chunks import Table, cache_lock, thread_map
 from bpkd_search.data.views.layout import REMEDY, Array
-from bpkd_search.data.views.store import MANIFEST, USE
+from bpkd_search.data.views.store import MANIFEST, USE, read_manifest
 from bpkd_search.errors import DataError, ResourceError
 from bpkd_search.files import write_text
 
@@ -73,7 +73,7 @@ def copy_store(contents: Contents, root: Path, rows: Rows) -> int:
 
     require_space(root, {"a copy of the views": contents.missing(root)}, OPTION)
     with cache_lock(path / USE, shared=True):
-        if not (path / MANIFEST).is_file():
+        if read_manifest(path) is None:
             write_text(path / MANIFEST, contents.manifest)
         for part, table in contents.tables.items():
             work = partial(fetch, part, table)
@@ -91,7 +91,7 @@ def read_chunk(folder: Path, chunk: int) -> dict[str, Array]:
 def is_whole(store: Path, parts: Sequence[str]) -> bool:
     """Return whether these directories of a store are finished and of the right size; contents are not read."""
     tables = {part: Table.read(store / part) for part in parts}
-    return (store / MANIFEST).is_file() and all(
+    return read_manifest(store) is not None and all(
         table is not None and chunks.finished(store / part, table.layout) for part, table in tables.items()
     )
 

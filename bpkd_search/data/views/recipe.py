@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from bpkd_search.data.base import Dataset, digest
+from bpkd_search.data.base import Dataset
+from bpkd_search.data.keys import views_key
 from bpkd_search.data.transforms import EvalTransform, TrainTransform
 from bpkd_search.data.views.layout import Array, Layout
 
@@ -19,7 +21,8 @@ FORMAT = 2
 class ViewRecipe:
     """Everything that determines the views: two splits, two transforms, views per image, and the seed.
 
-    `about` is for users only: it is stored in the description of the store and does not affect its key.
+    Two more do not affect the key: `about` is for users only and is stored in the description of the store, `cache` is
+    the directory where hashes of files are kept.
     """
 
     train: Dataset
@@ -29,20 +32,23 @@ class ViewRecipe:
     views: int
     seed: int = 0
     about: dict[str, Any] = field(default_factory=dict)
+    cache: Path | None = None
 
     def key(self) -> str:
         """Return a hash of everything that determines the arrays, the same wherever the data is."""
-        return digest(
-            [
-                FORMAT,
-                self.train.identity(),
-                self.val.identity(),
-                self.train_transform.identity(),
-                self.eval_transform.identity(),
-                self.views,
-                self.seed,
-            ]
-        )
+        return views_key(self.parts())
+
+    def parts(self) -> list[Any]:
+        """Return what determines the arrays beside libraries, as plain values."""
+        return [
+            FORMAT,
+            self.train.identity(self.cache),
+            self.val.identity(self.cache),
+            self.train_transform.identity(),
+            self.eval_transform.identity(),
+            self.views,
+            self.seed,
+        ]
 
     def view(self, index: int, view: int) -> tuple[Tensor, Tensor]:
         """Return image uint8 [3, H, W] and label uint8 [H, W] of one view of an image."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,16 @@ CPU = torch.device("cpu")
 T = TypeVar("T")
 R = TypeVar("R")
 Batch = tuple[Tensor, Tensor, Tensor | None]
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """Return the description of a store, or None if it is missing or damaged."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(manifest, dict) and {"class_names", "palette", "images", "views"} <= manifest.keys()
+    return manifest if whole else None
 
 
 class Logits:
@@ -56,10 +66,9 @@ class ViewStore:
 
     def __init__(self, path: Path, logits: Path | None = None, recipe: ViewRecipe | None = None) -> None:
         self.path, self.recipe = path, recipe
-        try:
-            manifest = json.loads((path / MANIFEST).read_text())
-        except (OSError, ValueError) as e:
-            raise DataError(f"{path}: holds no views ({e}); `bpkd-search views SPACE.yaml` builds them") from e
+        manifest = read_manifest(path)
+        if manifest is None:
+            raise DataError(f"{path}: holds no views, or is damaged; `bpkd-search views SPACE.yaml` builds them")
         _use(self, path)
         self.class_names: tuple[str, ...] = tuple(manifest["class_names"])
         self.palette: tuple[tuple[int, int, int], ...] = tuple(tuple(rgb) for rgb in manifest["palette"])

@@ -1,4 +1,4 @@
-"""Segmentation heads: from encoder features to one feature map, which the segmentor classifies."""
+"""Light heads: fewer weights than the published networks they are named after."""
 
 from __future__ import annotations
 
@@ -8,20 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> nn.Sequential:
-    """Return a convolution that keeps the size, batch norm and ReLU."""
-    padding = dilation * (kernel // 2)
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
-
-
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize [B, C, h, w] bilinearly to `size` (height, width), `align_corners=False`."""
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+from bpkd_search.models.heads.layers import conv_bn_relu, resize
 
 
 class FCN(nn.Module):
@@ -59,7 +46,7 @@ class FPN(nn.Module):
 
 
 class PSP(nn.Module):
-    """Pyramid pooling on the deepest map (Zhao et al., arXiv 1612.01105), bins of 1, 2, 3 and 6."""
+    """Pyramid pooling on the deepest map, bins of 1, 2, 3 and 6 (after Zhao et al., arXiv 1612.01105)."""
 
     def __init__(self, in_channels: Sequence[int], reductions: Sequence[int], channels: int) -> None:
         super().__init__()
@@ -81,7 +68,7 @@ class PSP(nn.Module):
 
 
 class ASPP(nn.Module):
-    """Atrous pyramid with a stride-4 skip, as in DeepLabV3+ (Chen et al., arXiv 1802.02611)."""
+    """Atrous pyramid with a stride-4 skip (after Chen et al., arXiv 1802.02611)."""
 
     def __init__(self, in_channels: Sequence[int], reductions: Sequence[int], channels: int) -> None:
         super().__init__()
@@ -104,11 +91,3 @@ class ASPP(nn.Module):
         joined = self.join(torch.cat([*(branch(deep) for branch in self.branches), image], dim=1))
         out: Tensor = self.fuse(torch.cat([resize(joined, low.shape[-2:]), low], dim=1))
         return out
-
-
-HEADS: dict[str, type[FCN] | type[FPN] | type[PSP] | type[ASPP]] = {
-    "fcn": FCN,
-    "fpn": FPN,
-    "psp": PSP,
-    "aspp": ASPP,
-}

@@ -1,0 +1,44 @@
+"""What the trials of a search read, by content: the same after data, weights or cache have moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bpkd_search.config.models import Choice, SearchConfig
+from bpkd_search.data.keys import LIBRARIES, version
+from bpkd_search.experiment.origin import Content
+from bpkd_search.models.build import pick_device, teacher_precision
+from bpkd_search.training.inputs import data_root, view_recipe
+from bpkd_search.training.teacher import file_hash, teacher_file
+
+
+def fingerprints(config: SearchConfig) -> dict[str, Content]:
+    """Return the contents that determine a search's trials, by dotted name; nothing is built.
+
+    Raises `DataError` if the data cannot be read, `CheckpointError` if a file of weights cannot.
+    """
+    run, recipe = config.run(), view_recipe(config.data)
+    root = data_root(run.data)
+    place = run.data.kind if root is None else f"{run.data.kind} in {root}"
+    found = {
+        f"data.{split}": Content(f"{len(data)} images, {data.identity(recipe.cache)}", place)
+        for split, data in (("train", recipe.train), ("val", recipe.val))
+    }
+    found["views"] = Content(recipe.key())
+    teacher, _ = teacher_file(run, recipe.key())
+    found["teacher"] = of_weights(teacher) if teacher.is_file() else Content(None, str(teacher))
+    if run.teacher.mode == "stored":
+        found["teacher.precision"] = Content(teacher_precision(pick_device(run.train.device), run.train.amp == "auto"))
+    students = [run.student.weights]
+    if isinstance(varied := config.space.get("student.weights"), Choice):
+        students += [Path(str(option)) for option in varied.options]
+    if files := [path for path in students if path is not None]:
+        found["student.weights"] = Content(
+            ", ".join(str(of_weights(path).value) for path in files), ", ".join(map(str, files))
+        )
+    return found | {f"version of {library}": Content(version(library)) for library in LIBRARIES}
+
+
+def of_weights(path: Path) -> Content:
+    """Return the content of a file of weights. Raises `CheckpointError` if it cannot be read."""
+    return Content(file_hash(path)[:16], str(path))
