@@ -12,7 +12,8 @@ from bpkd_search.errors import ResourceError
 from bpkd_search.models.checkpoint import load_encoder
 from bpkd_search.models.segmentor import Segmentor
 
-# Half of a teacher's logits: in bfloat16 their KL divergence from those in float32 is 2.9e-4, in float16 5.5e-6.
+# A frozen teacher's half precision: in bfloat16, the KL divergence of its logits from those in float32 is 2.9e-4, in
+# float16 5.5e-6.
 TEACHER_DTYPE = torch.float16
 
 
@@ -74,10 +75,10 @@ def autocast(device: torch.device, enabled: bool = True, *, dtype: torch.dtype |
     return torch.autocast(device.type, dtype=(dtype or half) if on else torch.bfloat16, enabled=on)
 
 
-def precision(device: torch.device, amp: bool = True) -> str:
-    """Return the kind of a device and the number format of a teacher's logits on it, such as `cuda float16`."""
-    half = TEACHER_DTYPE if amp and half_precision(device) is not None else torch.float32
-    return f"{device.type} {str(half).removeprefix('torch.')}"
+def teacher_precision(device: torch.device, amp: bool) -> str:
+    """Return the kind of a device and the number format of a frozen teacher on it, such as `cuda float16`."""
+    half = amp and device.type == "cuda"
+    return f"{device.type} {str(TEACHER_DTYPE if half else torch.float32).removeprefix('torch.')}"
 
 
 def _unusable(given: str) -> str:

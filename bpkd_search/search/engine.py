@@ -57,7 +57,6 @@ class Engine:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.config, self.listen, self.clock = config, listen, clock
-        self.base = config.run()
         self.max_epochs = config.train.rounds()
         self.goals = config.search.goals
         self.metric = config.search.ranked_by
@@ -306,7 +305,7 @@ class Engine:
             self.learn(event["trials"])
         elif kind == "ask":
             # What is left of it runs where the data are now.
-            run = at_its_place(event["config"], self.base, self.config.space)
+            run = at_its_place(event["config"], self.plan.base, self.config.space)
             self.trials[number] = Trial(number, event["method"], event["origin"], run)
             self.plan.runs(run)
             given = event["origin"] != SAMPLED

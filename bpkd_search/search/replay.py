@@ -73,7 +73,7 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
 def _as_read_now(config: dict[str, Any], engine: Engine) -> dict[str, Any]:
     """A recorded configuration with the defaults of keys that came later, where its files are now."""
     try:
-        return to_tree(at_its_place(config, engine.base, engine.config.space))
+        return to_tree(at_its_place(config, engine.plan.base, engine.config.space))
     except ValueError:
         return config
 

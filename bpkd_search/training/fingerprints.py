@@ -7,7 +7,7 @@ from pathlib import Path
 from bpkd_search.config.models import Choice, SearchConfig
 from bpkd_search.data.keys import LIBRARIES, version
 from bpkd_search.experiment.origin import Content
-from bpkd_search.models.build import pick_device, precision
+from bpkd_search.models.build import pick_device, teacher_precision
 from bpkd_search.training.forms import first_form
 from bpkd_search.training.inputs import view_recipe
 from bpkd_search.training.source import data_root
@@ -31,7 +31,7 @@ def fingerprints(config: SearchConfig) -> dict[str, Content]:
     teacher, _ = teacher_file(run, recipe.crops_key())
     found["teacher"] = of_weights(teacher) if teacher.is_file() else Content(None, str(teacher))
     if form.mode != "online":
-        found["teacher.precision"] = Content(precision(pick_device(run.train.device), run.train.amp == "auto"))
+        found["teacher.precision"] = Content(teacher_precision(pick_device(run.train.device), run.train.amp == "auto"))
     students = [run.student.weights]
     if isinstance(varied := config.space.get("student.weights"), Choice):
         students += [Path(str(option)) for option in varied.options]

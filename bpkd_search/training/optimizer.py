@@ -13,7 +13,8 @@ def make_optimizer(
     settings: Optimisation, student: Segmentor, criterion: Criterion
 ) -> tuple[torch.optim.Optimizer, list[float]]:
     """Return the optimizer of a run, and the factor of the learning rate of each of its groups of weights."""
-    head = [*student.head.parameters(), *student.classifier.parameters()] if settings.head_lr != 1 else []
+    heads = [part for part in (student.head, student.classifier, student.auxiliary) if part is not None]
+    head = [weight for part in heads for weight in part.parameters()] if settings.head_lr != 1 else []
     in_head = {id(weight) for weight in head}
     rest = [w for w in (*student.parameters(), *criterion.parameters()) if id(w) not in in_head]
     groups = [{"params": weights} for weights in (rest, head) if weights]

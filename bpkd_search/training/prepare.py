@@ -27,7 +27,7 @@ from bpkd_search.data.views import (
 )
 from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.errors import ConfigError, DataError
-from bpkd_search.models.build import logits_shape, pick_device, precision
+from bpkd_search.models.build import logits_shape, pick_device, teacher_precision
 from bpkd_search.training.agreement import TOLERANCE, measure
 from bpkd_search.training.check import check_evaluation, check_networks, check_weights, try_step
 from bpkd_search.training.forms import Form, forms, repeats
@@ -146,7 +146,7 @@ def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, sa
     # A teacher with the same weights gives the same logits, wherever its file is.
     codec = run.data.logits
     parts = [plain_model(run.teacher), file_hash(teacher), codec]
-    key = logits_key(parts, precision(pick_device(run.train.device), run.train.amp == "auto"))
+    key = logits_key(parts, teacher_precision(pick_device(run.train.device), run.train.amp == "auto"))
     what = f"{store.num_images * store.views} views" if form.views else f"{store.num_images} whole images"
     if not logits_path(store.path, key).is_dir():
         say(f"logits: the teacher on {what}, kept as {codec}")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bpkd_search.data.keys import LIBRARIES, logits_key, teacher_key, version, views_key
-from bpkd_search.models.build import TEACHER_DTYPE, autocast, precision
+from bpkd_search.models.build import TEACHER_DTYPE, autocast, teacher_precision
 
 PARTS = ["what else", 1]
 
@@ -50,10 +50,11 @@ def test_versions_are_major_and_minor() -> None:
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
-def test_precision_is_that_of_a_teachers_product(name: str) -> None:
+@pytest.mark.parametrize("amp", [True, False])
+def test_a_teachers_precision_is_that_of_a_product_under_autocast(name: str, amp: bool) -> None:
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     device = torch.device(name)
-    with autocast(device, dtype=TEACHER_DTYPE):
+    with autocast(device, amp, dtype=TEACHER_DTYPE):
         product = torch.ones(2, 2, device=device) @ torch.ones(2, 2, device=device)
-    assert precision(device) == f"{name} {product.dtype}".replace("torch.", "")
+    assert teacher_precision(device, amp) == f"{name} {product.dtype}".replace("torch.", "")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bpkd_search.errors import ResourceError
-from bpkd_search.models.build import autocast, half_precision, pick_device
+from bpkd_search.models.build import autocast, half_precision, pick_device, teacher_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -57,6 +57,15 @@ def test_emulated_bfloat16_does_not_count(monkeypatch: pytest.MonkeyPatch, real:
     assert autocast(GPU).fast_dtype == half
     assert autocast(GPU, dtype=torch.float16).fast_dtype == torch.float16
     assert half_precision(CPU) is None
+
+
+def test_a_teacher_is_never_in_bfloat16() -> None:
+    assert [teacher_precision(device, amp) for device in (CPU, GPU) for amp in (True, False)] == [
+        "cpu float32",
+        "cpu float32",
+        "cuda float16",
+        "cuda float32",
+    ]
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -99,7 +99,6 @@ def test_a_search_of_iterations_counts_validations(tiny: dict[str, Any]) -> None
     found = run(parse(SearchConfig, tiny, "test"))
     assert found.engine.max_epochs == 9
     assert {t.epoch for n, t in found.engine.trials.items() if found.engine.states[n] == "COMPLETE"} == {9}
-    assert found.engine.milestones() == [1, 3] == epochs.engine.milestones()
     assert found.engine.states == epochs.engine.states and "PRUNED" in found.engine.states.values()
     assert found.curve == epochs.curve
 
