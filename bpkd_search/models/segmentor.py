@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from bpkd_search.models.encoders import create_encoder, size_multiple
 from bpkd_search.models.heads import HEADS, Auxiliary
+from bpkd_search.models.heads.layers import ChannelDropout
 
 
 class Segmentor(nn.Module):
@@ -42,7 +43,7 @@ class Segmentor(nn.Module):
         info: Any = self.encoder.feature_info
         self.head = HEADS[head](info.channels(), info.reduction(), channels)
         dropout = getattr(self.head, "dropout", 0.0)
-        self.dropout = nn.Dropout2d(dropout) if dropout else nn.Identity()
+        self.dropout = ChannelDropout(dropout) if dropout else nn.Identity()
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         self.auxiliary = Auxiliary(info.channels(), channels // 2, num_classes) if auxiliary_weight else None
         self.auxiliary_weight = auxiliary_weight

@@ -24,6 +24,11 @@ def test_chosen_networks_are_printed_with_their_costs(call) -> None:
     ]
 
 
+def test_the_page_shows_what_is_printed(call) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text()
+    assert page.split("```text\n")[1].split("```")[0] == call("models")[1]
+
+
 def test_a_file_is_its_teacher_and_student(call, tmp_path: Path) -> None:
     networks = {
         part: {"encoder": f"resnet{n}", "head": "fcn", "channels": 16} for part, n in (("teacher", 34), ("student", 18))

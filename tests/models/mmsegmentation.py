@@ -53,7 +53,7 @@ def seeded(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
         if not shape:
             weights[name] = torch.tensor(0)
         elif len(shape) > 1:
-            weights[name] = torch.from_numpy(draw.standard_normal(shape) * (1.5 / np.prod(shape[1:])) ** 0.5).float()
+            weights[name] = torch.from_numpy(draw.standard_normal(shape) * (1 / np.prod(shape[1:])) ** 0.5).float()
         elif name.endswith(("running_var", "weight")):
             weights[name] = torch.from_numpy(draw.uniform(0.5, 1.2, shape)).float()
         else:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from bpkd_search.models.heads.layers import conv_bn_relu
+from bpkd_search.models.heads.layers import ChannelDropout, conv_bn_relu
 
 
 class Auxiliary(nn.Module):
@@ -15,7 +15,7 @@ class Auxiliary(nn.Module):
     def __init__(self, in_channels: Sequence[int], channels: int, num_classes: int) -> None:
         super().__init__()
         self.conv = conv_bn_relu(in_channels[-2], channels, 3)
-        self.dropout = nn.Dropout2d(0.1)
+        self.dropout = ChannelDropout(0.1)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,6 +42,21 @@ class PooledConv(nn.Module):
         if self.training and self.bins == 1 and x.shape[0] == 1:
             raise ConfigError(["head: needs train.batch_size of at least 2, for the batch norm of its pooled maps"])
         return resize(self.project(F.adaptive_avg_pool2d(x, self.bins)), x.shape[-2:])
+
+
+class ChannelDropout(nn.Module):
+    """Drops whole channels in training, like `nn.Dropout2d`, with random numbers that compiled code draws alike."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, h, w] to the same shape and mean."""
+        if not self.training:
+            return x
+        kept = torch.rand(x.shape[:2], device=x.device) >= self.rate
+        return x * (kept / (1 - self.rate)).to(x.dtype)[:, :, None, None]
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
