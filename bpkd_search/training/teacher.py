@@ -47,7 +47,8 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
             if scores is None:
                 device = pick_device(run.train.device)
                 teacher = open_teacher(run, store.num_classes, path, device)
-                scores = evaluate(teacher, store, device, evaluation).as_dict()
+                amp = run.train.amp == "auto"
+                scores = evaluate(teacher, store, device, evaluation, amp=amp).as_dict()
                 write_text(scores_file, json.dumps(scores))
     say(f"teacher: {spec.encoder} + {spec.head}, from {where}: val mIoU {scores['miou']:.4f}")
     return path, scores
