@@ -113,18 +113,25 @@ def check(dataset: Dataset, *, threads: int = 8) -> None:
 def sample(counts: Sequence[Sequence[int]], size: int) -> list[int]:
     """Return `size` of the samples, in order, whose classes have about the same shares of pixels as in all of them.
 
-    `counts` are the pixels of each class in each sample. One after the other is added that brings the square roots of
-    the shares nearest to those of all: roots, so that rare classes count too. Deterministic.
+    `counts` are the pixels of each class in each sample. One after the other is added, and then each exchanged once, to
+    bring the square roots of the shares nearest to those of all: roots, so that rare classes count too. Deterministic.
     """
     pixels = torch.tensor([list(row) for row in counts], dtype=torch.float64)
     wanted = (pixels.sum(0) / pixels.sum().clamp(min=1)).sqrt()
-    chosen: list[int] = []
-    total = torch.zeros_like(wanted)
     free = torch.ones(len(pixels), dtype=torch.bool)
-    for _ in range(min(size, len(pixels))):
+
+    def best(total: Tensor) -> int:
         sums = total + pixels
         distance = ((sums / sums.sum(1, keepdim=True).clamp(min=1)).sqrt() - wanted).square().sum(1)
-        best = int(distance.masked_fill(~free, torch.inf).argmin())
-        chosen.append(best)
-        free[best], total = False, total + pixels[best]
+        return int(distance.masked_fill(~free, torch.inf).argmin())
+
+    chosen: list[int] = []
+    for _ in range(min(size, len(pixels))):
+        chosen.append(best(pixels[chosen].sum(0)))
+        free[chosen[-1]] = False
+    for place, old in enumerate(chosen):
+        free[old] = True
+        others = chosen[:place] + chosen[place + 1 :]
+        chosen[place] = best(pixels[others].sum(0))
+        free[chosen[place]] = False
     return sorted(chosen)

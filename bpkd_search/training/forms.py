@@ -70,10 +70,11 @@ def forms(run: RunConfig, train: Dataset) -> list[Form]:
     if mode == "stored":
         if epochs is None:
             raise ConfigError(
-                ["data.views: got auto, must be a number where teacher.mode is stored and time is limited"]
+                ["data.views: got auto, must be a number with teacher.mode: stored and train.gpu_seconds"]
             )
         return [Form(epochs, "stored")]
-    grid = run.data.crop[0] // logits_shape(run.teacher, len(train.class_names), *run.data.crop)[1]
+    even = padded_size(run.data.crop)
+    grid = even[0] // logits_shape(run.teacher, len(train.class_names), *even)[1]
     maps = Form(0, "maps", grid)
     if any(side % grid for side in run.data.crop):
         if mode == "maps":

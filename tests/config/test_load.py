@@ -204,3 +204,16 @@ def test_a_plain_config_is_json() -> None:
 
     config = parse(SearchConfig, {"space": SPACE, "data": {"root": "x/y"}}, "test")
     assert json.loads(json.dumps(to_tree(config)))["data"]["root"] == "x/y"
+
+
+def test_height_and_width_of_older_files_are_crop_and_size() -> None:
+    data = parse(RunConfig, {"data": {"height": 64, "width": 96, "views": 4, "scale": [0.5, 2]}}, "old").data
+    assert (data.crop, data.resize, data.views, data.eval.labels) == ((64, 96), (64, 96), 4, "resized")
+    # What such a file leaves out is what it was then.
+    assert parse(RunConfig, {"data": {"height": 64}}, "old").data.views == 8
+    assert parse(RunConfig, {"data": {"width": 96}}, "old").data.crop == (96, 96)
+    assert parse(RunConfig, {"data": data.model_dump()}, "again").data == data
+    with pytest.raises(ConfigError, match=r"got height and width beside crop: use data\.crop and data\.resize"):
+        parse(RunConfig, {"data": {"height": 64, "crop": [64, 96]}}, "mixed")
+    with pytest.raises(ConfigError, match=r"data\.height: got 10, must be a whole number from 32 to 4096"):
+        parse(RunConfig, {"data": {"height": 10}}, "old")
