@@ -98,7 +98,7 @@ def segmentor_weights(model: nn.Module, path: Path) -> Weights:
     weights = translate(read) if known else read
     if not any(name.startswith("auxiliary.") for name in model.state_dict()):
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("auxiliary.")}
-    return _fitting(model, weights, f"{path}: {what}" if what else str(path), allow_unknown=False)
+    return _fitting(model, weights, path, what, allow_unknown=False)
 
 
 def classes_in(path: Path) -> int | None:
@@ -130,7 +130,7 @@ def encoder_weights(encoder: nn.Module, path: Path) -> Weights:
     for name, tensor in read.items():
         plain = plain_name(name)
         weights[alike.get(plain) or alike.get(plain_name(encoder_name(name)), name)] = tensor
-    return _fitting(encoder, weights, str(path), allow_unknown=True)
+    return _fitting(encoder, weights, path, None, allow_unknown=True)
 
 
 def plain_name(name: str) -> str:
@@ -138,7 +138,7 @@ def plain_name(name: str) -> str:
     return name.removeprefix("model.").replace("_", ".")
 
 
-def _fitting(model: nn.Module, weights: Weights, source: str, *, allow_unknown: bool) -> Weights:
+def _fitting(model: nn.Module, weights: Weights, path: Path, what: str | None, *, allow_unknown: bool) -> Weights:
     wanted = model.state_dict()
     # Files from before PyTorch 1.0 lack these counters, and nothing here uses them.
     missing = [k for k in wanted if k not in weights and not k.endswith("num_batches_tracked")]
@@ -156,5 +156,7 @@ def _fitting(model: nn.Module, weights: Weights, source: str, *, allow_unknown: 
     if faults:
         classes = [state["classifier.weight"].shape[0] for state in (weights, wanted) if "classifier.weight" in state]
         counts = "has {} classes, the model {}; ".format(*classes) if len(set(classes)) == 2 else ""
-        raise CheckpointError(f"{source}: {counts}does not fit the model; " + "; ".join(faults))
+        # Where only shapes differ, the file is of this kind of network.
+        kind = f"{what}; " if what and (missing or unknown) else ""
+        raise CheckpointError(f"{path}: {counts}{kind}does not fit the model; " + "; ".join(faults))
     return {name: tensor for name, tensor in weights.items() if name in wanted}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -20,6 +19,7 @@ from bpkd_search.errors import ExperimentError, MissingPackageError, UserError
 from bpkd_search.export import weights as weights_module
 from bpkd_search.export.write import export
 from bpkd_search.models import Segmentor, save_weights
+from bpkd_search.models.encoders import create_classifier
 from bpkd_search.predict import load_student
 
 
@@ -42,8 +42,8 @@ def images(count: int, height: int, width: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, height, width), generator=torch.Generator().manual_seed(7)).float()
 
 
-# Pyramids whose names differ from timm's whole network in no way, by underscores, and by a prefix.
-@pytest.mark.parametrize("encoder", ["mobilenetv3_small_050", "convnext_atto", "xception41"])
+# Pyramids whose names differ from timm's whole network in no way, by underscores, and by a prefix; and a variant.
+@pytest.mark.parametrize("encoder", ["mobilenetv3_small_050", "convnext_atto", "xception41", "resnet18_v1c"])
 def test_timm_takes_the_bare_weights_and_the_loader_rebuilds_the_student(
     tiny: dict[str, Any], tmp_path: Path, encoder: str
 ) -> None:
@@ -51,7 +51,7 @@ def test_timm_takes_the_bare_weights_and_the_loader_rebuilds_the_student(
     [path] = export(tmp_path / "run", tmp_path / "out", 1, ["safetensors"])
     weights = load_file(path)
     assert {name.split(".")[0] for name in weights} == {"encoder", "head", "classifier"}
-    whole = timm.create_model(encoder, pretrained=False)
+    whole = create_classifier(encoder)
     ours = {name.removeprefix("encoder."): w for name, w in weights.items() if name.startswith("encoder.")}
     assert whole.load_state_dict(ours, strict=False).unexpected_keys == []
     assert all(torch.equal(whole.state_dict()[name], weight) for name, weight in ours.items())

@@ -110,6 +110,13 @@ def test_another_network_is_told_what_the_file_loads_with(pspnet: dict[str, Tens
         load_segmentor(model, tmp_path / "theirs.pth")
 
 
+def test_another_number_of_classes_is_said_first(pspnet: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save({"state_dict": pspnet}, tmp_path / "theirs.pth")
+    said = r"theirs\.pth: has 19 classes, the model 8; does not fit the model; 4 shapes differ: classifier\.weight"
+    with pytest.raises(CheckpointError, match=said):
+        load_segmentor(build_model(NETWORKS["pspnet_r18"], 8, 0), tmp_path / "theirs.pth")
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
