@@ -172,6 +172,8 @@ def _get_ready(
     facts: dict[str, Any] = {
         "class_names": prepared.open().class_names,
         "teacher": prepared.teacher_scores,
+        "crops": {"data.views": prepared.views or "auto", "teacher.mode": prepared.mode},
+        "maps": prepared.agreement,
         "commit": all_commits(known.get("commit"), code_commit()),
     }
     task = TrialTask(str(directory), prepared, slots.threads, run=to_tree(config.run()))

@@ -13,6 +13,7 @@ import yaml
 
 from bpkd_search.config import RunConfig, terms_of
 from bpkd_search.config.load import parse
+from bpkd_search.config.paths import set_path
 from bpkd_search.config.points import to_tree
 from bpkd_search.config.yaml_text import to_text
 from bpkd_search.errors import ExperimentError
@@ -81,6 +82,9 @@ def best_settings(board: Leaderboard, top: int) -> list[Setting]:
     settings = []
     for rank, row in best.iterrows():
         config: dict[str, Any] = json.loads(row["config"])
+        for path, value in board.crops.items():
+            # What `auto` chose for the search, where a single run might get something else.
+            set_path(config, path, value)
         config["provenance"] = {
             "experiment": str(row["experiment"]),
             "trial": int(row["number"]),

@@ -153,6 +153,11 @@ class Experiments:
         commit = self._facts[0].get("commit")
         return None if commit is None else str(commit)
 
+    @property
+    def crops(self) -> dict[str, Any]:
+        """Where trials got crops and teacher from, as values of `data.views` and `teacher.mode`; empty if unknown."""
+        return dict(self._facts[0].get("crops") or {})
+
     def columns(self, table: str = TRIALS) -> pd.DataFrame:
         """Return type and meaning of each column of a table, by default `trials`. Raises `ConfigError` if unknown."""
         known = {TRIALS: TRIAL_COLUMNS, REPORTS: REPORT_COLUMNS, CONFIRM: CONFIRM_COLUMNS}
