@@ -40,7 +40,8 @@ def model_card(
             ("setting", "value"),
             {
                 "data": data["kind"],
-                "size": f"{data['height']}x{data['width']} (height x width): whole images are resized to it",
+                "crops": "{}x{} (height x width)".format(*data["crop"]),
+                "images": f"resized to {data['resize']}" if data["resize"] else "at their own resolution",
                 "evaluation": ", ".join(f"{key} {value}" for key, value in data.get("eval", {}).items() if value),
                 "length": Optimisation.model_validate(train).length,
                 "batch size": train["batch_size"],

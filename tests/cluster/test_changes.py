@@ -72,7 +72,7 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "another teacher": (replace_teacher, "resume", "teacher ("),
     "no teacher": (lambda place: trained_teacher(place).unlink(), "confirm", "is missing and would be made anew"),
     "no cache": (lambda place: shutil.rmtree(place / "cache"), "resume", "is missing and would be made anew"),
-    "size": (lambda place: edit(place, "data.crop", [64, 48]), "resume", "data.crop.0: was 32, is 64"),
+    "size": (lambda place: edit(place, "data.crop", [64, 48]), "resume", "data.crop: was [32, 48], is [64, 48]"),
     "rate": (lambda place: edit(place, "train.lr", 0.5), "confirm", "train.lr: was 0.02, is 0.5"),
 }
 

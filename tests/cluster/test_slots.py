@@ -152,7 +152,7 @@ def test_a_real_cluster_of_a_cpu_head_and_a_gpu_worker_runs_a_search(tiny: dict[
     path.write_text(yaml.safe_dump(tiny))
     done = subprocess.run(
         [sys.executable, "-c", SEARCH_ON_TWO_NODES, str(path), str(tmp_path / "out")],
-        env={**os.environ, "RAY_TMPDIR": folder},
+        env={**os.environ, "RAY_TMPDIR": folder, "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"},
         capture_output=True,
         text=True,
         timeout=200,

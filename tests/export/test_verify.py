@@ -88,9 +88,9 @@ def test_what_cannot_be_verified_is_said_before_anything_is_written_or_trained(
     for arguments, said in (
         ([plain, "--verify"], f"{plain}: 1 error(s)\n  provenance: holds no score to verify"),
         ([claims], f"{claims}: is a file, which can only be verified"),
-        ([claims, "--verify", "--out", out], "give --verify and no --out"),
-        ([folder, "--verify"], f"{folder}: needs --out, the output folder"),
-        ([tmp_path / "none.yaml", "--verify"], "none.yaml: no such file or folder"),
+        ([claims, "--verify", "--out", out], "use --verify without --out"),
+        ([folder, "--verify"], f"{folder}: needs --out, the output directory"),
+        ([tmp_path / "none.yaml", "--verify"], "none.yaml: no such file or directory"),
         ([folder, "--verify", "--out", out, "--format", "json"], "--format: 1 error(s)\n  got json, must have yaml"),
         ([trained, "--verify", "--out", out], f"{trained}: 1 error(s)\n  provenance: holds no score"),
     ):

@@ -21,6 +21,7 @@ from bpkd_search.experiment.events import EventLog
 from bpkd_search.models import save_weights
 from bpkd_search.models.build import build_model
 from bpkd_search.training.distill import Distillation
+from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import view_recipe
 from bpkd_search.training.prepare import prepare
 
@@ -99,7 +100,7 @@ def test_plain_search_reads_and_augments_as_the_package_does(
     plain_ray = bench("plain_ray")
     train, val = (plain_ray.CamVid(camvid, split, 32, 48) for split in ("train", "val"))
     data = Data(kind="camvid", root=camvid, crop=(32, 48), resize=(32, 48), views_dir=tmp_path)
-    assert train.train == view_recipe(data).train_transform
+    assert train.train == view_recipe(data, Form(8, "stored")).train_transform
     torch.manual_seed(5)
     seed = int(torch.randint(2**31, ()))
     torch.manual_seed(5)
@@ -107,7 +108,7 @@ def test_plain_search_reads_and_augments_as_the_package_does(
         assert torch.equal(got, expected)
     sample = open_split("camvid", "val", root=camvid)[1]
     assert (sample[1] == 255).any(), "the scenes hold void"
-    for got, expected in zip(val[1], EvalTransform(32, 48)(*sample), strict=True):
+    for got, expected in zip(val[1], EvalTransform((32, 48), "resized")(*sample), strict=True):
         assert torch.equal(got, expected)
 
 
