@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.load import parse
-from bpkd_search.errors import ConfigError
+from bpkd_search.errors import ConfigError, ResourceError
 from bpkd_search.training import prepare as module
 from bpkd_search.training.agreement import Agreement, measure
 from bpkd_search.training.evaluation import evaluate, evaluate_run
@@ -137,6 +138,17 @@ def test_agreement_is_that_of_two_teachers_pixel_by_pixel(tiny: dict[str, Any], 
     assert got.same_class == pytest.approx(same / pixels, abs=1e-4)
     assert got.kl == pytest.approx(kl / pixels, rel=1e-3)
     assert measure(store, None) == got  # kept beside the maps
+
+
+def test_a_disk_too_small_for_maps_is_said_before_anything_is_made(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    lines: list[str] = []
+    with pytest.raises(ResourceError, match=r"the images 108 KiB and the teacher's logits 340 KiB are needed .*data\.scale_steps"):
+        prepare(a_run(tiny, f"data.views_dir={tmp_path}", "teacher.mode=maps"), lines.append)
+    assert not lines and not (tmp_path / "views").exists()
 
 
 @pytest.mark.parametrize("mode", ["maps", "online"])

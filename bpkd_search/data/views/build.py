@@ -226,5 +226,5 @@ def require_space(folder: Path, needed: Mapping[str, int], option: str = "data.v
         sizes = " and ".join(f"{what} {shown_bytes(size)}" for what, size in needed.items() if size)
         raise ResourceError(
             f"{folder}: {sizes} are needed and the disk has {shown_bytes(free)} free; set {option} to a larger disk,"
-            " data.logits to int8 or topk:K, data.images to computed, or lower data.views or the size"
+            " data.logits to int8 or topk:K, data.images to computed, or lower data.views, data.scale_steps or the size"
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,7 +90,9 @@ class FreshCrops:
     ) -> None:
         self.transform, self.seed, self.sizes = transform, seed, sizes
         table, arrays = chunks.read(path / "whole")
-        self._array, self._layout, self._records = arrays["records"], table.layout, whole_records(transform, sizes)
+        # Slices of a plain array cost less than those of a memory map.
+        self._array, self._layout = arrays["records"].view(np.ndarray), table.layout
+        self._records = whole_records(transform, sizes)
         self.logits: Logits | Maps | None = Maps(maps, transform) if maps else None
 
     @property

@@ -88,7 +88,7 @@ class Maps:
     def __init__(self, path: Path, transform: TrainTransform) -> None:
         """Raise `DataError` if they are missing, unfinished or of a wrong size."""
         table, arrays = chunks.read(path)
-        self.path, self.layout, self.array = path, table.layout, arrays["records"]
+        self.path, self.layout, self.array = path, table.layout, arrays["records"].view(np.ndarray)
         self.name = str(table.about["codec"])
         self.plan = MapPlan(transform, self.name, int(table.about["classes"]))
         self.codec = self.plan.open_codec()
