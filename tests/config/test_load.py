@@ -217,3 +217,5 @@ def test_height_and_width_of_older_files_are_crop_and_size() -> None:
         parse(RunConfig, {"data": {"height": 64, "crop": [64, 96]}}, "mixed")
     with pytest.raises(ConfigError, match=r"data\.height: got 10, must be a whole number from 32 to 4096"):
         parse(RunConfig, {"data": {"height": 10}}, "old")
+    with pytest.raises(ConfigError, match=r"data\.eval: got 'slide', must be a mapping"):
+        parse(RunConfig, {"data": {"height": 64, "eval": "slide"}}, "old")
