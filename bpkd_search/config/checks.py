@@ -91,7 +91,7 @@ def space_faults(config: SearchConfig) -> list[str]:
     base_run = config.run()
     # Every parameter is tried at its ends (choices at each option) beside the others' first values.
     firsts = {path: probe_values(d)[0] for path, d in sound.items() if not d.when}
-    reported: set[str] = set()
+    reported = set(run_faults(base_run))  # listed once, where they are
     for path, distribution in sound.items():
         for value in probe_values(distribution):
             point = {**firsts, **_conditions(distribution, sound), path: value}
