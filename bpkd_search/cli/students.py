@@ -103,12 +103,12 @@ def teacher(
     settings = load_run(space, list(overrides or []))
 
     from bpkd_search.training.check import check_networks
-    from bpkd_search.training.forms import first_form
+    from bpkd_search.training.forms import teacher_form
     from bpkd_search.training.inputs import prepare_views
     from bpkd_search.training.teacher import prepare_teacher
 
     check_networks(settings)
-    path, scores = prepare_teacher(settings, prepare_views(settings.data, first_form(settings), say), say)
+    path, scores = prepare_teacher(settings, prepare_views(settings.data, teacher_form(settings.data), say), say)
     print(f"{path}\nmiou {scores['miou']:.4f}")
 
 

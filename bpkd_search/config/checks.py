@@ -25,6 +25,10 @@ def cross_faults(config: RunConfig) -> list[str]:
     """What single values cannot show: combinations that exclude each other."""
     faults = run_faults(config)
     kind = config.data.kind
+    if config.teacher.mode == "maps" and config.data.views != "auto":
+        faults.append(
+            f"data.views: got {config.data.views}, must be auto with teacher.mode: maps, which keeps no views"
+        )
     if (required := KINDS[kind].required) and config.data.options is None:
         faults.append(f"data.{kind}: got nothing, is required with data.kind: {kind} ({', '.join(required)})")
     faults += _schedule_faults("teacher.train", config.teacher.train)
@@ -91,7 +95,7 @@ def space_faults(config: SearchConfig) -> list[str]:
     base_run = config.run()
     # Every parameter is tried at its ends (choices at each option) beside the others' first values.
     firsts = {path: probe_values(d)[0] for path, d in sound.items() if not d.when}
-    reported: set[str] = set()
+    reported = set(run_faults(base_run))  # listed once, where they are
     for path, distribution in sound.items():
         for value in probe_values(distribution):
             point = {**firsts, **_conditions(distribution, sound), path: value}

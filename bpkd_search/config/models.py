@@ -186,8 +186,9 @@ class Data(Block):
                 f"got height and width beside {' and '.join(given)}: use data.crop and data.resize; height and width"
                 " are both of them in older files"
             )
-        old = {"crop": size, "resize": size, "views": 8}
-        return {**old, **tree, "eval": {"labels": "resized", **tree.get("eval", {})}}
+        if isinstance(given := tree.get("eval", {}), dict):
+            tree["eval"] = {"labels": "resized", **given}
+        return {"crop": size, "resize": size, "views": 8, **tree}
 
     @field_validator("scale")
     @classmethod

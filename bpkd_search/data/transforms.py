@@ -226,6 +226,16 @@ class TrainTransform:
         """Return a short hash of the parameters."""
         return digest(["train", _parameters(self)])
 
+    def whole_identity(self) -> str:
+        """Return a short hash of the parameters that decide at which size whole images are kept."""
+        parameters = _parameters(self)
+        return digest(["whole", self.resize and parameters.get("resize", self.resize), self.scale[1]])
+
+    def map_identity(self) -> str:
+        """Return a short hash of the parameters that decide which maps of whole images there are."""
+        flips = [self.flip > 0, self.flip < 1]
+        return digest(["maps", self.whole_identity(), self.scale, self.steps, self.grid, flips])
+
 
 @dataclass(frozen=True)
 class EvalTransform:

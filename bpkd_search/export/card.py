@@ -6,7 +6,9 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
+from bpkd_search.config.models import Data
 from bpkd_search.config.optimisation import Optimisation
+from bpkd_search.data.geometry import Sides
 from bpkd_search.export.claimed_score import confirmed_words
 
 
@@ -40,8 +42,7 @@ def model_card(
             ("setting", "value"),
             {
                 "data": data["kind"],
-                "crops": "{}x{} (height x width)".format(*data["crop"]),
-                "images": f"resized to {data['resize']}" if data["resize"] else "at their own resolution",
+                "images": _sizes(Data.model_validate(data)),
                 "evaluation": ", ".join(f"{key} {value}" for key, value in data.get("eval", {}).items() if value),
                 "length": Optimisation.model_validate(train).length,
                 "batch size": train["batch_size"],
@@ -53,7 +54,7 @@ def model_card(
         _table(("parameter", "value"), loss),
         "## Metrics",
         _table(("measure", "value"), {key: f"{value:.4f}" for key, value in metrics.items()}),
-        "Measured on the validation split, by one training with one seed, at the size above. The setting was chosen"
+        "Measured on the validation split, by one training with one seed. The setting was chosen"
         " on the same split, so the figures are optimistic, and leads of a point or two may be seed noise."
         " Where validation images come from the same sequences as training images, they are more optimistic still.",
     ]
@@ -79,6 +80,16 @@ def model_card(
         shown = {key: value for key, value in provenance.items() if key != "confirmed"}
         blocks += ["## Provenance", _table(("key", "value"), shown)]
     return "\n\n".join(blocks) + "\n"
+
+
+def _sizes(data: Data) -> str:
+    """Return the size of images at scale 1, and of the crops that were trained on, in words."""
+    if isinstance(data.resize, Sides):
+        sides = " and ".join(f"{name} side {pixels}" for name, pixels in data.resize if pixels is not None)
+        size = f"resized to {sides}"
+    else:
+        size = "{}x{}".format(*data.resize) if data.resize else "their own resolution"
+    return "{}, training crops {}x{} (height x width)".format(size, *data.crop)
 
 
 def _table(header: tuple[str, str], rows: Mapping[str, Any]) -> str:

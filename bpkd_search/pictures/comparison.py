@@ -30,7 +30,7 @@ from bpkd_search.models.inference import predict_classes
 from bpkd_search.pictures.panels import Panels, Picture
 from bpkd_search.predict import load_student
 from bpkd_search.results.leaderboard import Leaderboard
-from bpkd_search.training.forms import first_form
+from bpkd_search.training.forms import teacher_form
 from bpkd_search.training.inputs import view_recipe
 from bpkd_search.training.source import open_data
 from bpkd_search.training.teacher import open_teacher, teacher_file
@@ -86,7 +86,7 @@ def _panels(board: Leaderboard, count: int) -> Panels:
     ]
     teacher = None
     try:
-        path, _ = teacher_file(run, view_recipe(run.data, first_form(run)).crops_key())
+        path, _ = teacher_file(run, view_recipe(run.data, teacher_form(run.data)).crops_key())
         if not path.is_file():
             raise CheckpointError(f"its weights {path.name} no longer exist")
         teacher = open_teacher(run, len(dataset.class_names), path, device)

@@ -19,7 +19,6 @@ from bpkd_search.models.heads import resize
 # Crops that are compared, and the loss of accuracy beyond which maps are not relied on.
 CROPS, BATCH = 128, 8
 TOLERANCE = 0.005
-FILE = "agreement.json"
 
 
 class Teacher(Protocol):
@@ -61,7 +60,7 @@ def measure(store: ViewStore, teacher: Teacher) -> Agreement:
     to its map, the mean over those pixels.
     """
     assert store.logits is not None
-    kept = store.logits.path / FILE
+    kept = store.logits.path / f"agreement-{store.crops_key}.json"
     if (found := _read(kept)) is not None:
         return found
     per_epoch = min(CROPS, store.num_images)

@@ -8,7 +8,7 @@ from bpkd_search.config.models import Choice, SearchConfig
 from bpkd_search.data.keys import LIBRARIES, version
 from bpkd_search.experiment.origin import Content
 from bpkd_search.models.build import pick_device, teacher_precision
-from bpkd_search.training.forms import first_form
+from bpkd_search.training.forms import first_form, teacher_form
 from bpkd_search.training.inputs import view_recipe
 from bpkd_search.training.source import data_root
 from bpkd_search.training.teacher import file_hash, teacher_file
@@ -28,7 +28,7 @@ def fingerprints(config: SearchConfig) -> dict[str, Content]:
         for split, data in (("train", recipe.train), ("val", recipe.val))
     }
     found["views"] = Content(recipe.key())
-    teacher, _ = teacher_file(run, recipe.crops_key())
+    teacher, _ = teacher_file(run, view_recipe(config.data, teacher_form(config.data)).crops_key())
     found["teacher"] = of_weights(teacher) if teacher.is_file() else Content(None, str(teacher))
     if form.mode != "online":
         found["teacher.precision"] = Content(teacher_precision(pick_device(run.train.device), run.train.amp == "auto"))

@@ -22,6 +22,7 @@ from bpkd_search.training.source import open_data
 # Images whose sizes stand for all when costs are compared.
 SAMPLES = 16
 GIB = 2**30
+MOST_VIEWS = 1000
 # A view that repeats more often than this costs mIoU; see docs/measured.md.
 REPEATS = 4
 
@@ -56,21 +57,23 @@ class Form:
 def forms(run: RunConfig, train: Dataset) -> list[Form]:
     """Return the form of a run, or with `mode: auto` those to be tried in order.
 
-    Raises `ConfigError` if `data.views`, `data.crop` and `teacher.mode` exclude each other.
+    Raises `ConfigError` if `data.crop` and `teacher.mode`, or the length of the run, exclude each other.
     """
     views, mode, epochs = run.data.views, run.teacher.mode, epochs_of(run, len(train))
     if mode == "online" or (mode == "auto" and needs_features(run)):
         return [Form(0 if views == "auto" else views, "online")]
     if views != "auto":
-        if mode == "maps":
-            raise ConfigError(
-                [f"data.views: got {views}, must be auto with teacher.mode: maps, which keeps whole images, no views"]
-            )
         return [Form(views, "stored")]
     if mode == "stored":
         if epochs is None:
             raise ConfigError(
                 ["data.views: got auto, must be a number with teacher.mode: stored and train.gpu_seconds"]
+            )
+        if epochs > MOST_VIEWS:
+            raise ConfigError(
+                [
+                    f"data.views: got auto with {epochs} epochs, stored are at most {MOST_VIEWS}: set teacher.mode to maps"
+                ]
             )
         return [Form(epochs, "stored")]
     even = padded_size(run.data.crop)
@@ -96,8 +99,17 @@ def forms(run: RunConfig, train: Dataset) -> list[Form]:
 
 
 def first_form(run: RunConfig) -> Form:
-    """Return the form of the store on which the teacher is trained. Raises what `forms` raises, and `DataError`."""
+    """Return the form that is tried first. Raises what `forms` raises, and `DataError`."""
     return forms(run, open_data(run.data, "train"))[0]
+
+
+def teacher_form(data: Data) -> Form:
+    """Return the form of the crops on which the teacher is trained.
+
+    Those are new ones at every epoch, unless a number of views is given, whatever the trials get: a teacher is the same
+    for every length and form of its students.
+    """
+    return Form(0, "online") if data.views == "auto" else Form(data.views, "stored")
 
 
 def epochs_of(run: RunConfig, images: int) -> int | None:
@@ -111,11 +123,11 @@ def epochs_of(run: RunConfig, images: int) -> int | None:
 
 
 def fits(run: RunConfig, views: int, train: Dataset) -> bool:
-    """Return whether so many views of every image, with logits, fit `data.disk`; 1000 at most."""
+    """Return whether so many views of every image, with logits, fit `data.disk`."""
     shape = logits_shape(run.teacher, len(train.class_names), *run.data.crop)
     logits = logits_layout(run.data.logits, shape, len(train) * views).bytes
     pixels = 0 if run.data.images == "computed" else len(train) * views * 4 * prod(run.data.crop)
-    return views <= 1000 and logits + pixels <= run.data.disk * GIB
+    return views <= MOST_VIEWS and logits + pixels <= run.data.disk * GIB
 
 
 def map_pixels(plan: MapPlan, train: Dataset) -> float:

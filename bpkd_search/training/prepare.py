@@ -14,23 +14,24 @@ from bpkd_search.data.keys import logits_key
 from bpkd_search.data.views import (
     Map,
     MapPlan,
-    ViewRecipe,
     ViewStore,
     build_logits,
     build_maps,
     cache_dir,
     describe,
+    has_space,
     logits_layout,
     logits_path,
     require_space,
     thread_map,
 )
+from bpkd_search.data.views.codecs import open_codec
 from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.errors import ConfigError, DataError
 from bpkd_search.models.build import logits_shape, pick_device, teacher_precision
 from bpkd_search.training.agreement import TOLERANCE, measure
 from bpkd_search.training.check import check_evaluation, check_networks, check_weights, try_step
-from bpkd_search.training.forms import Form, forms, repeats
+from bpkd_search.training.forms import Form, forms, repeats, teacher_form
 from bpkd_search.training.inputs import Say, every_tenth, prepare_views, store_left, store_path, view_recipe
 from bpkd_search.training.source import open_data
 from bpkd_search.training.teacher import FrozenTeacher, file_hash, plain_model, prepare_teacher
@@ -40,29 +41,34 @@ from bpkd_search.training.teacher import FrozenTeacher, file_hash, plain_model, 
 class Prepared:
     """Paths of the store, of the teacher's logits in it and of the teacher's weights, and the teacher's scores.
 
-    `views` and `mode` are the form (see `training.forms`), `seed` is that of the crops, `agreement` how well maps stand
-    for the teacher. `data` is the plain `data` block if views are computed as they are read. If every node keeps a
-    copy, `local` is the directory of copies as configured, and `local_teacher` the name of the weights in it.
+    `views`, `mode` and `grid` are the form (see `training.forms`), `data` is the plain `data` block, `agreement` how
+    well maps stand for the teacher. If every node keeps a copy, `local` is the directory of copies as configured, and
+    `local_teacher` the name of the weights in it.
     """
 
     store: str
     views: int
     mode: str
-    seed: int
+    grid: int
+    data: dict[str, Any]
     logits: str | None
     teacher: str | None
     teacher_scores: dict[str, float] | None = None
     agreement: dict[str, float] | None = None
-    data: dict[str, Any] | None = None
     local: str | None = None
     local_teacher: str | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The directories of the store that are read."""
-        crops: tuple[str, ...] = ("train",) if self.views else ("whole",)
-        stored = ("validation",) if self.data else (*crops, "validation")
+        crops: tuple[str, ...] = () if self.computed else ("train",) if self.views else ("whole",)
+        stored = (*crops, "validation")
         return (*stored, Path(self.logits).name) if self.logits else stored
+
+    @property
+    def computed(self) -> bool:
+        """Whether views are computed as they are read."""
+        return bool(self.views) and self.data["images"] == "computed"
 
     def here(self) -> Prepared:
         """Return the same with the paths of this node's copy; without a complete one, return it unchanged.
@@ -86,8 +92,10 @@ class Prepared:
 
     def open(self) -> ViewStore:
         """Open the store, with logits if they are stored."""
-        recipe = view_recipe(Data.model_validate(self.data), Form(self.views, self.mode)) if self.data else None
-        return ViewStore(Path(self.store), Path(self.logits) if self.logits else None, recipe, seed=self.seed)
+        data, form = Data.model_validate(self.data), Form(self.views, self.mode, self.grid)
+        recipe = view_recipe(data, form) if self.computed else None
+        logits = Path(self.logits) if self.logits else None
+        return ViewStore(Path(self.store), logits, recipe, transform=form.transform(data), seed=data.seed)
 
 
 def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map = map) -> Prepared:
@@ -103,18 +111,20 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     terms = terms_by_path(run.loss).items()
     if faults := [f"{path}.{fault}" for path, term in terms for fault in term.class_faults(len(train.class_names))]:
         raise ConfigError(faults)
-    teacher: Path | None = None
-    scores: dict[str, float] = {}
+    open_codec(run.data.logits, len(train.class_names))
+    # What the last of the forms needs least: a disk too small for another is no reason to stop.
+    require_space(cache_dir(run.data.views_dir), needed_bytes(run, order[-1]))
+    store = prepare_views(run.data, teacher_form(run.data), say, view_map)
+    for size in sorted(set(store.manifest.evaluation_sizes)):
+        check_evaluation(run, size)
+    try_step(run, store, online=order[0].mode == "online")
+    teacher, scores = prepare_teacher(run, store, say)
     for form in order:
-        recipe = view_recipe(run.data, form)
-        require_space(cache_dir(run.data.views_dir), needed_bytes(run, form, recipe))
-        store = prepare_views(run.data, form, say, view_map, recipe)
-        if teacher is None:
-            for size in sorted(set(store.manifest.evaluation_sizes)):
-                check_evaluation(run, size)
-            # The teacher of the first form, whatever form the trials get.
-            try_step(run, store, online=form.mode == "online")
-            teacher, scores = prepare_teacher(run, store, say)
+        needed = needed_bytes(run, form)
+        if form != order[-1] and not has_space(cache_dir(run.data.views_dir), needed):
+            say(f"{form.mode}: needs more than the disk has free; another form is used")
+            continue
+        store = prepare_views(run.data, form, say, view_map)
         if form.mode == "online":
             break
         store = _with_logits(run, form, store, teacher, say, logit_map)
@@ -132,12 +142,12 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
         str(store.path),
         form.views,
         form.mode,
-        run.data.seed,
+        form.grid,
+        to_tree(run.data),
         str(store.logits.path) if store.logits else None,
         str(teacher),
         scores,
         asdict(agreement) if form.mode == "maps" else None,
-        to_tree(run.data) if form.views and run.data.images == "computed" else None,
     )
 
 
@@ -146,6 +156,7 @@ def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, sa
     # A teacher with the same weights gives the same logits, wherever its file is.
     codec = run.data.logits
     parts = [plain_model(run.teacher), file_hash(teacher), codec]
+    parts += [] if form.views else [store.transform.map_identity()]
     key = logits_key(parts, teacher_precision(pick_device(run.train.device), run.train.amp == "auto"))
     what = f"{store.num_images * store.views} views" if form.views else f"{store.num_images} whole images"
     if not logits_path(store.path, key).is_dir():
@@ -163,8 +174,9 @@ def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, sa
     )
 
 
-def needed_bytes(run: RunConfig, form: Form, recipe: ViewRecipe) -> dict[str, int]:
+def needed_bytes(run: RunConfig, form: Form) -> dict[str, int]:
     """Return the bytes that a run still has to write to disk, by content; empty if its images are finished."""
+    recipe = view_recipe(run.data, form)
     needed = {"the images": store_left(run.data, recipe)}
     classes = len(recipe.train.class_names)
     if needed["the images"] and form.mode == "stored":

@@ -37,7 +37,7 @@ class ProcessCache:
     """
 
     def __init__(self) -> None:
-        self.stores: dict[tuple[str, str | None, int], ViewStore] = {}
+        self.stores: dict[tuple[str, str | None, str], ViewStore] = {}
         self._teachers: dict[str, Segmentor] = {}
         self._first = lru_cache(STUDENTS)(build_model)
         self._warned = False
@@ -45,7 +45,7 @@ class ProcessCache:
     def start(self, run: RunConfig, prepared: Prepared) -> Distillation:
         """Return a new run, in the same state as in a new process. Raises `UserError` if its inputs are invalid."""
         prepared = prepared.here()
-        key = (prepared.store, prepared.logits, prepared.seed)
+        key = (prepared.store, prepared.logits, repr(prepared.data))
         if key not in self.stores:
             self.stores[key] = prepared.open()
         store, device, teacher = self.stores[key], pick_device(run.train.device), None

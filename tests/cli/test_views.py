@@ -15,7 +15,6 @@ from bpkd_search.config.load import parse
 from bpkd_search.data.views.store import ViewStore
 from bpkd_search.models.build import logits_shape
 from bpkd_search.training.forms import first_form
-from bpkd_search.training.inputs import view_recipe
 from bpkd_search.training.prepare import needed_bytes, prepare
 
 
@@ -74,7 +73,7 @@ def run_of(tiny: dict[str, Any], tmp_path: Path, **data: Any) -> RunConfig:
 def test_what_is_needed_is_what_is_written(tiny: dict[str, Any], tmp_path: Path) -> None:
     run = run_of(tiny, tmp_path, logits="topk:2")
     form = first_form(run)
-    needed = needed_bytes(run, form, view_recipe(run.data, form))
+    needed = needed_bytes(run, form)
     prepared = prepare(run, lambda line: None)
     store = prepared.open()
     images = [(Path(prepared.store) / "train" / "images.npy"), (Path(prepared.store) / "train" / "labels.npy")]
@@ -83,7 +82,7 @@ def test_what_is_needed_is_what_is_written(tiny: dict[str, Any], tmp_path: Path)
         "the images": sum(array.nbytes for array in arrays),
         "the teacher's logits": sum(array.nbytes for array in store.logits.arrays.values()),
     }
-    assert sum(needed_bytes(run, form, view_recipe(run.data, form)).values()) == 0
+    assert sum(needed_bytes(run, form).values()) == 0
     _, _, logits = next(store.epoch(0, 4, 0))
     assert tuple(logits.shape[1:]) == logits_shape(run.teacher, 8, 32, 48)
 
@@ -94,7 +93,7 @@ def test_computed_views_leave_only_validation_and_logits_on_the_disk(tiny: dict[
     assert not (Path(computed.store) / "train").exists()
     batches = [tuple(t.clone() for t in batch) for batch in computed.open().epoch(1, 4, 3)]
     stored = prepare(run_of(tiny, tmp_path, images="stored"), lambda line: None)
-    assert (stored.store, stored.logits, stored.data) == (computed.store, computed.logits, None)
+    assert (stored.store, stored.logits, stored.computed) == (computed.store, computed.logits, False)
     for a, b in zip(batches, stored.open().epoch(1, 4, 3), strict=True):
         assert all((x == y).all() for x, y in zip(a, b, strict=True))
 

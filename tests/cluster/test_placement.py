@@ -71,7 +71,7 @@ def test_out_of_memory_is_retried_once_at_the_end_with_half_as_many_beside_it(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     engine = start(tiny, tmp_path / "e", 3)
-    task = TrialTask(str(tmp_path / "e"), Prepared("views", 1, "stored", 0, None, None), 1)
+    task = TrialTask(str(tmp_path / "e"), Prepared("views", 1, "stored", 1, {}, None, None), 1)
     with connect_ray(None, False):
         run_on_ray(engine, tmp_path / "e", Slots(usable_cpus(), 1, 0), Hungry, task.values_for)
     engine.recorder.close()

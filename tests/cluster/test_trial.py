@@ -180,7 +180,7 @@ def test_ray_replaces_a_process_that_cuda_has_failed_in(tiny: dict[str, Any], tm
     config = parse(SearchConfig, tiny, "test")
     experiment.create(tmp_path / "e", config)
     engine = Engine(config, tmp_path / "e", "test")
-    surroundings = TrialTask(str(tmp_path / "e"), Prepared("", 1, "stored", 0, None, None), threads=1)
+    surroundings = TrialTask(str(tmp_path / "e"), Prepared("", 1, "stored", 1, {}, None, None), threads=1)
     with connect_ray(None, False):
         run_on_ray(engine, tmp_path / "e", Slots(1, 1, 0), Poisoned, surroundings.values_for, lambda line: None)
     engine.recorder.close()

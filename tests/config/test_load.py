@@ -217,3 +217,11 @@ def test_height_and_width_of_older_files_are_crop_and_size() -> None:
         parse(RunConfig, {"data": {"height": 64, "crop": [64, 96]}}, "mixed")
     with pytest.raises(ConfigError, match=r"data\.height: got 10, must be a whole number from 32 to 4096"):
         parse(RunConfig, {"data": {"height": 10}}, "old")
+    with pytest.raises(ConfigError, match=r"data\.eval: got 'slide', must be a mapping"):
+        parse(RunConfig, {"data": {"height": 64, "eval": "slide"}}, "old")
+
+
+def test_a_fault_of_the_run_is_listed_once_and_not_as_one_of_the_space() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(SearchConfig, {"space": SPACE, "train": {"lr": 0.1, "min_lr": 1}}, "test")
+    assert caught.value.faults == ["train.min_lr: got 1, must not exceed train.lr = 0.1"]

@@ -105,6 +105,27 @@ def test_the_card_says_scores_baselines_and_how_little_they_prove(folder: Path, 
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in text.splitlines() if line.startswith("|"))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"crop": [32, 64]}, "their own resolution, training crops 32x64 (height x width)"),
+        ({"crop": [32, 64], "resize": [96, 64]}, "96x64, training crops 32x64 (height x width)"),
+        (
+            {"crop": [32, 64], "resize": {"short": 48}},
+            "resized to short side 48, training crops 32x64 (height x width)",
+        ),
+        ({"height": 32, "width": 64}, "32x64, training crops 32x64 (height x width)"),
+    ],
+)
+def test_the_card_says_the_sizes_of_images_and_crops(folder: Path, sizes: dict[str, Any], words: str) -> None:
+    [setting] = best_settings(Leaderboard(folder), 1)
+    data = {key: value for key, value in setting.config["data"].items() if key not in ("height", "width", "crop")}
+    config = {**setting.config, "data": {**data, "resize": None, **sizes}}
+    if "height" in sizes:
+        del config["data"]["resize"]
+    assert f"| images | {words} |" in model_card("a", config, {"miou": 0.5}, {}, {})
+
+
 def test_hostile_names_stay_inside_their_cells(folder: Path) -> None:
     [setting] = best_settings(Leaderboard(folder), 1)
     evil = "<script>alert(1)</script> | [x](javascript:y)\n# head `code`"

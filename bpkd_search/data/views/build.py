@@ -62,7 +62,7 @@ def build_views(
     manifest = describe(recipe, path)
     layouts = store_layouts(recipe, manifest, stored=stored)
     if read_manifest(path) is not None and all(chunks.finished(path / name, part) for name, part in layouts.items()):
-        return ViewStore(path, recipe=opened, seed=recipe.seed)
+        return ViewStore(path, recipe=opened, transform=recipe.train_transform, seed=recipe.seed)
     require_space(root, {"the images": sum(bytes_left(path / name, layout) for name, layout in layouts.items())})
     work = {"train": recipe.train_rows, "whole": recipe.whole_rows, "validation": recipe.val_rows}
     with cache_lock(path / USE, shared=True):
@@ -70,7 +70,7 @@ def build_views(
         for name, layout in layouts.items():
             shown = progress if name != "validation" else None
             chunks.build(path / name, layout, work[name], about={}, map=map, progress=shown, waiting=waiting)
-        return ViewStore(path, recipe=opened, seed=recipe.seed)
+        return ViewStore(path, recipe=opened, transform=recipe.train_transform, seed=recipe.seed)
 
 
 def describe(recipe: ViewRecipe, path: Path) -> Manifest:
@@ -78,9 +78,7 @@ def describe(recipe: ViewRecipe, path: Path) -> Manifest:
 
     Raises `DataError` that names every damaged sample, `ConfigError` if no image is as large as the crop.
     """
-    if (manifest := read_manifest(path)) is not None:
-        return manifest
-    manifest = Manifest.of(recipe)
+    manifest = read_manifest(path) or Manifest.of(recipe)
     transform = recipe.train_transform
     crop = (transform.height, transform.width)
     largest = [scaled_size(base_size(size, transform.resize), transform.scale[1]) for size in manifest.train_sizes]
@@ -121,14 +119,14 @@ def build_maps(
     Arguments are those of `build_logits`. Raises `ResourceError` if the disk is too small for the arrays.
     """
     path, manifest = logits_path(store.path, key), store.manifest
-    plan = MapPlan(manifest.transform, codec, store.num_classes)
+    plan = MapPlan(store.transform, codec, store.num_classes)
     layout = plan.layout(manifest.train_sizes)
     require_space(store.path, {"the teacher's logits": bytes_left(path, layout)})
-    records = whole_records(manifest.transform, manifest.train_sizes)
+    records = whole_records(store.transform, manifest.train_sizes)
     work = MapWork(store.path / "whole", records, manifest.train_sizes, plan, teacher)
     described = {**(about or {}), "codec": codec, "classes": store.num_classes}
     chunks.build(path, layout, work, about=described, map=map, progress=progress, waiting=waiting)
-    return ViewStore(store.path, path, seed=store.seed)
+    return ViewStore(store.path, path, transform=store.transform, seed=store.seed)
 
 
 def build_logits(
@@ -161,7 +159,7 @@ def build_logits(
     work = LogitWork(store.path, store.recipe, teacher, open_codec(codec, classes), batch_size)
     described = {**(about or {}), "codec": codec, "classes": classes}
     chunks.build(path, layout, work, about=described, map=map, progress=progress, waiting=waiting)
-    return ViewStore(store.path, path, store.recipe, seed=store.seed)
+    return ViewStore(store.path, path, store.recipe, transform=store.transform, seed=store.seed)
 
 
 @dataclass(frozen=True)
@@ -210,6 +208,15 @@ def bytes_left(folder: Path, layout: Layout) -> int:
     if table is None or table.layout != layout:
         return layout.bytes
     return layout.bytes * len(table.missing) // layout.chunks
+
+
+def has_space(folder: Path, needed: Mapping[str, int]) -> bool:
+    """Return whether a disk has room for these contents, by name and bytes."""
+    return sum(needed.values()) <= shutil.disk_usage(_existing(folder)).free
+
+
+def _existing(folder: Path) -> Path:
+    return folder if folder.is_dir() else _existing(folder.parent)
 
 
 def require_space(folder: Path, needed: Mapping[str, int], option: str = "data.views_dir") -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bpkd_search.data.base import Dataset, Survey, survey
+from bpkd_search.data.base import Dataset, Survey, digest, survey
 from bpkd_search.data.geometry import Size
 from bpkd_search.data.keys import views_key
 from bpkd_search.data.transforms import EvalTransform, TrainTransform, resize
@@ -45,20 +45,16 @@ class ViewRecipe:
 
     def parts(self) -> list[Any]:
         """Return what determines the arrays beside libraries, as plain values."""
-        return [
-            FORMAT,
-            self.train.identity(self.cache),
-            self.val.identity(self.cache),
-            self.train_transform.identity(),
-            self.eval_transform.identity(),
-            self.views,
-            # Whole images are the same for every seed of the crops.
-            self.seed if self.views else 0,
-        ]
+        data = [FORMAT, self.train.identity(self.cache), self.val.identity(self.cache)]
+        if not self.views:
+            # Whole images do not depend on how crops of them are drawn.
+            return [*data, "whole", self.train_transform.whole_identity(), self.eval_transform.identity()]
+        crops = [self.train_transform.identity(), self.eval_transform.identity()]
+        return [*data, *crops, self.views, self.seed]
 
     def crops_key(self) -> str:
         """Return a hash of everything that determines the training crops: of a store, and of the seed of fresh ones."""
-        return crops_key(self.key(), self.views, self.seed)
+        return crops_key(self.key(), self.views, self.train_transform, self.seed)
 
     @cached_property
     def surveys(self) -> tuple[Survey, Survey]:
@@ -102,9 +98,9 @@ class ViewRecipe:
         return image_layout(len(self.train), self.train_transform.height, self.train_transform.width, self.views)
 
 
-def crops_key(key: str, views: int, seed: int) -> str:
+def crops_key(key: str, views: int, transform: TrainTransform, seed: int) -> str:
     """Return what identifies the crops from the store `key`."""
-    return key if views or not seed else f"{key}-{seed}"
+    return key if views else digest([key, transform.identity(), seed])
 
 
 def crop_seed(seed: int, index: int, view: int) -> int:

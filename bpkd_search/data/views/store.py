@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bpkd_search.data.base import sample
+from bpkd_search.data.transforms import TrainTransform
 from bpkd_search.data.views import chunks
 from bpkd_search.data.views.chunks import cache_lock
 from bpkd_search.data.views.crops import Crops, FreshCrops, Logits, Views
@@ -37,15 +38,23 @@ class ViewStore:
     """Training crops and validation images of one recipe, memory-mapped, and optionally the logits of a teacher.
 
     `crops` are views, stored or computed by `recipe`, or fresh crops of whole images (then `views` is 0); `logits` are
-    a directory of either, `seed` is that of fresh crops. While the store is open, `views --prune` does not remove it.
+    a directory of either, `transform` and
+    `seed` are those of fresh crops. While the store is open, `views --prune` does not remove it.
     Raises `DataError` if arrays are missing, unfinished or of a wrong size.
     """
 
     def __init__(
-        self, path: Path, logits: Path | None = None, recipe: ViewRecipe | None = None, *, seed: int = 0
+        self,
+        path: Path,
+        logits: Path | None = None,
+        recipe: ViewRecipe | None = None,
+        *,
+        transform: TrainTransform | None = None,
+        seed: int = 0,
     ) -> None:
         self.path, self.recipe, self.seed = path, recipe, seed
         self.manifest = Manifest.read(path)
+        self.transform = transform or self.manifest.transform
         _use(self, path)
         self.class_names, self.palette = self.manifest.class_names, self.manifest.palette
         self.num_images, self.views = self.manifest.images, self.manifest.views
@@ -53,8 +62,7 @@ class ViewStore:
         if self.views:
             self.crops = Views(path, recipe, self.num_images, self.views, logits)
         else:
-            manifest = self.manifest
-            self.crops = FreshCrops(path, manifest.transform, seed, manifest.train_sizes, logits)
+            self.crops = FreshCrops(path, self.transform, seed, self.manifest.train_sizes, logits)
         self._records = val_records(self.manifest.evaluation, self.manifest.val_sizes)
         table, arrays = chunks.read(path / "validation")
         self._val, self._layout = arrays["records"], table.layout
@@ -67,7 +75,7 @@ class ViewStore:
     @property
     def crops_key(self) -> str:
         """What identifies the training crops."""
-        return crops_key(self.path.name, self.views, self.seed)
+        return crops_key(self.path.name, self.views, self.transform, self.seed)
 
     @property
     def num_classes(self) -> int:
