@@ -71,9 +71,7 @@ def forms(run: RunConfig, train: Dataset) -> list[Form]:
             )
         if epochs > MOST_VIEWS:
             raise ConfigError(
-                [
-                    f"data.views: got auto with {epochs} epochs, stored are at most {MOST_VIEWS}: set teacher.mode to maps"
-                ]
+                [f"data.views: got auto with {epochs} epochs, can be {MOST_VIEWS} at most: set teacher.mode to maps"]
             )
         return [Form(epochs, "stored")]
     even = padded_size(run.data.crop)
