@@ -143,6 +143,7 @@ finally:
 """
 
 
+@pytest.mark.long
 def test_a_real_cluster_of_a_cpu_head_and_a_gpu_worker_runs_a_search(tiny: dict[str, Any], tmp_path: Path) -> None:
     """A share of all CPUs (four) fits on neither node: the trials would wait for ever."""
     tiny["train"]["epochs"] = 1

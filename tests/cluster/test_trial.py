@@ -175,6 +175,7 @@ class Poisoned(DistillationTrial):
         return report
 
 
+@pytest.mark.long
 def test_ray_replaces_a_process_that_cuda_has_failed_in(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny["train"]["epochs"], tiny["search"] = 1, {"trials": 1, "scheduler": {"name": "none"}}
     config = parse(SearchConfig, tiny, "test")
