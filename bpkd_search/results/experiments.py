@@ -123,8 +123,12 @@ class Experiments:
 
     @property
     def caveats(self) -> list[str]:
-        """Reasons why the experiments' scores are not comparable, one line each; empty for one experiment."""
-        lines = []
+        """Reasons why scores are not comparable, a line each: what experiments differ in, what changed in one."""
+        lines = [
+            f"{name}: since {change['time']}, trials ran with accepted changes: {'; '.join(change['changes'])}"
+            for name, facts in zip(self.experiments, self._facts, strict=True)
+            for change in facts.get("accepted", [])
+        ]
         for path in _COMPARABLE:
             values = [find(config, path) for config in self.configs]
             if any(value != values[0] for value in values) and path not in self.parameters:

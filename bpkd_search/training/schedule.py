@@ -34,6 +34,10 @@ class Schedule:
         first, after = number * length, (number + 1) * length
         return range(first, after if self.settings.gpu_seconds is not None else min(after, self.total))
 
+    def shown(self, rounds: int) -> str:
+        """Return a number of rounds in words, with that of the whole run unless its time decides."""
+        return str(rounds) if self.settings.gpu_seconds is not None else f"{rounds}/{self.rounds}"
+
     def finished(self, rounds: int, seconds: float) -> bool:
         """Return whether a run is over after that many rounds, which took `seconds` inside training.
 

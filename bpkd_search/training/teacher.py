@@ -143,6 +143,6 @@ def _train_teacher(run: RunConfig, store: ViewStore, path: Path, say: Say) -> No
     while not training.finished:
         report = training.train_epoch(checkpoint)
         training.save(checkpoint)
-        say(f"teacher: epoch {training.epoch}/{training.schedule.rounds}, loss {report['loss']:.3f}")
+        say(f"teacher: epoch {training.schedule.shown(training.epoch)}, loss {report['loss']:.3f}")
     save_weights(path, training.student, {"teacher": to_tree(run.teacher)})
     checkpoint.unlink(missing_ok=True)

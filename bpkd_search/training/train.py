@@ -65,7 +65,7 @@ def train(config: RunConfig, out: Path | str, say: Say = lambda line: None) -> d
         run.save(out / CHECKPOINT, {"history": json.dumps(history)})
         _write_history(out / HISTORY, history)
         say(
-            f"train: epoch {run.epoch}/{run.schedule.rounds}, loss {report['loss']:.3f}, miou {report['miou']:.4f},"
+            f"train: epoch {run.schedule.shown(run.epoch)}, loss {report['loss']:.3f}, miou {report['miou']:.4f},"
             f" edge_miou {report['edge_miou']:.4f}, body_miou {report['body_miou']:.4f}"
         )
     metrics = {**report, "teacher_miou": (prepared.teacher_scores or {}).get("miou"), "parameters": run.parameters}

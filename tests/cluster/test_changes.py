@@ -115,6 +115,8 @@ def test_an_accepted_change_is_recorded_and_the_search_goes_on(call, place: Path
     assert err.count("accepted: data.val (folder in ") == 1
     assert len(Leaderboard(place / "out").trials()) == 6
     (entry,) = noted(place / "out")["accepted"]
+    (remark,) = Leaderboard(place / "out").caveats
+    assert remark.startswith(f"tiny: since {entry['time']}, trials ran with accepted changes: data.val (folder in ")
     # The views and with them the teacher that is trained on them are others too.
     assert [line.split(" (")[0].split(":")[0] for line in entry["changes"]] == ["data.val", "views", "teacher"]
 

@@ -176,7 +176,8 @@ def address() -> Iterator[str]:
         cluster.shutdown()
 
 
-@pytest.mark.parametrize("bad", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("bad", [1, 2])
 def test_a_node_over_the_limit_gets_no_more_trials_and_when_all_are_the_search_stops(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, bad: int
 ) -> None:

@@ -108,7 +108,7 @@ def test_axes_that_are_free_in_steps_or_fixed_are_named_as_well() -> None:
     ("encoder", "sizes", "other"),
     [
         ("resnet18", "any from 64", (3, 90, 70)),
-        ("hrnet_w18_small", "multiples of 32 from 64", (3, 96, 64)),
+        pytest.param("hrnet_w18_small", "multiples of 32 from 64", (3, 96, 64), marks=pytest.mark.long),
         ("tf_mobilenetv3_small_minimal_100", "64x96", (3, 64, 96)),
     ],
 )

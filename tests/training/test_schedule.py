@@ -56,3 +56,8 @@ def test_a_run_of_seconds_ends_at_the_round_that_comes_nearest() -> None:
     assert not schedule.finished(9, 94.0)  # 10.4 s a round: another one would end at 104.4 s
     assert schedule.finished(10, 96.0)
     assert schedule.learning_rate(999, schedule.progress(999, 75.0)) == pytest.approx(0.3 * 0.25)
+
+
+def test_a_run_whose_time_decides_has_no_last_round_to_show() -> None:
+    assert Schedule(Optimisation(epochs=4), 10).shown(3) == "3/4"
+    assert Schedule(Optimisation(gpu_seconds=5), 10).shown(31) == "31"
