@@ -10,6 +10,7 @@ from typing import Any
 from bpkd_search.config.loss import terms_by_path
 from bpkd_search.config.models import Data, RunConfig
 from bpkd_search.config.points import to_tree
+from bpkd_search.data import TrainTransform
 from bpkd_search.data.keys import logits_key
 from bpkd_search.data.views import (
     Map,
@@ -17,6 +18,7 @@ from bpkd_search.data.views import (
     ViewStore,
     build_logits,
     build_maps,
+    bytes_left,
     cache_dir,
     describe,
     has_space,
@@ -120,8 +122,7 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     try_step(run, store, online=order[0].mode == "online")
     teacher, scores = prepare_teacher(run, store, say)
     for form in order:
-        needed = needed_bytes(run, form)
-        if form != order[-1] and not has_space(cache_dir(run.data.views_dir), needed):
+        if form != order[-1] and not has_space(cache_dir(run.data.views_dir), needed_bytes(run, form, teacher)):
             say(f"{form.mode}: needs more than the disk has free; another form is used")
             continue
         store = prepare_views(run.data, form, say, view_map)
@@ -153,11 +154,7 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
 
 def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, say: Say, logit_map: Map) -> ViewStore:
     """Return the store with the logits of the teacher, on views or whole images; missing ones are computed."""
-    # A teacher with the same weights gives the same logits, wherever its file is.
-    codec = run.data.logits
-    parts = [plain_model(run.teacher), file_hash(teacher), codec]
-    parts += [] if form.views else [store.transform.map_identity()]
-    key = logits_key(parts, teacher_precision(pick_device(run.train.device), run.train.amp == "auto"))
+    codec, key = run.data.logits, _logits_key(run, form, store.transform, teacher)
     what = f"{store.num_images * store.views} views" if form.views else f"{store.num_images} whole images"
     if not logits_path(store.path, key).is_dir():
         say(f"logits: the teacher on {what}, kept as {codec}")
@@ -174,16 +171,30 @@ def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, sa
     )
 
 
-def needed_bytes(run: RunConfig, form: Form) -> dict[str, int]:
-    """Return the bytes that a run still has to write to disk, by content; empty if its images are finished."""
+def needed_bytes(run: RunConfig, form: Form, teacher: Path | None = None) -> dict[str, int]:
+    """Return the bytes that a run still has to write to disk, by content.
+
+    Without the `teacher`'s file, its logits count in full where images are still to be written, and else not.
+    """
     recipe = view_recipe(run.data, form)
-    needed = {"the images": store_left(run.data, recipe)}
-    classes = len(recipe.train.class_names)
-    if needed["the images"] and form.mode == "stored":
+    needed, classes = {"the images": store_left(run.data, recipe)}, len(recipe.train.class_names)
+    if form.mode == "online" or not (needed["the images"] or teacher):
+        return needed
+    if form.views:
         shape = logits_shape(run.teacher, classes, *run.data.crop)
-        needed["the teacher's logits"] = logits_layout(run.data.logits, shape, len(recipe.train) * form.views).bytes
-    if needed["the images"] and form.mode == "maps":
+        layout = logits_layout(run.data.logits, shape, len(recipe.train) * form.views)
+    else:
         sizes = describe(recipe, store_path(run.data, recipe)).train_sizes
-        plan = MapPlan(recipe.train_transform, run.data.logits, classes)
-        needed["the teacher's logits"] = plan.layout(sizes).bytes
-    return needed
+        layout = MapPlan(recipe.train_transform, run.data.logits, classes).layout(sizes)
+    left = layout.bytes
+    if teacher:
+        key = _logits_key(run, form, recipe.train_transform, teacher)
+        left = bytes_left(logits_path(store_path(run.data, recipe), key), layout)
+    return {**needed, "the teacher's logits": left}
+
+
+def _logits_key(run: RunConfig, form: Form, transform: TrainTransform, teacher: Path) -> str:
+    # A teacher with the same weights gives the same logits, wherever its file is.
+    parts = [plain_model(run.teacher), file_hash(teacher), run.data.logits]
+    parts += [] if form.views else [transform.map_identity()]
+    return logits_key(parts, teacher_precision(pick_device(run.train.device), run.train.amp == "auto"))

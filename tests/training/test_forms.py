@@ -17,7 +17,7 @@ from bpkd_search.training import prepare as module
 from bpkd_search.training.agreement import Agreement, measure
 from bpkd_search.training.evaluation import evaluate, evaluate_run
 from bpkd_search.training.forms import Form, first_form, forms, needs_features, repeats
-from bpkd_search.training.prepare import prepare
+from bpkd_search.training.prepare import Prepared, prepare
 from bpkd_search.training.process_cache import ProcessCache
 from bpkd_search.training.source import open_data
 from bpkd_search.training.teacher import FrozenTeacher
@@ -153,6 +153,24 @@ def test_a_disk_too_small_for_maps_is_said_before_anything_is_made(
     ):
         prepare(a_run(tiny, f"data.views_dir={tmp_path}", "teacher.mode=maps"), lines.append)
     assert not lines and not (tmp_path / "views").exists()
+
+
+def test_auto_passes_over_maps_that_the_disk_cannot_hold_but_not_over_those_it_holds(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "measure", lambda store, teacher: Agreement(132, 0.7, 0.7, 0.97, 0.01))
+    usage, lines = shutil.disk_usage(tmp_path), list[str]()
+
+    def prepared(folder: str, free: int) -> Prepared:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+        settings = ["train.epochs=400", "data.disk=0.00001", f"data.views_dir={tmp_path / folder}"]
+        return prepare(a_run(tiny, *settings), lines.append)
+
+    # The images take 108 KiB, the maps 340.
+    assert prepared("small", 300_000).mode == "online"
+    assert "maps: needs more than the disk has free; another form is used" in lines
+    assert prepared("large", 10**9).mode == "maps"
+    assert prepared("large", 1000).mode == "maps"
 
 
 @pytest.mark.parametrize("mode", ["maps", "online"])
