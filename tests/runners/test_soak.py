@@ -83,7 +83,8 @@ def test_three_nodes_started_as_documented_one_of_which_is_killed(
         nodes.raylet(busy).kill()
         _, said = driver.communicate(timeout=nodes.PATIENCE)
     assert driver.returncode == 0, said
-    assert said.count(" is gone; it continues from epoch ") == 1
+    # Ray may tell of the process before it tells of the node.
+    assert said.count("; it continues from epoch ") == 1
     table = Leaderboard(out).trials()
     assert (table["state"] == "COMPLETE").all() and (table["epochs"] == 30).all() and table["retries"].sum() == 1
 
