@@ -28,7 +28,7 @@ from pydantic_core.core_schema import CoreSchema, no_info_after_validator_functi
 class Block(BaseModel):
     """A part of the configuration: frozen, and unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(ser_json_inf_nan="constants", extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Schedule(Block):

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from bpkd_search.config.models import Data, Student
+from bpkd_search.config.data import Data
+from bpkd_search.config.networks import Student
 from bpkd_search.data.base import MAX_CLASSES, listed
 from bpkd_search.data.folder import IMAGE_SUFFIXES, find_files, read_image
 from bpkd_search.data.geometry import base_size

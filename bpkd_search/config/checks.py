@@ -10,10 +10,11 @@ from pydantic import ValidationError
 
 from bpkd_search.blocks import in_words
 from bpkd_search.config.loss import terms_by_path
-from bpkd_search.config.models import Choice, Distribution, FloatRange, RunConfig, SearchConfig
+from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.optimisation import LENGTH, Optimisation
 from bpkd_search.config.paths import get_path
 from bpkd_search.config.points import Point, holds, in_order, is_active, lay, probe_values, run_at, to_tree
+from bpkd_search.config.space import Choice, Distribution, FloatRange
 from bpkd_search.data.kinds import KINDS
 
 # Only these leave the stored views valid and the trials comparable.

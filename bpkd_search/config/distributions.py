@@ -9,7 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial as OptunaTrial
 
-from bpkd_search.config.models import Choice, Distribution, IntRange
+from bpkd_search.config.space import Choice, Distribution, IntRange
 
 _MOST_STEPS = 10_000
 

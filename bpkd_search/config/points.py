@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bpkd_search.config.models import Choice, Distribution, FloatRange, IntRange, RunConfig
+from bpkd_search.config.models import RunConfig
 from bpkd_search.config.paths import get_path, set_path
+from bpkd_search.config.space import Choice, Distribution, FloatRange, IntRange
 from bpkd_search.losses.methods import METHODS, Bpkd
 
 PAPER = "bpkd-paper"

@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from bpkd_search.config.models import Data
+from bpkd_search.config.data import Data
 from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.data.geometry import Sides
 from bpkd_search.export.claimed_score import confirmed_words

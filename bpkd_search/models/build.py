@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bpkd_search.config.models import Model
+from bpkd_search.config.networks import Model
 from bpkd_search.errors import ResourceError
 from bpkd_search.models.checkpoint import load_encoder
 from bpkd_search.models.segmentor import Segmentor

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bpkd_search.config.models import Model
+from bpkd_search.config.networks import Model
 from bpkd_search.models.build import build_model
 from bpkd_search.models.segmentor import count_parameters
 

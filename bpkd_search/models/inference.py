@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bpkd_search.config.models import Eval
+from bpkd_search.config.data import Eval
 from bpkd_search.errors import DataError
 from bpkd_search.models.build import autocast
 from bpkd_search.models.heads import resize

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bpkd_search.config.models import Model
+from bpkd_search.config.networks import Model
 
 
 def _dilated(encoder: str, head: str, channels: int) -> Model:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from bpkd_search.config.data import Eval
 from bpkd_search.config.load import parse
-from bpkd_search.config.models import Eval, RunConfig
+from bpkd_search.config.models import RunConfig
 from bpkd_search.data import IGNORE_INDEX, Dataset, EvalTransform
 from bpkd_search.errors import CheckpointError, ExperimentError, UserError
 from bpkd_search.experiment.paths import STUDENTS, student_file

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from bpkd_search.config.models import DATA_OPTIONS
+from bpkd_search.config.data import DATA_OPTIONS
 from bpkd_search.config.paths import find
 from bpkd_search.config.search import Search
 from bpkd_search.errors import ConfigError, ExperimentError

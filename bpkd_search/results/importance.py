@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from pydantic import TypeAdapter
 
-from bpkd_search.config.models import Distribution
+from bpkd_search.config.space import Distribution
 from bpkd_search.errors import ExperimentError, MissingPackageError
 from bpkd_search.experiment.schema import BASELINE
 from bpkd_search.imports import require

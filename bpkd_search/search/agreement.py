@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 
 from bpkd_search.config.distributions import apart
-from bpkd_search.config.models import Distribution
 from bpkd_search.config.points import Point
+from bpkd_search.config.space import Distribution
 
 # How far a trial speaks for points around it, as a share of the space's ranges: of 0.1 and 0.2, the first is better
 # with two parameters and the second with five (simulated).

@@ -13,8 +13,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from bpkd_search.config.distributions import to_optuna, values, within
-from bpkd_search.config.models import Distribution
 from bpkd_search.config.points import Point, in_order, is_active
+from bpkd_search.config.space import Distribution
 
 # Spaces of more points are too large to be exhausted; they are not listed.
 _MOST = 2000

@@ -10,7 +10,6 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from bpkd_search.config.distributions import quantile, to_optuna
-from bpkd_search.config.models import Distribution
 from bpkd_search.config.search import (
     CmaEsSampler,
     GpSampler,
@@ -20,6 +19,7 @@ from bpkd_search.config.search import (
     Sampler,
     TpeSampler,
 )
+from bpkd_search.config.space import Distribution
 from bpkd_search.imports import require
 
 

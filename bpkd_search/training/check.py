@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 
-from bpkd_search.config.models import Choice, Model, RunConfig, SearchConfig
+from bpkd_search.config.models import RunConfig, SearchConfig
+from bpkd_search.config.networks import Model
 from bpkd_search.config.points import Point, in_order, is_active, run_at, to_tree
+from bpkd_search.config.space import Choice
 from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import CheckpointError, ConfigError, ResourceError, UserError
 from bpkd_search.models import Segmentor

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from bpkd_search.config.loss import Loss, terms_of
-from bpkd_search.config.models import Model
+from bpkd_search.config.networks import Model
 from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.data.base import IGNORE_INDEX
 from bpkd_search.data.views import ViewStore

@@ -8,7 +8,7 @@ from itertools import groupby, islice
 import torch
 from torch import Tensor
 
-from bpkd_search.config.models import Data, Eval
+from bpkd_search.config.data import Data, Eval
 from bpkd_search.data.transforms import resize_label
 from bpkd_search.data.views import ViewStore
 from bpkd_search.metrics import Scores, SegmentationMetrics

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bpkd_search.config.models import Choice, SearchConfig
+from bpkd_search.config.models import SearchConfig
+from bpkd_search.config.space import Choice
 from bpkd_search.data.keys import LIBRARIES, version
 from bpkd_search.experiment.origin import Content
 from bpkd_search.models.build import pick_device, teacher_precision

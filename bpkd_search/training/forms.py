@@ -9,9 +9,11 @@ import math
 from dataclasses import dataclass
 from math import prod
 
+from bpkd_search.config.data import Data
 from bpkd_search.config.loss import terms_of
-from bpkd_search.config.models import Choice, Data, RunConfig, SearchConfig
+from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.points import run_at
+from bpkd_search.config.space import Choice
 from bpkd_search.data import Dataset, TrainTransform
 from bpkd_search.data.geometry import padded_size
 from bpkd_search.data.views import MapPlan, logits_layout

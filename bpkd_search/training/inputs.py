@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bpkd_search.config.models import Data
+from bpkd_search.config.data import Data
 from bpkd_search.data import EvalTransform
 from bpkd_search.data.views import (
     Map,

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bpkd_search.config.data import Data
 from bpkd_search.config.loss import terms_by_path
-from bpkd_search.config.models import Data, RunConfig
+from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.data import TrainTransform
 from bpkd_search.data.keys import logits_key

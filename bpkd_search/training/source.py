@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bpkd_search.config.models import Data
+from bpkd_search.config.data import Data
 from bpkd_search.data import KINDS, Dataset, open_split
 from bpkd_search.errors import DataError
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from bpkd_search.config.models import Model, RunConfig
+from bpkd_search.config.models import RunConfig
+from bpkd_search.config.networks import Model
 from bpkd_search.config.points import to_tree
 from bpkd_search.data.base import digest
 from bpkd_search.data.keys import teacher_key

@@ -37,7 +37,7 @@ from bpkd_search.cluster.connection import connect_ray
 from bpkd_search.cluster.view_building import ray_maps
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
-from bpkd_search.config.models import Model
+from bpkd_search.config.networks import Model
 from bpkd_search.config.points import BASELINES
 from bpkd_search.experiment.events import read_events
 from bpkd_search.models import save_weights

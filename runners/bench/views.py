@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from timing import fastest
 from torch import Tensor
 
-from bpkd_search.config.models import Student, Teacher
+from bpkd_search.config.networks import Student, Teacher
 from bpkd_search.data import EvalTransform, TrainTransform, open_split
 from bpkd_search.data.views import ViewRecipe, ViewStore, build_logits, build_views
 from bpkd_search.models.build import autocast, build_model

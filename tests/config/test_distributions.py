@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from pydantic import TypeAdapter
 
 from bpkd_search.config.distributions import distance, to_optuna
-from bpkd_search.config.models import Distribution
+from bpkd_search.config.space import Distribution
 from bpkd_search.results.importance import rebuild
 
 

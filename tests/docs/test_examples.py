@@ -17,8 +17,8 @@ from PIL import Image
 
 from bpkd_search import Leaderboard
 from bpkd_search.config import RunConfig, SearchConfig, load_run
+from bpkd_search.config.data import Data
 from bpkd_search.config.load import parse
-from bpkd_search.config.models import Data
 from bpkd_search.config.paths import set_path
 from bpkd_search.predict import classify, load_student
 from tests.docs.pages import DOCS, PAGES, ROOT, blocks, name, script, spans

@@ -10,7 +10,10 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from bpkd_search.config import RunConfig
-from bpkd_search.config.models import Data, Optimisation, SearchConfig, Student, Teacher
+from bpkd_search.config.data import Data
+from bpkd_search.config.models import SearchConfig
+from bpkd_search.config.networks import Student, Teacher
+from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.config.search import Budget, Scheduler, Search
 from bpkd_search.losses.methods import METHODS
 from bpkd_search.metrics.table import COSTS, SCORES

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bpkd_search.config import RunConfig
+from bpkd_search.config.data import Eval
 from bpkd_search.config.load import parse
-from bpkd_search.config.models import Eval
 from bpkd_search.errors import DataError
 from bpkd_search.models import Segmentor, inference
 from bpkd_search.models.build import build_model

@@ -14,7 +14,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from bpkd_search.config.models import Data, Optimisation, RunConfig
+from bpkd_search.config.data import Data
+from bpkd_search.config.models import RunConfig
+from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.config.points import baseline_run
 from bpkd_search.data import EvalTransform, open_split
 from bpkd_search.experiment.events import EventLog

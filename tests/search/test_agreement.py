@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from bpkd_search.config.distributions import apart
-from bpkd_search.config.models import Choice, FloatRange, IntRange
+from bpkd_search.config.space import Choice, FloatRange, IntRange
 from bpkd_search.search.agreement import agreement, on_scale, predict
 
 SPACE = {

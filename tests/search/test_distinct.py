@@ -14,7 +14,7 @@ from bpkd_search import Leaderboard
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.distributions import quantile, to_optuna, values
 from bpkd_search.config.load import parse
-from bpkd_search.config.models import Choice, FloatRange, IntRange
+from bpkd_search.config.space import Choice, FloatRange, IntRange
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.search.distinct import every_point
 from bpkd_search.search.engine import Engine

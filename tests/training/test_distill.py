@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from bpkd_search.config import RunConfig, SearchConfig
+from bpkd_search.config.data import Eval
 from bpkd_search.config.load import parse
-from bpkd_search.config.models import Eval
 from bpkd_search.config.points import run_at
 from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import CheckpointError, ResourceError

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from bpkd_search.config import RunConfig
+from bpkd_search.config.data import Eval
 from bpkd_search.config.load import parse
-from bpkd_search.config.models import Eval
 from bpkd_search.data.scenes import street_scene
 from bpkd_search.data.transforms import resize
 from bpkd_search.metrics import SegmentationMetrics

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bpkd_search.config.models import Data, Model, Optimisation
+from bpkd_search.config.data import Data
+from bpkd_search.config.networks import Model
+from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.losses.methods import Ce
 from bpkd_search.models.paper import NETWORKS
 from bpkd_search.training.distill import Distillation

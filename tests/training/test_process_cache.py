@@ -13,8 +13,8 @@ import torch
 
 from bpkd_search.cluster.trial import DistillationTrial, TrialTask
 from bpkd_search.config import RunConfig, SearchConfig
+from bpkd_search.config.data import Eval
 from bpkd_search.config.load import parse
-from bpkd_search.config.models import Eval
 from bpkd_search.config.points import run_at
 from bpkd_search.errors import ResourceError
 from bpkd_search.experiment.trial import Trial
