@@ -9,7 +9,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from bpkd_search.errors import MissingPackageError
+from bpkd_search.errors import ConfigError, MissingPackageError
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -62,3 +62,28 @@ def require(package: str, extra: str, purpose: str) -> Any:
     except ImportError as e:
         fault = f"{package} is installed but cannot be imported ({e})"
         raise MissingPackageError(f"{purpose}: {fault}; run: pip install --upgrade 'bpkd-search[{extra}]'") from e
+
+
+def import_object(place: str, key: str) -> Any:
+    """Import and return what `place` names as `package.module:name`; `key` is the configuration key that gives it.
+
+    Raises `ConfigError` if the text has another form, or the module or the name is missing or raises when imported.
+    """
+    module, _, name = place.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise ConfigError([f"{key}: got {place!r}, must be package.module:name"])
+    try:
+        found = import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as e:
+        if e.name is None or not f"{module}.".startswith(f"{e.name}."):
+            raise ConfigError([f"{key}: {module} needs {e.name}, which is not installed"]) from e
+        raise ConfigError(
+            [f"{key}: no module {e.name!r}; it must be installed, or be below the working directory or on PYTHONPATH"]
+        ) from e
+    except AttributeError as e:
+        raise ConfigError([f"{key}: got {place!r}, but {e}"]) from e
+    except Exception as e:
+        raise ConfigError([f"{key}: importing {module} raised {type(e).__name__}: {e}"]) from e
+    return found
