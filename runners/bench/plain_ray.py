@@ -6,7 +6,8 @@ A function trainable, `OptunaSearch` and ASHA. Every trial decodes and augments 
 teacher and runs it at every step. With `--reuse` it is the script of somebody who has measured: a class trainable whose
 actors serve one trial after the other (`reuse_actors=True`) and keep the decoded images and the teacher in memory.
 Networks, losses and augmentation are the package's, so that both sides do the same work; a trial without a teacher in
-its loss runs none. CPU only, one torch thread a trial.
+its loss runs none. On a GPU (`--device cuda`) trials share it in equal parts and train in mixed precision; one torch
+thread a trial.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from bpkd_search.data import EvalTransform, TrainTransform
 from bpkd_search.losses import bpkd_loss, cwd_loss, kd_loss
 from bpkd_search.metrics import confusion_matrix, mean_iou
 from bpkd_search.models import Segmentor, load_segmentor
+from bpkd_search.models.build import autocast
 
 CLASSES, VOID, IGNORE = 11, 11, 255
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -91,7 +93,7 @@ def loaders(options: dict[str, Any]) -> tuple[DataLoader, DataLoader]:
 
 
 def make_student(options: dict[str, Any]) -> Segmentor:
-    return Segmentor(options["student"], CLASSES).to(memory_format=torch.channels_last)
+    return Segmentor(options["student"], CLASSES).to(options.get("device", "cpu"), memory_format=torch.channels_last)
 
 
 def make_teacher(options: dict[str, Any]) -> Segmentor:
@@ -99,7 +101,7 @@ def make_teacher(options: dict[str, Any]) -> Segmentor:
         options["teacher"], CLASSES, head=options["teacher_head"], output_stride=options["teacher_stride"]
     )
     load_segmentor(teacher, Path(options["checkpoint"]))
-    return teacher.eval().requires_grad_(False)
+    return teacher.to(options.get("device", "cpu")).eval().requires_grad_(False)
 
 
 def make_optimizer(student: nn.Module) -> torch.optim.Optimizer:
@@ -107,7 +109,7 @@ def make_optimizer(student: nn.Module) -> torch.optim.Optimizer:
 
 
 def infer(teacher: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad():
+    with torch.no_grad(), autocast(images.device, dtype=torch.float16):
         return teacher(images.contiguous(memory_format=torch.channels_last))
 
 
@@ -119,7 +121,8 @@ def step(
     teacher_logits: Tensor | None,
     config: dict[str, Any],
 ) -> None:
-    logits = student(images.contiguous(memory_format=torch.channels_last))
+    with autocast(images.device):
+        logits = student(images.contiguous(memory_format=torch.channels_last)).float()
     loss = F.cross_entropy(
         F.interpolate(logits, labels.shape[-2:], mode="bilinear"), labels.long(), ignore_index=IGNORE
     )
@@ -136,9 +139,12 @@ def step(
 @torch.inference_mode()
 def evaluate(student: nn.Module, batches: Batches) -> float:
     student.eval()
-    confusion = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
+    device = next(student.parameters()).device
+    confusion = torch.zeros(CLASSES, CLASSES, dtype=torch.int64, device=device)
     for images, labels in batches:
-        logits = F.interpolate(student(images), labels.shape[-2:], mode="bilinear")
+        images, labels = images.to(device), labels.to(device)
+        with autocast(device):
+            logits = F.interpolate(student(images).float(), labels.shape[-2:], mode="bilinear")
         confusion += confusion_matrix(logits.argmax(1), labels, CLASSES)
     return mean_iou(confusion)
 
@@ -154,6 +160,7 @@ class Run:
         teacher: Segmentor | None,
     ) -> None:
         torch.manual_seed(0)
+        self.device = options.get("device", "cpu")
         self.config, self.teacher = config, teacher if config["method"] != "ce" else None
         self.train, self.val = batches
         self.student = make_student(options)
@@ -166,6 +173,7 @@ class Run:
         """Train for an epoch and evaluate."""
         self.student.train()
         for images, labels in self.train:
+            images, labels = images.to(self.device), labels.to(self.device)
             teacher_logits = infer(self.teacher, images) if self.teacher is not None else None
             step(self.student, self.optimizer, images, labels, teacher_logits, self.config)
             self.schedule.step()
@@ -210,8 +218,9 @@ def search(options: dict[str, Any]) -> dict[str, Any]:
     start = time.time()
     points = options["points"] or []
     reuse = options.get("reuse", False)
+    each = {"cpu": 1.0, "gpu": 0.0 if options["device"] == "cpu" else 1 / options["concurrent"]}
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(ReusedTrial if reuse else trial, options=options), {"cpu": 1}),
+        tune.with_resources(tune.with_parameters(ReusedTrial if reuse else trial, options=options), each),
         param_space=SPACE,
         tune_config=tune.TuneConfig(
             metric="miou",
@@ -254,6 +263,7 @@ def main() -> None:
     parser.add_argument("--points", type=json.loads, help="settings to try instead of sampled ones, as a JSON list")
     parser.add_argument("--concurrent", type=int, default=2)
     parser.add_argument("--workers", type=int, default=0, help="DataLoader workers a trial (default: 0)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--reuse", action="store_true", help="keep actors, decoded images and the teacher")
     parser.add_argument("--storage", type=Path, help="where Ray keeps its results (default: Ray's own place)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")

@@ -72,14 +72,16 @@ def config_of(options: dict[str, Any], folder: Path) -> SearchConfig:
     size = {"crop": whole, "resize": whole, "eval": {"labels": "resized"}}
     views, mode = FORMS[options["form"]]
     train = {"epochs": options["epochs"], "batch_size": options["batch"], "optimizer": "adamw", "lr": 1e-3}
-    search = {"trials": options["trials"], "concurrent": options["concurrent"], "resources": {"cpus": 1, "gpus": 0}}
+    on_gpu = options["device"] == "cuda"
+    resources = {"cpus": 1, "gpus": int(1e4 / options["concurrent"]) / 1e4 if on_gpu else 0}
+    search = {"trials": options["trials"], "concurrent": options["concurrent"], "resources": resources}
     scheduler = {"name": "asha", "grace": options["grace"], "reduction": options["reduction"]}
     space = {f"loss.{name}": {"float": bounds, "log": True} for name, bounds in RANGES.items()}
     config = {
         "data": {"kind": "camvid", "root": options["root"], "views": views, "views_dir": folder} | size,
         "teacher": TEACHERS[options["teacher"]] | {"checkpoint": options["checkpoint"], "mode": mode},
         "student": {"encoder": options["student"]},
-        "train": train | {"weight_decay": 0.01, "device": "cpu"},
+        "train": train | {"weight_decay": 0.01, "device": options["device"]},
         "search": search | {"scheduler": scheduler},
         "space": space | {"loss.edge_width": {"int": [WIDTHS[0], WIDTHS[-1]], "step": 2}},
         "enqueue": [{f"loss.{name}": value for name, value in point.items()} for point in points(options["trials"])],
@@ -140,7 +142,7 @@ def by_this_tool(options: dict[str, Any], folder: Path) -> dict[str, Any]:
     config = config_of(options, folder / "views")
     with connect_ray(None, False) as available:
         start = time.perf_counter()
-        prepare(config.run(), lambda line: None, *ray_maps(available, "cpu"))
+        prepare(config.run(), lambda line: None, *ray_maps(available, options["device"]))
         preparation = time.perf_counter() - start
     start = time.perf_counter()
     run_search(config, folder / "search")
@@ -179,7 +181,7 @@ def plain_settings(options: dict[str, Any]) -> dict[str, Any]:
     """The options as `plain_ray.py` names them."""
     teacher = Model.model_validate(TEACHERS[options["teacher"]])
     shared = ("root", "checkpoint", "student", "height", "width", "batch", "epochs", "grace", "reduction", "concurrent",
-              "workers")  # fmt: skip
+              "workers", "device")  # fmt: skip
     return {name: options[name] for name in shared} | {
         "teacher": teacher.encoder,
         "teacher_head": teacher.head,
@@ -255,6 +257,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="train on so many (default: 48 drawn ones, or all of --root)")
     parser.add_argument("--teacher", choices=list(TEACHERS), default="lite2")
     parser.add_argument("--checkpoint", type=Path, help="the teacher's weights, from `bpkd-search teacher`")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--form", choices=list(FORMS), default="auto", help="what is stored for the trials")
     parser.add_argument("--student", default="mobilenetv3_small_050")
     parser.add_argument("--height", type=int, default=120)

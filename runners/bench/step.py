@@ -48,7 +48,7 @@ def run_of(options: argparse.Namespace, folder: Path, form: dict[str, Any]) -> R
     data = {"crop": [options.height, options.width], "resize": {"short": options.height}, "views_dir": folder}
     data |= {"kind": "camvid", "root": options.root} if options.root else {"synthetic": drawn}
     data |= form["data"]
-    train = {"epochs": options.rounds + 1, "batch_size": options.batch, "optimizer": "adamw", "lr": 1e-3}
+    train = {"epochs": options.rounds + 4, "batch_size": options.batch, "optimizer": "adamw", "lr": 1e-3}
     teacher = {"encoder": options.teacher, "checkpoint": folder / "teacher.safetensors"} | form["teacher"]
     run = {"data": data, "teacher": teacher, "student": {"encoder": options.student}}
     return RunConfig.model_validate({**run, "train": {**train, "device": options.device}})
@@ -78,6 +78,21 @@ def bare_epoch(run: Distillation, *, held: bool) -> Callable[[], None]:
     return epoch
 
 
+def on_gpu(epoch: Callable[[], object], device: torch.device, steps: int) -> dict[str, float]:
+    """Operations launched in a step, and MiB in use during an epoch at most, beyond those before it; none on a CPU."""
+    if device.type != "cuda":
+        return {}
+    epoch()  # warms up
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    epoch()
+    peak = (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        epoch()
+        torch.cuda.synchronize(device)
+    return {"launches_a_step": len(profile.events()) / steps, "peak_mib": peak}
+
+
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     run, device = run_of(options, folder, VIEWS), torch.device(options.device)
     classes = len(open_data(run.data, "train").class_names)
@@ -95,13 +110,18 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rows |= {name: distillation(name, store).train_epoch for name in LOSSES}
     rows["bpkd, maps"] = distillation("bpkd", fresh).train_epoch
     rows["bpkd, online teacher"] = distillation("bpkd", store, teacher=teacher).train_epoch
-    times = dict(zip(rows, alternate(*rows.values(), rounds=options.rounds, device=device), strict=True))
+    if options.compile:
+        run = run.model_copy(update={"train": run.train.model_copy(update={"compile": True})})
+        rows |= {f"{name}, compiled": distillation(name, store).train_epoch for name in ("ce", "bpkd")}
     steps = store.steps(options.batch)
+    more = {name: on_gpu(epoch, device, steps) for name, epoch in rows.items()}
+    times = dict(zip(rows, alternate(*rows.values(), rounds=options.rounds, device=device), strict=True))
 
     def row(name: str) -> dict[str, float]:
         figures = {
             "ms_a_step": 1000 * statistics.median(times[name]) / steps,
             "ratio": ratio(times[name], times["bare"]),
+            **more[name],
         }
         return figures | ({"ratio_new_crops": ratio(times[name], times[NEW_CROPS])} if name == "bpkd, maps" else {})
 
@@ -126,6 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=64, help="scenes to draw")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--compile", action="store_true", help="also steps through `torch.compile`")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -135,10 +156,11 @@ def main(arguments: list[str] | None = None) -> None:
         "{student} from {teacher}, {images} images of {height}x{width}, {classes} classes, batches of {batch}, "
         "{device}".format(**figures)
     )
-    print("step                    ms  over the bare step  with new crops")
+    print("step                    ms  over the bare step  with new crops  launches  peak MiB")
     for name, row in figures["rows"].items():
-        new = f"{row['ratio_new_crops']:16.3f}" if "ratio_new_crops" in row else ""
-        print(f"{name:20}{row['ms_a_step']:6.1f}{row['ratio']:20.3f}{new}")
+        new = f"{row['ratio_new_crops']:16.3f}" if "ratio_new_crops" in row else " " * 16
+        more = f"{row['launches_a_step']:10.0f}{row['peak_mib']:10.0f}" if "peak_mib" in row else ""
+        print(f"{name:20}{row['ms_a_step']:6.1f}{row['ratio']:20.3f}{new}{more}".rstrip())
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
