@@ -19,7 +19,7 @@ from bpkd_search.config.points import Point, in_order, is_active, run_at, to_tre
 from bpkd_search.config.space import Choice
 from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import CheckpointError, ConfigError, ResourceError, UserError
-from bpkd_search.models import Segmentor
+from bpkd_search.models import Network
 from bpkd_search.models.build import build_model, logits_shape, pick_device
 from bpkd_search.models.checkpoint import classes_in, encoder_weights, segmentor_weights
 from bpkd_search.models.encoders import native_size
@@ -89,12 +89,12 @@ def check_weights(run: RunConfig, num_classes: int | None = None) -> None:
             if whole:
                 segmentor_weights(_without_memory(spec, num_classes or classes_in(path) or 1), path)
             else:
-                encoder_weights(_without_memory(spec, 1).encoder, path)
+                encoder_weights(_without_memory(spec, 1).get_submodule("encoder"), path)
         except CheckpointError as e:
             raise CheckpointError(f"{key}: {e}") from e
 
 
-def _without_memory(spec: Model, num_classes: int) -> Segmentor:
+def _without_memory(spec: Model, num_classes: int) -> Network:
     try:
         with torch.device("meta"):
             return build_model(spec, num_classes, 0)
@@ -111,7 +111,7 @@ def try_step(run: RunConfig, store: ViewStore, *, online: bool) -> None:
     `ConfigError` if the step fails otherwise.
     """
     device, (height, width) = pick_device(run.train.device), run.data.crop
-    what = f"one step of {run.student.encoder} on {run.train.batch_size} images of {height}x{width}"
+    what = f"one step of {run.student.described} on {run.train.batch_size} images of {height}x{width}"
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             _step(run, store, device, online)
@@ -199,7 +199,7 @@ def _network_faults(spec: Model, batch: int, height: int, width: int) -> tuple[s
                 if size := native_size(spec.encoder):
                     reason += f" (it reads {size[0]}x{size[1]}: set data.crop to that)"
                 faults = (
-                    f": {spec.encoder} + {spec.head} cannot {'train on' if batch else 'read'} {max(batch, 1)} image(s)"
+                    f": {spec.described} cannot {'train on' if batch else 'read'} {max(batch, 1)} image(s)"
                     f" of {height}x{width}: {reason}",
                 )
     return faults

@@ -168,7 +168,7 @@ def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, sa
         progress=every_tenth(say, "logits"),
         map=logit_map,
         waiting=lambda: say("logits: another process is building them; waiting for it"),
-        about={"teacher": f"{run.teacher.encoder} + {run.teacher.head}"},
+        about={"teacher": run.teacher.described},
     )
 
 
