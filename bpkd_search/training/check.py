@@ -25,6 +25,7 @@ from bpkd_search.models.checkpoint import classes_in, encoder_weights, segmentor
 from bpkd_search.models.encoders import native_size
 from bpkd_search.models.inference import input_sizes
 from bpkd_search.training.distill import Distillation
+from bpkd_search.training.own import check_functions
 
 # Students of a space that are built at most; each costs about 0.2 s.
 _STUDENTS = 256
@@ -33,9 +34,10 @@ _STUDENTS = 256
 def check_networks(config: RunConfig) -> None:
     """Build the teacher and every student that a run or search may use, without memory, and pass a batch through them.
 
-    Raises `ConfigError` with every encoder that timm does not have, with parts that do not fit each other or the size
-    of the images, and with the first file of weights that does not fit.
+    What the user has written is imported first. Raises `ConfigError` with every encoder that timm does not have, with
+    parts that do not fit each other or the size of the images, and with the first file of weights that does not fit.
     """
+    check_functions(config)
     size, faults = config.data.crop, []
     teacher, trained = config.teacher, config.teacher.checkpoint is None
     # The teacher's training batch; a finished one only ever runs in evaluation mode.
@@ -151,7 +153,7 @@ def _step(run: RunConfig, store: ViewStore, device: torch.device, online: bool) 
 
 
 def _plain(model: Model) -> Model:
-    return Model.model_validate({k: v for k, v in model if k in Model.model_fields and k != "weights"})
+    return Model.model_construct(**{k: v for k, v in model if k in Model.model_fields and k != "weights"})
 
 
 def _students(config: RunConfig) -> Iterator[tuple[Point, Model]]:

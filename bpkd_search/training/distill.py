@@ -245,15 +245,14 @@ class Distillation:
             logits, student_features, ce = self.forward(self.student, images, labels, IGNORE_INDEX)
             # A batch with only ignored pixels has no mean; its loss is zero.
             losses = {"ce": ce / _labelled(labels)}
-            if self.criterion.needs_teacher:
-                losses |= self.criterion(
-                    logits,
-                    teacher_logits,
-                    labels,
-                    progress=progress,
-                    student_features=student_features,
-                    teacher_features=teacher_features,
-                )
+            losses |= self.criterion(
+                logits,
+                teacher_logits,
+                labels,
+                progress=progress,
+                student_features=student_features,
+                teacher_features=teacher_features,
+            )
         return losses
 
     def latency_ms(self, repeats: int = 5) -> float:
