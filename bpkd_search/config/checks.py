@@ -17,6 +17,7 @@ from bpkd_search.config.points import Point, holds, in_order, is_active, lay, pr
 from bpkd_search.config.space import Choice, Distribution, FloatRange
 from bpkd_search.data.kinds import KINDS
 
+OWN_SCORE = "custom_score"
 # Only these leave the stored views valid and the trials comparable.
 SEARCHABLE = ("loss.", "train.", "student.")
 _FIXED = {f"train.{key}" for key in (*LENGTH, "device")}
@@ -35,6 +36,9 @@ def cross_faults(config: RunConfig) -> list[str]:
     faults += _schedule_faults("teacher.train", config.teacher.train)
     if isinstance(config, SearchConfig):
         faults += space_faults(config)
+        used = {*config.search.goals, *(name for name, *_ in config.search.limits())}
+        if OWN_SCORE in used and config.data.eval.metric is None:
+            faults.append(f"data.eval.metric: got nothing, is required where the search uses {OWN_SCORE}")
         scheduler = config.search.scheduler
         train = config.train
         if train.iterations is not None and train.validate_every is None:

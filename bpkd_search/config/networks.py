@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from typing_extensions import Self
 
-from bpkd_search.blocks import Block
+from bpkd_search.blocks import Arguments, Block
 from bpkd_search.config.optimisation import Optimisation
 
 
@@ -35,6 +36,38 @@ class Model(Block):
         default=None,
         description="A file with the encoder's first weights, of timm or mmsegmentation; nothing is downloaded.",
     )
+    factory: str | None = Field(
+        default=None, description="Your own network instead: `package.module:function`; it replaces all keys above."
+    )
+    arguments: Arguments = Field(default={}, description="Arguments of `factory`, by name.", validate_default=True)
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if self.factory is None:
+            if self.arguments:
+                raise ValueError("arguments need factory, package.module:function, which takes them")
+            return self
+        for name in BUILT:
+            if getattr(self, name) != type(self).model_fields[name].get_default():
+                raise ValueError(f"{name} and factory are both given; a factory builds the whole network")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = handler(self)
+        without = ("factory", "arguments") if self.factory is None else BUILT
+        return {key: value for key, value in tree.items() if key not in without}
+
+    @property
+    def described(self) -> str:
+        """The network in a few words."""
+        if self.factory is None:
+            return f"{self.encoder} + {self.head}"
+        return f"{self.factory}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+
+
+# The keys of a network that this package builds.
+BUILT = ("encoder", "head", "channels", "output_stride", "auxiliary_weight", "weights")
 
 
 class Teacher(Model):

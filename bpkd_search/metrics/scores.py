@@ -29,10 +29,11 @@ class Scores:
     edge_iou: tuple[float, ...]
     band: int
     boundary_ratio: float
+    custom_score: float | None = None
 
     def as_dict(self) -> dict[str, float]:
-        """Return the scalar scores by name, those of `metrics.table`."""
-        return {name: getattr(self, name) for name in SCORES}
+        """Return the scalar scores by name, those of `metrics.table`; that of the user only if there is one."""
+        return {name: value for name in SCORES if (value := getattr(self, name)) is not None}
 
 
 class SegmentationMetrics:

@@ -25,7 +25,7 @@ from bpkd_search.errors import CheckpointError, ExperimentError, UserError
 from bpkd_search.experiment.paths import STUDENTS, student_file
 from bpkd_search.experiment.schema import BASELINE, COMPLETE
 from bpkd_search.metrics.regions import change_band
-from bpkd_search.models import Segmentor
+from bpkd_search.models import Network
 from bpkd_search.models.build import pick_device
 from bpkd_search.models.inference import predict_classes
 from bpkd_search.pictures.panels import Panels, Picture
@@ -48,7 +48,7 @@ class Student:
     """A trial's network with its display name, and the trial's run."""
 
     title: str
-    model: Segmentor
+    model: Network
     run: RunConfig
 
 
@@ -110,7 +110,7 @@ def most_different(indices: Sequence[int], differences: Sequence[int], count: in
     return [indices[max(part, key=lambda place: differences[place])] for part in parts]
 
 
-def classes(model: Segmentor, image: Tensor, size: Sequence[int], evaluation: Eval) -> Tensor:
+def classes(model: Network, image: Tensor, size: Sequence[int], evaluation: Eval) -> Tensor:
     """Return the class ids uint8 [*size] that a network predicts for an image uint8 [3, h, w], as in validation."""
     return predict_classes(model, image[None], size, evaluation)[0].to(torch.uint8).cpu()
 
@@ -147,14 +147,14 @@ def _row(
     labels: Tensor,
     mine: Student,
     base: Student,
-    teacher: Segmentor | None,
+    teacher: Network | None,
     dataset: Dataset,
 ) -> list[Picture]:
     """Return the pictures of one image."""
     colours = np.full((256, 3), VOID, dtype=np.uint8)
     colours[: len(dataset.palette)] = np.array(dataset.palette, dtype=np.uint8)
 
-    def seen(model: Segmentor) -> Tensor:
+    def seen(model: Network) -> Tensor:
         return classes(model, image, labels.shape, mine.run.data.evaluation)
 
     guesses = {student.title: seen(student.model) for student in (base, mine)}

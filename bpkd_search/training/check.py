@@ -19,12 +19,13 @@ from bpkd_search.config.points import Point, in_order, is_active, run_at, to_tre
 from bpkd_search.config.space import Choice
 from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import CheckpointError, ConfigError, ResourceError, UserError
-from bpkd_search.models import Segmentor
+from bpkd_search.models import Network
 from bpkd_search.models.build import build_model, logits_shape, pick_device
 from bpkd_search.models.checkpoint import classes_in, encoder_weights, segmentor_weights
 from bpkd_search.models.encoders import native_size
 from bpkd_search.models.inference import input_sizes
 from bpkd_search.training.distill import Distillation
+from bpkd_search.training.own import check_functions
 
 # Students of a space that are built at most; each costs about 0.2 s.
 _STUDENTS = 256
@@ -33,9 +34,10 @@ _STUDENTS = 256
 def check_networks(config: RunConfig) -> None:
     """Build the teacher and every student that a run or search may use, without memory, and pass a batch through them.
 
-    Raises `ConfigError` with every encoder that timm does not have, with parts that do not fit each other or the size
-    of the images, and with the first file of weights that does not fit.
+    What the user has written is imported first. Raises `ConfigError` with every encoder that timm does not have, with
+    parts that do not fit each other or the size of the images, and with the first file of weights that does not fit.
     """
+    check_functions(config)
     size, faults = config.data.crop, []
     teacher, trained = config.teacher, config.teacher.checkpoint is None
     # The teacher's training batch; a finished one only ever runs in evaluation mode.
@@ -89,12 +91,12 @@ def check_weights(run: RunConfig, num_classes: int | None = None) -> None:
             if whole:
                 segmentor_weights(_without_memory(spec, num_classes or classes_in(path) or 1), path)
             else:
-                encoder_weights(_without_memory(spec, 1).encoder, path)
+                encoder_weights(_without_memory(spec, 1).get_submodule("encoder"), path)
         except CheckpointError as e:
             raise CheckpointError(f"{key}: {e}") from e
 
 
-def _without_memory(spec: Model, num_classes: int) -> Segmentor:
+def _without_memory(spec: Model, num_classes: int) -> Network:
     try:
         with torch.device("meta"):
             return build_model(spec, num_classes, 0)
@@ -111,7 +113,7 @@ def try_step(run: RunConfig, store: ViewStore, *, online: bool) -> None:
     `ConfigError` if the step fails otherwise.
     """
     device, (height, width) = pick_device(run.train.device), run.data.crop
-    what = f"one step of {run.student.encoder} on {run.train.batch_size} images of {height}x{width}"
+    what = f"one step of {run.student.described} on {run.train.batch_size} images of {height}x{width}"
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             _step(run, store, device, online)
@@ -151,7 +153,7 @@ def _step(run: RunConfig, store: ViewStore, device: torch.device, online: bool) 
 
 
 def _plain(model: Model) -> Model:
-    return Model.model_validate({k: v for k, v in model if k in Model.model_fields and k != "weights"})
+    return Model.model_construct(**{k: v for k, v in model if k in Model.model_fields and k != "weights"})
 
 
 def _students(config: RunConfig) -> Iterator[tuple[Point, Model]]:
@@ -199,7 +201,7 @@ def _network_faults(spec: Model, batch: int, height: int, width: int) -> tuple[s
                 if size := native_size(spec.encoder):
                     reason += f" (it reads {size[0]}x{size[1]}: set data.crop to that)"
                 faults = (
-                    f": {spec.encoder} + {spec.head} cannot {'train on' if batch else 'read'} {max(batch, 1)} image(s)"
+                    f": {spec.described} cannot {'train on' if batch else 'read'} {max(batch, 1)} image(s)"
                     f" of {height}x{width}: {reason}",
                 )
     return faults

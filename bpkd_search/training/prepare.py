@@ -36,6 +36,7 @@ from bpkd_search.training.agreement import TOLERANCE, measure
 from bpkd_search.training.check import check_evaluation, check_networks, check_weights, try_step
 from bpkd_search.training.forms import Form, forms, repeats, teacher_form
 from bpkd_search.training.inputs import Say, every_tenth, prepare_views, store_left, store_path, view_recipe
+from bpkd_search.training.own import check_metric
 from bpkd_search.training.source import open_data
 from bpkd_search.training.teacher import FrozenTeacher, file_hash, plain_model, prepare_teacher
 
@@ -109,6 +110,7 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     """
     check_networks(run)
     train = open_data(run.data, "train")
+    check_metric(run, open_data(run.data, "val"))
     order = forms(run, train)
     check_weights(run, len(train.class_names))
     terms = terms_by_path(run.loss).items()
@@ -168,7 +170,7 @@ def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, sa
         progress=every_tenth(say, "logits"),
         map=logit_map,
         waiting=lambda: say("logits: another process is building them; waiting for it"),
-        about={"teacher": f"{run.teacher.encoder} + {run.teacher.head}"},
+        about={"teacher": run.teacher.described},
     )
 
 

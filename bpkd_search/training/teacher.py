@@ -19,7 +19,7 @@ from bpkd_search.data.views.chunks import cache_lock
 from bpkd_search.errors import CheckpointError
 from bpkd_search.files import write_text
 from bpkd_search.losses.methods import Ce
-from bpkd_search.models import Segmentor, load_segmentor, save_weights
+from bpkd_search.models import Network, load_segmentor, save_weights
 from bpkd_search.models.build import TEACHER_DTYPE, autocast, build_model, pick_device
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate
@@ -51,7 +51,7 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
                 amp = run.train.amp == "auto"
                 scores = evaluate(teacher, store, device, evaluation, amp=amp).as_dict()
                 write_text(scores_file, json.dumps(scores))
-    say(f"teacher: {spec.encoder} + {spec.head}, from {where}: val mIoU {scores['miou']:.4f}")
+    say(f"teacher: {spec.described}, from {where}: val mIoU {scores['miou']:.4f}")
     return path, scores
 
 
@@ -76,7 +76,7 @@ def teacher_parts(run: RunConfig) -> list[Any]:
     return [plain_model(spec), spec.train.identity(), start]
 
 
-def open_teacher(run: RunConfig, num_classes: int, path: Path, device: torch.device) -> Segmentor:
+def open_teacher(run: RunConfig, num_classes: int, path: Path, device: torch.device) -> Network:
     """Load the frozen teacher, in evaluation mode. Raises `CheckpointError` if the weights do not fit."""
     model = build_model(run.teacher.model_copy(update={"weights": None, "auxiliary_weight": 0}), num_classes, 0)
     load_segmentor(model, path)
@@ -89,7 +89,7 @@ class FrozenTeacher:
     def __init__(self, run: RunConfig, num_classes: int, path: Path) -> None:
         self._arguments, self._device = (run, num_classes, path), pick_device(run.train.device)
         self._amp = run.train.amp == "auto"
-        self._net: Segmentor | None = None
+        self._net: Network | None = None
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits [B, C, h, w]."""
@@ -108,8 +108,12 @@ class FrozenTeacher:
 
 def plain_model(model: Model) -> dict[str, Any]:
     """Return what determines a network and its loss, without the paths of its weights."""
-    tree = {k: v for k, v in to_tree(model).items() if k in ("encoder", "head", "channels", "output_stride")}
+    tree = {k: v for k, v in to_tree(model).items() if k in _DETERMINING}
     return tree | ({"auxiliary_weight": model.auxiliary_weight} if model.auxiliary_weight else {})
+
+
+# What determines a network; an auxiliary head is named where there is one.
+_DETERMINING = ("encoder", "head", "channels", "output_stride", "factory", "arguments")
 
 
 def file_hash(path: Path) -> str:
