@@ -47,7 +47,7 @@ def kind(schema: Schema) -> str:
     (schema,) = members(schema)
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return "schedule" if name.endswith("Schedule") else "block" if name in BLOCKS and BLOCKS[name] else "any value"
+        return "schedule" if name.endswith("Schedule") else "block" if BLOCKS.get(name) else "any value"
     if "const" in schema or "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if "prefixItems" in schema:

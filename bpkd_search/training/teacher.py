@@ -77,9 +77,20 @@ def teacher_parts(run: RunConfig) -> list[Any]:
 
 
 def open_teacher(run: RunConfig, num_classes: int, path: Path, device: torch.device) -> Network:
-    """Load the frozen teacher, in evaluation mode. Raises `CheckpointError` if the weights do not fit."""
+    """Load the frozen teacher, in evaluation mode.
+
+    Raises `CheckpointError` if the weights do not fit; of a damaged file of the cache, it says how to go on.
+    """
     model = build_model(run.teacher.model_copy(update={"weights": None, "auxiliary_weight": 0}), num_classes, 0)
-    load_segmentor(model, path)
+    try:
+        load_segmentor(model, path)
+    except CheckpointError as e:
+        if run.teacher.checkpoint is not None:
+            raise
+        raise CheckpointError(
+            f"{e}; this file was written when the teacher was trained: delete it, and the next start trains the teacher"
+            " again, as it was"
+        ) from e
     return model.to(device).eval().requires_grad_(False)
 
 
