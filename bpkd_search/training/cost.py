@@ -22,7 +22,7 @@ from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.data.base import IGNORE_INDEX
 from bpkd_search.data.geometry import Size, windows
 from bpkd_search.losses import Criterion
-from bpkd_search.models import Segmentor, count_parameters
+from bpkd_search.models import Network, count_parameters
 from bpkd_search.models.cost import cost_of
 from bpkd_search.models.inference import input_sizes
 from bpkd_search.models.memory import LiveBytes
@@ -53,7 +53,7 @@ class Step:
         return {"weights": weights, "optimizer": states(settings) * weights, "activations and gradients": held}
 
 
-def train_step(model: Model, run: RunConfig, classes: int, batch: int, *, teacher: Segmentor | None = None) -> Step:
+def train_step(model: Model, run: RunConfig, classes: int, batch: int, *, teacher: Network | None = None) -> Step:
     """Count one training step of a network on crops of a run; with `teacher`, with the run's losses on its outputs.
 
     The teacher's own work and memory are not in it.
