@@ -12,7 +12,7 @@ from bpkd_search.config.data import Eval
 from bpkd_search.errors import DataError
 from bpkd_search.models.build import autocast
 from bpkd_search.models.heads import resize
-from bpkd_search.models.segmentor import Segmentor
+from bpkd_search.models.network import Network
 
 WHOLE = Eval()
 # Pixels in one pass of a network.
@@ -24,7 +24,7 @@ VALUES = 2**24
 CLASSES = 16
 
 
-def predict_logits(model: Segmentor, images: Tensor, evaluation: Eval = WHOLE, *, amp: bool = True) -> Tensor:
+def predict_logits(model: Network, images: Tensor, evaluation: Eval = WHOLE, *, amp: bool = True) -> Tensor:
     """Return the logits of a model in evaluation mode, float32 [B, C, h, w] at the size of `images` [B, 3, h, w].
 
     With several passes (`flip`, `scales`), they are the mean of the passes' softmax probabilities instead, as in the
@@ -36,7 +36,7 @@ def predict_logits(model: Segmentor, images: Tensor, evaluation: Eval = WHOLE, *
 
 
 def predict_classes(
-    model: Segmentor, images: Tensor, size: Sequence[int], evaluation: Eval = WHOLE, *, amp: bool = True
+    model: Network, images: Tensor, size: Sequence[int], evaluation: Eval = WHOLE, *, amp: bool = True
 ) -> Tensor:
     """Return the class ids that a model in evaluation mode predicts, int64 [B, height, width], on the model's device.
 
@@ -67,10 +67,10 @@ def _passes(evaluation: Eval) -> list[tuple[float, bool]]:
     return [(scale, flip) for scale in evaluation.scales for flip in (False, True)[: 1 + evaluation.flip]]
 
 
-def _scores(model: Segmentor, images: Tensor, evaluation: Eval, amp: bool) -> Tensor:
+def _scores(model: Network, images: Tensor, evaluation: Eval, amp: bool) -> Tensor:
     """Return the logits of a single pass, at whatever resolution it gives them; of several, mean probabilities."""
     passes = _passes(evaluation)
-    images = images.to(next(model.parameters()).device)
+    images = images.to(model.mean.device)
     total: Tensor | None = None
     for scale, flip in passes:
         seen = images.flip(-1) if flip else images
@@ -88,7 +88,7 @@ def _scores(model: Segmentor, images: Tensor, evaluation: Eval, amp: bool) -> Te
     return total.div_(len(passes))
 
 
-def _slide(model: Segmentor, images: Tensor, evaluation: Eval, amp: bool) -> Tensor:
+def _slide(model: Network, images: Tensor, evaluation: Eval, amp: bool) -> Tensor:
     """Return logits [B, C, h, w] at the size of `images`, the mean of all windows that contain a pixel."""
     (height, width), strides = evaluation.windows()
     count, _, *size = images.shape
@@ -118,7 +118,7 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return [*range(0, length - window, stride), length - window]
 
 
-def _whole(model: Segmentor, images: Tensor, amp: bool) -> Tensor:
+def _whole(model: Network, images: Tensor, amp: bool) -> Tensor:
     """Return logits float32 [B, C, h, w] at the network's stride."""
     try:
         with autocast(images.device, amp):

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from bpkd_search.models.encoders import create_encoder, size_multiple
 from bpkd_search.models.heads import HEADS, Auxiliary
 from bpkd_search.models.heads.layers import ChannelDropout
+from bpkd_search.models.network import Network
 
 
-class Segmentor(nn.Module):
+class Segmentor(Network):
     """An encoder with a segmentation head; maps unnormalised images to class logits.
 
     Takes images [B, 3, H, W], red first, as uint8 or as float in 0..255, and normalises them with the mean and
@@ -25,8 +26,7 @@ class Segmentor(nn.Module):
     Raises `ConfigError` if there is no such encoder or it has no feature pyramid.
     """
 
-    mean: Tensor
-    std: Tensor
+    channels: int
 
     def __init__(
         self,

@@ -20,12 +20,13 @@ from torch import Tensor
 from bpkd_search.config.data import Eval
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import RunConfig
+from bpkd_search.config.software import software_of
 from bpkd_search.data import IGNORE_INDEX, Dataset, EvalTransform
 from bpkd_search.errors import CheckpointError, ExperimentError, UserError
 from bpkd_search.experiment.paths import STUDENTS, student_file
 from bpkd_search.experiment.schema import BASELINE, COMPLETE
 from bpkd_search.metrics.regions import change_band
-from bpkd_search.models import Segmentor
+from bpkd_search.models import Network, Segmentor
 from bpkd_search.models.build import pick_device
 from bpkd_search.models.inference import predict_classes
 from bpkd_search.pictures.panels import Panels, Picture
@@ -87,11 +88,14 @@ def _panels(board: Leaderboard, count: int) -> Panels:
     ]
     teacher = None
     try:
-        path, _ = teacher_file(run, view_recipe(run.data, teacher_form(run.data)).crops_key())
-        if not path.is_file():
+        crops = view_recipe(run.data, teacher_form(run.data)).crops_key()
+        path, _ = teacher_file(run, crops, dataset.class_names)
+        if not path.exists():
             raise CheckpointError(f"its weights {path.name} no longer exist")
-        teacher = open_teacher(run, len(dataset.class_names), path, device)
-    except CheckpointError as e:
+        if software_of(run.teacher) == "logits":
+            raise CheckpointError("it is a folder of logits, and no network")
+        teacher = open_teacher(run, dataset.class_names, path, device)
+    except UserError as e:
         remarks.append(f"The teacher is not shown: {e}")
     rows = []
     for index in most_different(indices, differences, count):
@@ -110,7 +114,7 @@ def most_different(indices: Sequence[int], differences: Sequence[int], count: in
     return [indices[max(part, key=lambda place: differences[place])] for part in parts]
 
 
-def classes(model: Segmentor, image: Tensor, size: Sequence[int], evaluation: Eval) -> Tensor:
+def classes(model: Network, image: Tensor, size: Sequence[int], evaluation: Eval) -> Tensor:
     """Return the class ids uint8 [*size] that a network predicts for an image uint8 [3, h, w], as in validation."""
     return predict_classes(model, image[None], size, evaluation)[0].to(torch.uint8).cpu()
 
@@ -147,14 +151,14 @@ def _row(
     labels: Tensor,
     mine: Student,
     base: Student,
-    teacher: Segmentor | None,
+    teacher: Network | None,
     dataset: Dataset,
 ) -> list[Picture]:
     """Return the pictures of one image."""
     colours = np.full((256, 3), VOID, dtype=np.uint8)
     colours[: len(dataset.palette)] = np.array(dataset.palette, dtype=np.uint8)
 
-    def seen(model: Segmentor) -> Tensor:
+    def seen(model: Network) -> Tensor:
         return classes(model, image, labels.shape, mine.run.data.evaluation)
 
     guesses = {student.title: seen(student.model) for student in (base, mine)}

@@ -12,8 +12,8 @@ from bpkd_search.config.data import Data, Eval
 from bpkd_search.data.transforms import resize_label
 from bpkd_search.data.views import ViewStore
 from bpkd_search.metrics import Scores, SegmentationMetrics
-from bpkd_search.models import Segmentor
 from bpkd_search.models.inference import PIXELS, predict_classes
+from bpkd_search.models.network import Network
 from bpkd_search.training.distill import Distillation
 
 # Images in a batch at most.
@@ -23,7 +23,7 @@ Sample = tuple[Tensor, Tensor]
 
 
 def evaluate(
-    model: Segmentor,
+    model: Network,
     store: ViewStore,
     device: torch.device,
     evaluation: Eval,

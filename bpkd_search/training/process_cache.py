@@ -17,7 +17,7 @@ import torch
 
 from bpkd_search.config.models import RunConfig
 from bpkd_search.data.views import ViewStore
-from bpkd_search.models import Segmentor
+from bpkd_search.models import Network
 from bpkd_search.models.build import build_model, pick_device
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.forward import forget_code
@@ -38,7 +38,7 @@ class ProcessCache:
 
     def __init__(self) -> None:
         self.stores: dict[tuple[str, str | None, str], ViewStore] = {}
-        self._teachers: dict[str, Segmentor] = {}
+        self._teachers: dict[str, Network] = {}
         self._first = lru_cache(STUDENTS)(build_model)
         self._warned = False
 
@@ -51,7 +51,7 @@ class ProcessCache:
         store, device, teacher = self.stores[key], pick_device(run.train.device), None
         if prepared.teacher and prepared.mode == "online":
             if prepared.teacher not in self._teachers:
-                self._teachers[prepared.teacher] = open_teacher(run, store.num_classes, Path(prepared.teacher), device)
+                self._teachers[prepared.teacher] = open_teacher(run, store.class_names, Path(prepared.teacher), device)
             teacher = self._teachers[prepared.teacher]
         student = copy.deepcopy(self._first(run.student, store.num_classes, run.train.seed))
         return Distillation(run.student, run.loss, run.train, store, teacher=teacher, device=device, student=student)
