@@ -26,7 +26,8 @@ def source_of(teacher: Teacher) -> Path | None:
         return None
     if str(teacher.checkpoint).startswith(HUB):
         return folder_of(teacher.checkpoint)
-    return teacher.checkpoint.expanduser()
+    # Processes of Ray may have another working directory.
+    return teacher.checkpoint.expanduser().absolute()
 
 
 def probe(teacher: Teacher) -> Probe:
