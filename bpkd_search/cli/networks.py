@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bpkd_search.cli.app import app, print_columns
+from bpkd_search.cli.app import app, print_columns, say
 from bpkd_search.errors import UserError
 
 _KEYS = ("encoder", "head", "channels", "output_stride", "auxiliary_weight")
@@ -33,18 +33,25 @@ def models(
     if not (height.isdecimal() and width.isdecimal() and 32 <= int(height) <= 4096 and 32 <= int(width) <= 4096):
         raise UserError(f"--size: got {size!r}, must be HEIGHTxWIDTH in pixels from 32 to 4096, such as 512x1024")
     from bpkd_search.config.load import load_run
+    from bpkd_search.config.networks import Model
+    from bpkd_search.config.points import to_tree
     from bpkd_search.config.search_spaces import installed_spaces
+    from bpkd_search.config.software import software_of, teacher_title
     from bpkd_search.errors import ConfigError
     from bpkd_search.models.cost import cost_of
     from bpkd_search.models.paper import NETWORKS
 
-    chosen = {}
+    chosen: dict[str, Model] = {}
     for name in names or NETWORKS:
         if name in NETWORKS:
             chosen[name] = NETWORKS[name]
         elif name in installed_spaces() or Path(name).is_file():
             run = load_run(name)
-            chosen |= {f"{Path(name).stem}.teacher": run.teacher, f"{Path(name).stem}.student": run.student}
+            if software_of(run.teacher) == "own":
+                chosen[f"{Path(name).stem}.teacher"] = run.teacher
+            else:
+                say(f"{name}: its teacher is {teacher_title(to_tree(run.teacher))}, which is not listed")
+            chosen[f"{Path(name).stem}.student"] = run.student
         else:
             raise UserError(f"{name}: is neither a network of the paper nor a file; valid: {', '.join(NETWORKS)}")
     rows: list[tuple[str, ...]] = [("", *_KEYS, "parameters_m", "auxiliary_m", "multiply_adds_g")]

@@ -25,7 +25,7 @@ from bpkd_search.errors import ResourceError
 from bpkd_search.files import shown_bytes, write_bytes
 from bpkd_search.training.inputs import Say
 from bpkd_search.training.prepare import Prepared, prepare
-from bpkd_search.training.teacher import file_hash
+from bpkd_search.training.teacher import content_hash, teacher_files
 
 # Chunks of up to 64 MiB that wait in the object store for other nodes to ask for the same.
 KEPT = 4
@@ -98,7 +98,9 @@ def copy_to_nodes(prepared: Prepared, run: RunConfig, nodes: Sequence[Node], her
     contents = Contents.of(Path(prepared.store), prepared.parts)
     weights = None
     if prepared.mode == "online":
-        weights = Weights(f"{file_hash(teacher)[:16]}{teacher.suffix}", teacher.stat().st_size)
+        name = f"{content_hash(teacher)[:16]}{teacher.suffix}"
+        files = tuple(teacher_files(teacher)) if teacher.is_dir() else ()
+        weights = Weights(name, sum((teacher / file).stat().st_size for file in files or ("",)), files)
     job = Job(local, contents, weights)
     missing = {node: size for node, size in on_each(nodes, job.missing).items() if size}
     if missing:
@@ -117,10 +119,11 @@ def copy_to_nodes(prepared: Prepared, run: RunConfig, nodes: Sequence[Node], her
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights: its name among the copies, and its bytes."""
+    """A teacher's file, or folder of `files`: its name among the copies, and its bytes."""
 
     name: str
     bytes: int
+    files: tuple[str, ...] = ()
 
     def path(self, root: Path) -> Path:
         """Where the copy is."""
@@ -128,7 +131,7 @@ class Weights:
 
     def missing(self, root: Path) -> int:
         """Bytes that are still to come."""
-        return 0 if self.path(root).is_file() else self.bytes
+        return 0 if all((self.path(root) / file).is_file() for file in self.files or ("",)) else self.bytes
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,8 @@ class Job:
         try:
             copy_store(self.contents, root, rows)
             if self.weights and self.weights.missing(root):
-                write_bytes(self.weights.path(root), ray.get(source.weights.remote()))
+                for file in self.weights.files or ("",):
+                    write_bytes(self.weights.path(root) / file, ray.get(source.weights.remote(file)))
         except OSError as e:
             raise ResourceError(f"{root}: cannot be written: {e.strerror}; set {OPTION} to another folder") from e
 
@@ -185,8 +189,8 @@ class _Source:
         self._sent += size
         return refs
 
-    def weights(self) -> bytes:
-        return Path(self._prepared.teacher or "").expanduser().read_bytes()
+    def weights(self, file: str) -> bytes:
+        return (Path(self._prepared.teacher or "").expanduser() / file).read_bytes()
 
     def sent(self) -> int:
         return self._sent

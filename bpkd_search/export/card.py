@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from bpkd_search.config.data import Data
-from bpkd_search.config.networks import Student, Teacher
+from bpkd_search.config.networks import Student
 from bpkd_search.config.optimisation import Optimisation
+from bpkd_search.config.software import teacher_title
 from bpkd_search.data.geometry import Sides
 from bpkd_search.export.claimed_score import confirmed_words
 
@@ -32,7 +33,7 @@ def model_card(
             ("part", "what"),
             {
                 **_network(Student.model_validate(student)),
-                "teacher": Teacher.model_validate(teacher).described,
+                "teacher": teacher_title(teacher),
                 "input": "RGB, 0 to 255, [B, 3, H, W]; the model normalises it itself",
                 "output": "class logits at the head's stride",
             },

@@ -11,7 +11,7 @@ from bpkd_search.models.mmsegmentation import network_of
 # A classifier's last layer in timm's and torchvision's networks.
 _CLASSIFIERS = ("fc.weight", "head.weight", "head.fc.weight", "classifier.weight", "classifier.1.weight")
 # What is said of networks that only their own software can build.
-_FOREIGN = "; only networks of this package and of mmsegmentation (see docs/networks.md) can be loaded"
+_FOREIGN = "; as a teacher, it loads with teacher.factory: package.module:function, which builds the network"
 
 
 def describe(weights: Mapping[str, Tensor]) -> str | None:
@@ -24,11 +24,14 @@ def describe(weights: Mapping[str, Tensor]) -> str | None:
     if _has(names, "encoder.") and _has(names, "head.") and "classifier.weight" in names:
         return None
     if _has(names, "segmentation_head."):
-        return f"is of segmentation_models_pytorch{_FOREIGN}"
+        return (
+            "is of segmentation_models_pytorch; as a teacher, it loads with"
+            " teacher.smp: {arch: unet, encoder_name: ...}, or the folder of save_pretrained"
+        )
     if _has(names, "backbone.") and (_has(names, "classifier.") or _has(names, "aux_classifier.")):
         return f"is a segmentation network of torchvision{_FOREIGN}"
     if _has(names, "segformer.") or _has(names, "model.pixel_level_module."):
-        return f"is of Hugging Face transformers{_FOREIGN}"
+        return "is of Hugging Face transformers; as a teacher, it loads as the folder that also holds config.json"
     for prefix in ("model.", "student.", "net.", "network."):
         if all(name.startswith(prefix) for name in names):
             return f"has names that all begin with {prefix!r}; save its state dict without that prefix"

@@ -70,7 +70,7 @@ def _passes(evaluation: Eval) -> list[tuple[float, bool]]:
 def _scores(model: Network, images: Tensor, evaluation: Eval, amp: bool) -> Tensor:
     """Return the logits of a single pass, at whatever resolution it gives them; of several, mean probabilities."""
     passes = _passes(evaluation)
-    images = images.to(next(model.parameters()).device)
+    images = images.to(model.mean.device)
     total: Tensor | None = None
     for scale, flip in passes:
         seen = images.flip(-1) if flip else images

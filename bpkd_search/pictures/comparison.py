@@ -20,6 +20,7 @@ from torch import Tensor
 from bpkd_search.config.data import Eval
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import RunConfig
+from bpkd_search.config.software import software_of
 from bpkd_search.data import IGNORE_INDEX, Dataset, EvalTransform
 from bpkd_search.errors import CheckpointError, ExperimentError, UserError
 from bpkd_search.experiment.paths import STUDENTS, student_file
@@ -87,11 +88,14 @@ def _panels(board: Leaderboard, count: int) -> Panels:
     ]
     teacher = None
     try:
-        path, _ = teacher_file(run, view_recipe(run.data, teacher_form(run.data)).crops_key())
-        if not path.is_file():
+        crops = view_recipe(run.data, teacher_form(run.data)).crops_key()
+        path, _ = teacher_file(run, crops, dataset.class_names)
+        if not path.exists():
             raise CheckpointError(f"its weights {path.name} no longer exist")
-        teacher = open_teacher(run, len(dataset.class_names), path, device)
-    except CheckpointError as e:
+        if software_of(run.teacher) == "logits":
+            raise CheckpointError("it is a folder of logits, and no network")
+        teacher = open_teacher(run, dataset.class_names, path, device)
+    except UserError as e:
         remarks.append(f"The teacher is not shown: {e}")
     rows = []
     for index in most_different(indices, differences, count):

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from bpkd_search.config.optimisation import Optimisation
+from bpkd_search.config.software import teacher_title
 from bpkd_search.errors import ExperimentError
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, PRUNED
 from bpkd_search.metrics.table import HEADLINE
@@ -40,7 +41,7 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
     if data:
         facts.append(f"{data.get('kind')} at {data.get('height')}x{data.get('width')}")
     if student and teacher:
-        facts.append(f"{student.get('encoder')} distilled from {teacher.get('encoder')}")
+        facts.append(f"{student.get('encoder')} distilled from {teacher_title(teacher).partition(' + ')[0]}")
     if train := config.get("train"):
         # Not validated: a directory of a newer version may hold keys that this one does not know.
         facts.append(f"full budget {Optimisation.model_construct(**train).length}")

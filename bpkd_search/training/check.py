@@ -16,17 +16,20 @@ import torch
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.networks import Model
 from bpkd_search.config.points import Point, in_order, is_active, run_at, to_tree
+from bpkd_search.config.software import HUB, WORDS, software_of
 from bpkd_search.config.space import Choice
 from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import CheckpointError, ConfigError, ResourceError, UserError
 from bpkd_search.models import Network
-from bpkd_search.models.build import build_model, logits_shape, pick_device
+from bpkd_search.models.build import build_model, pick_device
 from bpkd_search.models.checkpoint import classes_in, encoder_weights, segmentor_weights
 from bpkd_search.models.encoders import native_size
 from bpkd_search.models.inference import input_sizes
+from bpkd_search.models.teachers.open import open_network
 from bpkd_search.training.distill import Distillation
-from bpkd_search.training.forms import map_grid
+from bpkd_search.training.forms import map_grid, needs_features
 from bpkd_search.training.own import check_functions
+from bpkd_search.training.probe import is_foreign, probe, source_of, teacher_shape
 
 # Students of a space that are built at most; each costs about 0.2 s.
 _STUDENTS = 256
@@ -42,14 +45,23 @@ def check_networks(config: RunConfig) -> None:
     check_functions(config)
     size, faults = config.data.crop, []
     teacher, trained = config.teacher, config.teacher.checkpoint is None
-    # The teacher's training batch; a finished one only ever runs in evaluation mode.
-    for fault in _network_faults(plain(teacher), teacher.train.batch_size if trained else 0, *size):
-        faults.append(f"teacher{fault}")
+    try:
+        own = software_of(teacher) == "own"
+        if own:
+            # The teacher's training batch; a finished one only ever runs in evaluation mode.
+            found = _network_faults(plain(teacher), teacher.train.batch_size if trained else 0, *size)
+            faults += [f"teacher{fault}" for fault in found]
+        else:
+            faults += _foreign_faults(config)
+    except ConfigError as e:
+        faults += e.faults
+    except UserError as e:
+        faults.append(str(e))
     for point, student in _students(config):
         for fault in _network_faults(plain(student), config.train.batch_size, *size):
             key = f"student{fault.partition(':')[0]}"
             faults.append(f"space.student{fault}" if key in point else f"student{fault}")
-    if not faults and teacher.mode == "maps" and (unfit := map_grid(config)[1]):
+    if not faults and teacher.mode == "maps" and software_of(teacher) != "logits" and (unfit := map_grid(config)[1]):
         faults.append(unfit)
     if not faults:
         try:
@@ -60,19 +72,63 @@ def check_networks(config: RunConfig) -> None:
         raise ConfigError(list(dict.fromkeys(faults)))
 
 
+def _foreign_faults(config: RunConfig) -> list[str]:
+    """What is wrong with a teacher of other software, or with given logits.
+
+    A file that is not here is left to those who read it. Raises `UserError` if the teacher cannot be opened.
+    """
+    teacher, data, software = config.teacher, config.data, software_of(config.teacher)
+    faults = []
+    if needs_features(config):
+        faults.append(
+            f"loss.method: got one that needs the teacher's features, which a teacher of {WORDS[software]} does not"
+            " give: choose losses of logits, or a teacher of this package or mmsegmentation"
+        )
+    if software == "logits":
+        faults += [
+            f"{key}: got {got}, must be {valid} with a folder of logits, which are of whole images at scale 1"
+            for key, got, valid, fits in (
+                ("teacher.mode", teacher.mode, "maps or auto", teacher.mode in ("maps", "auto")),
+                ("data.views", data.views, "auto", data.views == "auto"),
+                ("data.scale", list(data.scale), "[1, 1]", data.scale == (1, 1)),
+            )
+            if not fits
+        ]
+        return faults
+    if str(teacher.checkpoint).startswith(HUB) or (path := source_of(teacher)) is None or path.exists():
+        probe(teacher).shape(*data.crop)
+    return faults
+
+
+def check_classes(run: RunConfig, class_names: Sequence[str]) -> None:
+    """Match the classes of a teacher of other software with the data's. Raises `CheckpointError`, `ConfigError`."""
+    if is_foreign(run.teacher):
+        probe(run.teacher).class_map(class_names, *run.data.crop)
+
+
 def check_evaluation(run: RunConfig, size: Sequence[int]) -> None:
     """Pass a validation image of `size` (height, width) through teacher and student as `data.eval` says.
 
     Raises `ConfigError` with the sizes that a network cannot take.
     """
-    sizes = input_sizes(size, run.data.evaluation)
-    models = {"teacher": run.teacher, "student": run.student}
-    if faults := [
+    sizes, faults = input_sizes(size, run.data.evaluation), []
+    models: dict[str, Model] = {"teacher": run.teacher, "student": run.student}
+    if is_foreign(run.teacher):
+        del models["teacher"]
+        for seen in sizes:
+            try:
+                probe(run.teacher).shape(*seen)
+            except ConfigError as e:
+                faults += [f"data.eval: {fault}" for fault in e.faults]
+    elif software_of(run.teacher) == "logits":
+        del models["teacher"]
+    faults += [
         f"data.eval: {name}{fault}"
         for name, model in models.items()
         for seen in sizes
         for fault in _network_faults(plain(model), 0, *seen)
-    ]:
+    ]
+    if faults:
         raise ConfigError(faults)
 
 
@@ -82,8 +138,9 @@ def check_weights(run: RunConfig, num_classes: int | None = None) -> None:
     Without `num_classes`, a checkpoint may have any number of classes. Files that are not here are left to those who
     read them. Raises `CheckpointError` that names the key of the configuration, the file and what does not fit.
     """
+    own = software_of(run.teacher) == "own"
     parts: tuple[tuple[str, Model, bool, Path | None], ...] = (
-        ("teacher.checkpoint", run.teacher, True, run.teacher.checkpoint),
+        ("teacher.checkpoint", run.teacher, True, run.teacher.checkpoint if own else None),
         ("teacher.weights", run.teacher, False, None if run.teacher.checkpoint else run.teacher.weights),
         ("student.weights", run.student, False, run.student.weights),
     )
@@ -109,9 +166,10 @@ def without_memory(spec: Model, num_classes: int) -> Network:
         return build_model(spec, num_classes, 0)
 
 
-def try_step(run: RunConfig, store: ViewStore, *, online: bool) -> None:
+def try_step(run: RunConfig, store: ViewStore, *, online: bool, grid: int | None = None) -> None:
     """Train the student for one step on its first batch, with a random teacher, `online` or stored, and forget it.
 
+    `grid` is the stride of the teacher's logits, if they are not those of a network.
     Nothing that trains later is changed by it, random numbers included.
 
     Raises `ResourceError` if the memory is too small, `CheckpointError` if `student.weights` does not fit, and
@@ -121,7 +179,7 @@ def try_step(run: RunConfig, store: ViewStore, *, online: bool) -> None:
     what = f"one step of {run.student.described} on {run.train.batch_size} images of {height}x{width}"
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            _step(run, store, device, online)
+            _step(run, store, device, online, grid)
     except UserError:
         raise
     except Exception as e:
@@ -138,9 +196,11 @@ def try_step(run: RunConfig, store: ViewStore, *, online: bool) -> None:
             torch.cuda.empty_cache()
 
 
-def _step(run: RunConfig, store: ViewStore, device: torch.device, online: bool) -> None:
-    teacher = None
-    if online:
+def _step(run: RunConfig, store: ViewStore, device: torch.device, online: bool, grid: int | None) -> None:
+    teacher: Network | None = None
+    if online and is_foreign(run.teacher):
+        teacher = open_network(run.teacher, source_of(run.teacher) or Path(), device, store.class_names)
+    elif online:
         spec = run.teacher.model_copy(update={"weights": None})
         teacher = build_model(spec, store.num_classes, 0).to(device).eval().requires_grad_(False)
     # Compiling takes longer than all that is checked here.
@@ -149,7 +209,10 @@ def _step(run: RunConfig, store: ViewStore, device: torch.device, online: bool) 
     images, labels, _ = next(store.epoch(0, settings.batch_size, settings.seed, device=device, logits=False))
     stored = None
     if teacher is None:
-        shape = logits_shape(run.teacher, store.num_classes, *run.data.crop)
+        if grid is not None:
+            shape: tuple[int, ...] = store.num_classes, run.data.crop[0] // grid, run.data.crop[1] // grid
+        else:
+            shape = teacher_shape(run.teacher, store.num_classes, *run.data.crop)
         stored = torch.randn(len(images), *shape, device=device).half()
     with training.train_mode():
         training.step(images, labels, stored, progress=0.0)

@@ -47,12 +47,12 @@ Report = dict[str, Any]
 
 
 class TeacherNet(Protocol):
-    """An online teacher: logits and features of a batch."""
+    """An online teacher: logits and features of a batch; one of other software has no features to give."""
 
     channels: int | None
 
     def __call__(self, images: Tensor, return_features: bool = False) -> Any:
-        """Return logits [B, C, h, w], with `return_features` also features."""
+        """Return logits [B, C, h, w], with `return_features` also features or None."""
 
 
 class Distillation:
@@ -238,7 +238,8 @@ class Distillation:
                 with torch.inference_mode(), autocast(self.device, self.amp, dtype=TEACHER_DTYPE):
                     teacher_logits, teacher_features = self.teacher(images, return_features=True)
                 # Inference tensors may not be saved for backward; a clone may.
-                teacher_logits, teacher_features = teacher_logits.clone(), teacher_features.clone()
+                teacher_logits = teacher_logits.clone()
+                teacher_features = None if teacher_features is None else teacher_features.clone()
             elif stored is not None:
                 teacher_logits = stored.to(self.device, non_blocking=True)
         with autocast(self.device, self.amp):

@@ -12,7 +12,7 @@ from bpkd_search.models.build import pick_device, teacher_precision
 from bpkd_search.training.forms import first_form, teacher_form
 from bpkd_search.training.inputs import view_recipe
 from bpkd_search.training.source import data_root
-from bpkd_search.training.teacher import file_hash, teacher_file
+from bpkd_search.training.teacher import content_hash, teacher_file
 
 
 def fingerprints(config: SearchConfig) -> dict[str, Content]:
@@ -29,8 +29,9 @@ def fingerprints(config: SearchConfig) -> dict[str, Content]:
         for split, data in (("train", recipe.train), ("val", recipe.val))
     }
     found["views"] = Content(recipe.key())
-    teacher, _ = teacher_file(run, view_recipe(config.data, teacher_form(config.data)).crops_key())
-    found["teacher"] = of_weights(teacher) if teacher.is_file() else Content(None, str(teacher))
+    crops = view_recipe(config.data, teacher_form(config.data)).crops_key()
+    teacher, _ = teacher_file(run, crops, recipe.train.class_names)
+    found["teacher"] = of_weights(teacher) if teacher.exists() else Content(None, str(teacher))
     if form.mode != "online":
         found["teacher.precision"] = Content(teacher_precision(pick_device(run.train.device), run.train.amp == "auto"))
     students = [run.student.weights]
@@ -44,5 +45,5 @@ def fingerprints(config: SearchConfig) -> dict[str, Content]:
 
 
 def of_weights(path: Path) -> Content:
-    """Return the content of a file of weights. Raises `CheckpointError` if it cannot be read."""
-    return Content(file_hash(path)[:16], str(path))
+    """Return the content of a file or folder of weights. Raises `CheckpointError` if it cannot be read."""
+    return Content(content_hash(path)[:16], str(path))

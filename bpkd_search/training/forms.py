@@ -9,18 +9,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
 from bpkd_search.config.data import Data
 from bpkd_search.config.loss import terms_of
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.points import run_at
+from bpkd_search.config.software import software_of
 from bpkd_search.config.space import Choice
 from bpkd_search.data import Dataset, TrainTransform
-from bpkd_search.data.geometry import Size, padded_size
-from bpkd_search.data.views import MapPlan, logits_layout
+from bpkd_search.data.geometry import Size, base_size, padded_size
+from bpkd_search.data.views import GivenLogits, MapPlan, logits_layout
 from bpkd_search.data.views.layout import Layout
 from bpkd_search.errors import ConfigError
-from bpkd_search.models.build import logits_shape
+from bpkd_search.training.probe import is_foreign, source_of, teacher_shape
 from bpkd_search.training.source import open_data
 
 # Images whose sizes stand for all when costs are compared.
@@ -64,6 +66,8 @@ def forms(run: RunConfig, train: Dataset) -> list[Form]:
     Raises `ConfigError` if `data.crop` and `teacher.mode`, or the length of the run, exclude each other.
     """
     views, mode, epochs = run.data.views, run.teacher.mode, epochs_of(run, len(train))
+    if software_of(run.teacher) == "logits":
+        return [_given_form(run, train)]
     if mode == "online" or (mode == "auto" and needs_features(run)):
         return [Form(0 if views == "auto" else views, "online")]
     if views != "auto":
@@ -78,30 +82,76 @@ def forms(run: RunConfig, train: Dataset) -> list[Form]:
                 [f"data.views: got auto with {epochs} epochs, can be {MOST_VIEWS} at most: set teacher.mode to maps"]
             )
         return [Form(epochs, "stored")]
-    grid, fault = map_grid(run)
-    maps = Form(0, "online") if fault else Form(0, "maps", grid)
+    maps = _map_form(run, train)
     if mode == "maps":
-        if fault:
-            raise ConfigError([fault])
+        if isinstance(maps, str):
+            raise ConfigError([maps])
         return [maps]
+    online, one_view_an_epoch = Form(0, "online"), None
+    if epochs is not None and fits(run, epochs, train):
+        one_view_an_epoch = Form(epochs, "stored")
+    rest = [one_view_an_epoch] if one_view_an_epoch else []
+    if isinstance(maps, str):
+        # Without maps, views cost less of the teacher than running it at every step of every trial.
+        return [*rest, online]
     plan = MapPlan(maps.transform(run.data), run.data.logits, len(train.class_names))
-    one_view_an_epoch = Form(epochs, "stored") if epochs is not None and fits(run, epochs, train) else None
     if one_view_an_epoch and epochs * prod(run.data.crop) <= map_pixels(plan, train):  # type: ignore[operator]
         return [one_view_an_epoch]
-    rest = [one_view_an_epoch] if one_view_an_epoch else []
-    return [maps, *rest, Form(0, "online")] if maps.mode == "maps" else [*rest, maps]
+    return [maps, *rest, online]
+
+
+def _map_form(run: RunConfig, train: Dataset) -> Form | str:
+    """Return the form of a teacher's maps, or why there can be none."""
+    grid, fault = map_grid(run)
+    if fault:
+        return fault
+    maps = Form(0, "maps", grid)
+    if is_foreign(run.teacher):
+        # Some networks read one size alone.
+        label, classes = train[0][1], len(train.class_names)
+        plan = MapPlan(maps.transform(run.data), run.data.logits, classes)
+        try:
+            teacher_shape(run.teacher, classes, *padded_size(plan.scaled((label.shape[0], label.shape[1]), 0)))
+        except ConfigError as e:
+            return _no_maps(e)
+    return maps
+
+
+def _no_maps(error: ConfigError) -> str:
+    return f"teacher.mode: got maps, which are of whole images: {'; '.join(error.faults)}"
+
+
+def _given_form(run: RunConfig, train: Dataset) -> Form:
+    """Return the form of given logits, whose stride that of the first image is. Raises `ConfigError`, `DataError`."""
+    given = GivenLogits(source_of(run.teacher) or Path(), "train", tuple(train.names))
+    given.require_all()
+    label = train[0][1]
+    grid = given.stride(0, base_size((label.shape[0], label.shape[1]), run.data.resize))
+    if any(side % grid for side in run.data.crop):
+        raise ConfigError(
+            [f"data.crop: got {list(run.data.crop)}, must be multiples of {grid}, the stride of the teacher's logits"]
+        )
+    return Form(0, "maps", grid)
 
 
 def map_grid(run: RunConfig) -> tuple[int, str | None]:
-    """Return the stride of the teacher's logits in pixels, and what is wrong if crops are no multiples of it."""
+    """Return the stride of the teacher's logits in pixels, and why there can be no maps, None if there can."""
     even = padded_size(run.data.crop)
-    grid = even[0] // logits_shape(run.teacher, 1, *even)[1]
-    if not any(side % grid for side in run.data.crop):
-        return grid, None
-    return grid, (
-        f"data.crop: got {list(run.data.crop)}, must be multiples of {grid}, the stride of the teacher's logits, with"
-        " teacher.mode: maps"
-    )
+    try:
+        _, height, width = teacher_shape(run.teacher, 1, *even)
+    except ConfigError as e:
+        return 1, _no_maps(e)
+    grid = even[0] // height
+    if (grid * height, grid * width) != even:
+        return grid, (
+            f"teacher.mode: got maps, needs logits of one stride: for {even[0]}x{even[1]} they are {height}x{width}"
+        )
+    if any(side % grid for side in run.data.crop):
+        return grid, (
+            f"data.crop: got {list(run.data.crop)}, must be multiples of {grid}, the stride of the teacher's logits,"
+            " with teacher.mode: maps"
+        )
+    return grid, None
 
 
 def first_form(run: RunConfig) -> Form:
@@ -142,7 +192,7 @@ def teacher_layout(run: RunConfig, form: Form, train: Dataset, sizes: Sequence[S
     classes = len(train.class_names)
     if not form.views:
         return MapPlan(form.transform(run.data), run.data.logits, classes).layout(sizes)
-    shape = logits_shape(run.teacher, classes, *run.data.crop)
+    shape = teacher_shape(run.teacher, classes, *run.data.crop)
     return logits_layout(run.data.logits, shape, len(train) * form.views)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from bpkd_search.config.data import Data
 from bpkd_search.config.loss import terms_by_path
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import to_tree
+from bpkd_search.config.software import software_of, teacher_title
 from bpkd_search.data import TrainTransform
 from bpkd_search.data.keys import logits_key
 from bpkd_search.data.views import (
@@ -31,12 +33,13 @@ from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.errors import ConfigError, DataError
 from bpkd_search.models.build import pick_device, teacher_precision
 from bpkd_search.training.agreement import TOLERANCE, measure
-from bpkd_search.training.check import check_evaluation, check_networks, check_weights, try_step
+from bpkd_search.training.check import check_classes, check_evaluation, check_networks, check_weights, try_step
 from bpkd_search.training.forms import Form, forms, repeats, teacher_form, teacher_layout
 from bpkd_search.training.inputs import Say, every_tenth, prepare_views, store_left, store_path, view_recipe
 from bpkd_search.training.own import check_metric
+from bpkd_search.training.probe import forget
 from bpkd_search.training.source import open_data
-from bpkd_search.training.teacher import FrozenTeacher, file_hash, plain_model, prepare_teacher
+from bpkd_search.training.teacher import FrozenTeacher, given_logits, prepare_teacher, teacher_identity
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Prepared:
         root = local_root(self.local)
         store = root / "views" / Path(self.store).name
         teacher = root / "teachers" / self.local_teacher if self.local_teacher else None
-        if is_whole(store, self.parts) and (teacher is None or teacher.is_file()):
+        if is_whole(store, self.parts) and (teacher is None or teacher.exists()):
             logits = str(store / Path(self.logits).name) if self.logits else None
             return replace(self, store=str(store), logits=logits, teacher=str(teacher) if teacher else self.teacher)
         if not is_whole(Path(self.store), self.parts):
@@ -111,6 +114,7 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     check_metric(run, open_data(run.data, "val"))
     order = forms(run, train)
     check_weights(run, len(train.class_names))
+    check_classes(run, train.class_names)
     terms = terms_by_path(run.loss).items()
     if faults := [f"{path}.{fault}" for path, term in terms for fault in term.class_faults(len(train.class_names))]:
         raise ConfigError(faults)
@@ -120,8 +124,10 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     store = prepare_views(run.data, teacher_form(run.data), say, view_map)
     for size in sorted(set(store.manifest.evaluation_sizes)):
         check_evaluation(run, size)
-    try_step(run, store, online=order[0].mode == "online")
+    given = software_of(run.teacher) == "logits"
+    try_step(run, store, online=order[0].mode == "online", grid=order[0].grid if given else None)
     teacher, scores = prepare_teacher(run, store, say)
+    agreed: dict[str, float] | None = None
     for form in order:
         if form != order[-1] and not has_space(cache_dir(run.data.views_dir), needed_bytes(run, form, teacher)):
             say(f"{form.mode}: needs more than the disk has free; another form is used")
@@ -130,14 +136,16 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
         if form.mode == "online":
             break
         store = _with_logits(run, form, store, teacher, say, logit_map)
-        if form.mode == "stored":
+        if form.mode == "stored" or given:
             break
-        agreement = measure(store, FrozenTeacher(run, store.num_classes, teacher))
+        agreement = measure(store, FrozenTeacher(run, store.class_names, teacher))
+        agreed = asdict(agreement)
         say(agreement.line())
         if agreement.passed:
             break
         more = "; another form is used" if form != order[-1] else ""
         say(f"warning: the maps lose more than {100 * TOLERANCE:g} points of the teacher's accuracy{more}")
+    forget()
     if warning := repeats(run, form, store.num_images):
         say(warning)
     return Prepared(
@@ -149,27 +157,35 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
         str(store.logits.path) if store.logits else None,
         str(teacher),
         scores,
-        asdict(agreement) if form.mode == "maps" else None,
+        agreed if form.mode == "maps" else None,
     )
 
 
 def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, say: Say, logit_map: Map) -> ViewStore:
     """Return the store with the logits of the teacher, on views or whole images; missing ones are computed."""
-    codec, key = run.data.logits, _logits_key(run, form, store.transform, teacher)
+    codec, key = run.data.logits, _logits_key(run, form, store.transform, teacher, store.class_names)
+    given = software_of(run.teacher) == "logits"
     what = f"{store.num_images * store.views} views" if form.views else f"{store.num_images} whole images"
     if not logits_path(store.path, key).is_dir():
-        say(f"logits: the teacher on {what}, kept as {codec}")
-    build = build_logits if form.views else build_maps
-    return build(
+        whose = "the teacher's, of" if given else "the teacher on"
+        say(f"logits: {whose} {what}, kept as {codec}")
+    build: Any = build_logits if form.views else build_maps
+    source = (
+        given_logits(run, open_data(run.data, "train"), "train")
+        if given
+        else FrozenTeacher(run, store.class_names, teacher)
+    )
+    built: ViewStore = build(
         store,
-        FrozenTeacher(run, store.num_classes, teacher),
+        source,
         key,
         codec=codec,
         progress=every_tenth(say, "logits"),
         map=logit_map,
         waiting=lambda: say("logits: another process is building them; waiting for it"),
-        about={"teacher": run.teacher.described},
+        about={"teacher": teacher_title(to_tree(run.teacher))},
     )
+    return built
 
 
 def needed_bytes(run: RunConfig, form: Form, teacher: Path | None = None) -> dict[str, int]:
@@ -185,13 +201,15 @@ def needed_bytes(run: RunConfig, form: Form, teacher: Path | None = None) -> dic
     layout = teacher_layout(run, form, recipe.train, sizes)
     left = layout.bytes
     if teacher:
-        key = _logits_key(run, form, recipe.train_transform, teacher)
+        key = _logits_key(run, form, recipe.train_transform, teacher, recipe.train.class_names)
         left = bytes_left(logits_path(store_path(run.data, recipe), key), layout)
     return {**needed, "the teacher's logits": left}
 
 
-def _logits_key(run: RunConfig, form: Form, transform: TrainTransform, teacher: Path) -> str:
+def _logits_key(
+    run: RunConfig, form: Form, transform: TrainTransform, teacher: Path, class_names: Sequence[str]
+) -> str:
     # A teacher with the same weights gives the same logits, wherever its file is.
-    parts = [plain_model(run.teacher), file_hash(teacher), run.data.logits]
+    parts = [*teacher_identity(run, teacher, class_names), run.data.logits]
     parts += [] if form.views else [transform.map_identity()]
     return logits_key(parts, teacher_precision(pick_device(run.train.device), run.train.amp == "auto"))

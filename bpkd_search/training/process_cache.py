@@ -51,7 +51,7 @@ class ProcessCache:
         store, device, teacher = self.stores[key], pick_device(run.train.device), None
         if prepared.teacher and prepared.mode == "online":
             if prepared.teacher not in self._teachers:
-                self._teachers[prepared.teacher] = open_teacher(run, store.num_classes, Path(prepared.teacher), device)
+                self._teachers[prepared.teacher] = open_teacher(run, store.class_names, Path(prepared.teacher), device)
             teacher = self._teachers[prepared.teacher]
         student = copy.deepcopy(self._first(run.student, store.num_classes, run.train.seed))
         return Distillation(run.student, run.loss, run.train, store, teacher=teacher, device=device, student=student)

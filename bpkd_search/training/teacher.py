@@ -1,87 +1,116 @@
-"""The teacher: loaded from the cache or a checkpoint, or trained."""
+"""The teacher: loaded from the cache, a file of this or other software or a factory, or trained."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 
 from bpkd_search.config.models import RunConfig
-from bpkd_search.config.networks import Model
+from bpkd_search.config.networks import Model, Teacher
 from bpkd_search.config.points import to_tree
+from bpkd_search.config.software import LOGIT_SUFFIXES, software_of, teacher_title
+from bpkd_search.data import Dataset
 from bpkd_search.data.base import digest
+from bpkd_search.data.hashes import content_hashes
 from bpkd_search.data.keys import teacher_key
-from bpkd_search.data.views import ViewStore, cache_dir
+from bpkd_search.data.views import GivenLogits, ViewStore, cache_dir
 from bpkd_search.data.views.chunks import cache_lock
 from bpkd_search.errors import CheckpointError
-from bpkd_search.files import write_text
+from bpkd_search.files import write_bytes, write_text
 from bpkd_search.losses.methods import Ce
+from bpkd_search.metrics import SegmentationMetrics
 from bpkd_search.models import Network, load_segmentor, save_weights
 from bpkd_search.models.build import TEACHER_DTYPE, autocast, build_model, pick_device
+from bpkd_search.models.heads import resize
+from bpkd_search.models.teachers.factory import content_of, weights_of
+from bpkd_search.models.teachers.open import PACKAGES, class_map, open_network
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.inputs import Say
+from bpkd_search.training.probe import FOREIGN_KEYS, is_foreign, probe, source_of
+from bpkd_search.training.source import open_data
 
 
 def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, dict[str, float]]:
-    """Return the teacher's weights file and its validation scores; trained here if neither file nor cache exists.
+    """Return the teacher's file or folder and its validation scores; trained here if neither file nor cache exists.
 
     Trained teachers are cached under a hash of everything that determines them. If two processes need the same one, the
-    second waits for the first. Raises `CheckpointError` that names the keys if a checkpoint does not fit.
+    second waits for the first. Given logits have scores if there are files of the validation images. Raises
+    `CheckpointError` that names the keys if a checkpoint does not fit.
     """
     spec = run.teacher
-    path, key = teacher_file(run, store.crops_key)
+    path, key = teacher_file(run, store.crops_key, store.class_names)
     where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.length} of training"
+    where = "its factory" if spec.factory and not spec.checkpoint else where
     folder, evaluation = cache_dir(run.data.views_dir) / "teachers", run.data.evaluation
     scores_file = folder / f"{key}-{digest(to_tree(evaluation))}.json"
-    scores = _read_scores(scores_file) if path.is_file() else None
+    scores = _read_scores(scores_file) if path.exists() else None
     if scores is None:
-        doing = "evaluating" if path.is_file() else "training"
+        doing = "evaluating" if path.exists() else "training"
         waiting = f"teacher: another process is {doing} it; waiting for it"
         with cache_lock(folder / f"{key}.lock", notice=lambda: say(waiting)):
-            if spec.checkpoint is None and not path.is_file():
+            if spec.factory is not None and spec.checkpoint is None:
+                write_bytes(path, save(weights_of(probe(spec).net.network)))
+            elif spec.checkpoint is None and not path.is_file():
                 _train_teacher(run, store, path, say)
             scores = _read_scores(scores_file)
             if scores is None:
-                device = pick_device(run.train.device)
-                teacher = open_teacher(run, store.num_classes, path, device)
-                amp = run.train.amp == "auto"
-                scores = evaluate(teacher, store, device, evaluation, amp=amp).as_dict()
+                scores = _scores(run, store, path)
                 write_text(scores_file, json.dumps(scores))
-    say(f"teacher: {spec.described}, from {where}: val mIoU {scores['miou']:.4f}")
+    if is_foreign(spec) and (line := probe(spec).class_map(store.class_names, *run.data.crop).line):
+        say(f"teacher: {line}")
+    known = f"val mIoU {scores['miou']:.4f}" if scores else "no logits of all validation images, so no scores"
+    say(f"teacher: {teacher_title(to_tree(spec))}, from {where}: {known}")
     return path, scores
 
 
-def teacher_file(run: RunConfig, crops: str) -> tuple[Path, str]:
-    """Return the path of the teacher's weights, existing or not, and the key of what determines them.
+def teacher_file(run: RunConfig, crops: str, class_names: Sequence[str]) -> tuple[Path, str]:
+    """Return the path of the teacher's file or folder, existing or not, and the key of what determines it.
 
-    `crops` is the key of the run's training crops. Raises `CheckpointError` if a configured file is missing.
+    `crops` is the key of the run's training crops, `class_names` are the data's. Raises `CheckpointError` if a
+    configured file is missing.
     """
+    key = teacher_key([*teacher_parts(run, class_names), crops])
+    path = source_of(run.teacher)
+    return (path or cache_dir(run.data.views_dir) / "teachers" / f"{key}.safetensors"), key
+
+
+def teacher_parts(run: RunConfig, class_names: Sequence[str]) -> list[Any]:
+    """Return what determines a teacher's weights beside views and libraries. Raises as `teacher_file` does."""
     spec = run.teacher
-    key = teacher_key([*teacher_parts(run), crops])
-    if spec.checkpoint is not None:
-        return spec.checkpoint.expanduser(), key
-    return cache_dir(run.data.views_dir) / "teachers" / f"{key}.safetensors", key
+    if (path := source_of(spec)) is not None:
+        return teacher_identity(run, path, class_names)
+    if spec.factory is not None:
+        return [_described(spec), content_of(weights_of(probe(spec).net.network)), list(class_names)]
+    return [plain_model(spec), spec.train.identity(), content_hash(spec.weights) if spec.weights else None]
 
 
-def teacher_parts(run: RunConfig) -> list[Any]:
-    """Return what determines a teacher's weights beside views and libraries. Raises `CheckpointError` as above."""
-    spec = run.teacher
-    if spec.checkpoint is not None:
-        return [plain_model(spec), file_hash(spec.checkpoint)]
-    start = file_hash(spec.weights) if spec.weights else None
-    return [plain_model(spec), spec.train.identity(), start]
+def teacher_identity(run: RunConfig, path: Path, class_names: Sequence[str]) -> list[Any]:
+    """Return what determines the logits of the teacher in `path` beside libraries. Raises `CheckpointError`."""
+    spec, content = run.teacher, content_hash(path, cache_dir(run.data.views_dir))
+    if software_of(spec) == "own":
+        return [plain_model(spec), content]
+    return [_described(spec), content, list(class_names)]
 
 
-def open_teacher(run: RunConfig, num_classes: int, path: Path, device: torch.device) -> Network:
+def open_teacher(run: RunConfig, class_names: Sequence[str], path: Path, device: torch.device) -> Network:
     """Load the frozen teacher, in evaluation mode.
 
-    Raises `CheckpointError` if the weights do not fit; of a damaged file of the cache, it says how to go on.
+    Raises `CheckpointError` if it does not fit the data's classes; of a damaged file of the cache, it says how to go
+    on.
     """
-    model = build_model(run.teacher.model_copy(update={"weights": None, "auxiliary_weight": 0}), num_classes, 0)
+    if software_of(run.teacher, path) != "own":
+        return open_network(run.teacher, path, device, class_names)
+    spec = run.teacher.model_copy(update={"weights": None, "auxiliary_weight": 0})
+    model = build_model(spec, len(class_names), 0)
     try:
         load_segmentor(model, path)
     except CheckpointError as e:
@@ -94,11 +123,22 @@ def open_teacher(run: RunConfig, num_classes: int, path: Path, device: torch.dev
     return model.to(device).eval().requires_grad_(False)
 
 
+def given_logits(run: RunConfig, split: Dataset, name: str) -> GivenLogits:
+    """Return the files of logits of a split. Raises `CheckpointError` if their classes are not the data's."""
+    path = source_of(run.teacher) or Path()
+    given = GivenLogits(path, name, tuple(split.names))
+    if (first := next((index for index in range(len(split)) if given.find(index)), None)) is None:
+        return given
+    count = given.classes_of(first)
+    classes = class_map(run.teacher, run.teacher.classes, count, ours=split.class_names)
+    return replace(given, count=count, classes=classes)
+
+
 class FrozenTeacher:
     """A teacher as a function of images uint8 [B, 3, H, W]; picklable, each process opens its own network."""
 
-    def __init__(self, run: RunConfig, num_classes: int, path: Path) -> None:
-        self._arguments, self._device = (run, num_classes, path), pick_device(run.train.device)
+    def __init__(self, run: RunConfig, class_names: Sequence[str], path: Path) -> None:
+        self._arguments, self._device = (run, class_names, path), pick_device(run.train.device)
         self._amp = run.train.amp == "auto"
         self._net: Network | None = None
 
@@ -127,12 +167,49 @@ def plain_model(model: Model) -> dict[str, Any]:
 _DETERMINING = ("encoder", "head", "channels", "output_stride", "factory", "arguments")
 
 
-def file_hash(path: Path) -> str:
-    """Return a hash of a file's bytes. Raises `CheckpointError` if the file is missing."""
+def content_hash(path: Path, cache: Path | None = None) -> str:
+    """Return a hash of a file's bytes, or of the names and bytes of those files of a folder that a teacher is made of.
+
+    Hashes of the files of a folder are kept in `cache`. Raises `CheckpointError` if the path is missing.
+    """
+    path = path.expanduser()
     try:
-        return hashlib.sha256(path.expanduser().read_bytes()).hexdigest()
+        if path.is_dir():
+            names = teacher_files(path)
+            return digest([names, content_hashes([path / name for name in names], cache)])
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as e:
         raise CheckpointError(f"{path}: weights file cannot be read: {e.strerror}") from e
+
+
+def teacher_files(folder: Path) -> list[str]:
+    """Return the files of a folder that a teacher is made of, below it: configurations, weights and logits."""
+    wanted = {".json", ".safetensors", *LOGIT_SUFFIXES}
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.suffix in wanted)
+
+
+def _described(spec: Teacher) -> dict[str, Any]:
+    """Return what determines the outputs of a teacher of other software, without the paths of its files."""
+    software = software_of(spec)
+    tree = {key: value for key, value in to_tree(spec).items() if key in FOREIGN_KEYS}
+    package = PACKAGES.get(software)
+    return {"software": software, "version": package and metadata.version(package.replace("_", "-")), **tree}
+
+
+def _scores(run: RunConfig, store: ViewStore, path: Path) -> dict[str, float]:
+    """Return the teacher's scores on the validation split; none for given logits that are not of all its images."""
+    device = pick_device(run.train.device)
+    if software_of(run.teacher) != "logits":
+        teacher = open_teacher(run, store.class_names, path, device)
+        return evaluate(teacher, store, device, run.data.evaluation, amp=run.train.amp == "auto").as_dict()
+    given, metrics = given_logits(run, open_data(run.data, "val"), "val"), SegmentationMetrics(store.num_classes)
+    if any(given.find(index) is None for index in range(store.num_val_images)):
+        return {}
+    for index, (image, label) in enumerate(store.val_samples()):
+        height, width = image.shape[-2:]
+        logits = given.read(index, (height, width), given.stride(index, (height, width)))
+        metrics.update(resize(logits, label.shape[-2:]).argmax(1), label[None])
+    return metrics.compute().as_dict()
 
 
 def _read_scores(path: Path) -> dict[str, float] | None:

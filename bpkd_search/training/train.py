@@ -47,7 +47,7 @@ def train(config: RunConfig, out: Path | str, say: Say = lambda line: None) -> d
     store, device = prepared.open(), pick_device(config.train.device)
     teacher = None
     if prepared.mode == "online" and prepared.teacher:
-        teacher = open_teacher(config, store.num_classes, Path(prepared.teacher), device)
+        teacher = open_teacher(config, store.class_names, Path(prepared.teacher), device)
     run = Distillation(config.student, config.loss, config.train, store, teacher=teacher, device=device)
     history: list[dict[str, Any]] = []
     if (out / CHECKPOINT).is_file():

@@ -99,7 +99,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     save_weights(folder / "teacher.safetensors", build_model(run.teacher, classes, 0))
     prepared = prepare(run, lambda line: None)
     store, fresh = prepared.open(), prepare(run_of(options, folder, MAPS), lambda line: None).open()
-    teacher = open_teacher(run, classes, Path(str(prepared.teacher)), device)
+    teacher = open_teacher(run, store.class_names, Path(str(prepared.teacher)), device)
 
     def distillation(name: str, store: ViewStore, **online: Any) -> Distillation:
         loss = RunConfig.model_validate({**to_tree(run), "loss": BASELINES[LOSSES[name]]}).loss

@@ -74,7 +74,7 @@ def test_rows_show_truth_teacher_and_both_students_where_these_differ_most(searc
         networks[name] = build_model(config.student, len(palette), seed=int(row["number"]))
     weights = prepare(config.run(), lambda line: None).teacher
     assert weights is not None
-    teacher = open_teacher(config.run(), len(palette), Path(weights), CPU)
+    teacher = open_teacher(config.run(), dataset.class_names, Path(weights), CPU)
     differ = []
     for index in range(len(dataset)):
         image, labels = size(*dataset[index])

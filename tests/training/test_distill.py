@@ -100,7 +100,7 @@ def test_an_online_teacher_gives_what_its_stored_logits_give(tiny: dict[str, Any
     config = base(tiny, loss__method="kd")
     prepared = prepare(config, lambda line: None)
     store = prepared.open()
-    teacher = open_teacher(config, store.num_classes, Path(prepared.teacher or ""), CPU)
+    teacher = open_teacher(config, store.class_names, Path(prepared.teacher or ""), CPU)
     online = Distillation(config.student, config.loss, config.train, store, teacher=teacher)
     stored = start(config, store)
     a, b = online.train_epoch(), stored.train_epoch()
@@ -117,7 +117,7 @@ def test_feature_methods_train_with_the_online_teacher(tiny: dict[str, Any], met
     prepared = prepare(config, lambda line: None)
     assert prepared.logits is None
     store = prepared.open()
-    teacher = open_teacher(config, store.num_classes, Path(prepared.teacher or ""), CPU)
+    teacher = open_teacher(config, store.class_names, Path(prepared.teacher or ""), CPU)
     run = Distillation(config.student, config.loss, config.train, store, teacher=teacher)
     before = [p.clone() for p in run.criterion.parameters()]
     first, *_, last = (run.train_epoch()[f"loss_{method}"] for _ in range(4))
@@ -353,7 +353,7 @@ def test_clipping_counts_the_weights_of_the_loss(tiny: dict[str, Any]) -> None:
     config = base(tiny, train__grad_clip=0.01)
     prepared = prepare(config, lambda line: None)
     store = prepared.open()
-    teacher = open_teacher(config, store.num_classes, Path(prepared.teacher or ""), CPU)
+    teacher = open_teacher(config, store.class_names, Path(prepared.teacher or ""), CPU)
     run = Distillation(config.student, config.loss, config.train, store, teacher=teacher)
     with run.train_mode():
         run.step(*next(run.batches(0, 1)), progress=0.0)

@@ -117,7 +117,7 @@ def test_maps_that_disagree_are_not_relied_on(
 def test_agreement_is_that_of_two_teachers_pixel_by_pixel(tiny: dict[str, Any], tmp_path: Path) -> None:
     run = a_run(tiny, f"data.views_dir={tmp_path}", "teacher.mode=maps", "data.colour=0")
     prepared = prepare(run, lambda line: None)
-    store, teacher = prepared.open(), FrozenTeacher(run, 8, Path(str(prepared.teacher)))
+    store, teacher = prepared.open(), FrozenTeacher(run, prepared.open().class_names, Path(str(prepared.teacher)))
     (kept,) = store.logits.path.glob("agreement-*.json")
     kept.unlink()
     right_maps = right_crops = same = pixels = 0

@@ -139,7 +139,7 @@ def test_each_way_of_evaluation_has_its_own_scores_of_one_teacher(run: RunConfig
     lines: list[str] = []
     found, other = prepare_teacher(slide, store, lines.append)
     assert found == path and len(lines) == 1 and other["accuracy"] != scores["accuracy"]
-    teacher = open_teacher(slide, store.num_classes, path, torch.device("cpu"))
+    teacher = open_teacher(slide, store.class_names, path, torch.device("cpu"))
     assert other == pytest.approx(
         evaluate(teacher, store, torch.device("cpu"), slide.data.evaluation).as_dict(), nan_ok=True
     )
@@ -194,7 +194,7 @@ def test_logits_are_computed_in_float16_where_that_is_asked_for_and_enough(
 
     monkeypatch.setattr(teacher, "autocast", autocast)
     images = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    logits = FrozenTeacher(run, 3, tmp_path / "net.safetensors")(images)
+    logits = FrozenTeacher(run, ("a", "b", "c"), tmp_path / "net.safetensors")(images)
     assert logits.dtype == dtype
     with torch.inference_mode():
         expected = net(images)

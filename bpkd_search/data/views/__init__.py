@@ -28,11 +28,13 @@ from bpkd_search.data.views.build import (
     store_layouts,
 )
 from bpkd_search.data.views.chunks import Map, thread_map
+from bpkd_search.data.views.given import GivenLogits
 from bpkd_search.data.views.maps import MapPlan
 from bpkd_search.data.views.recipe import ViewRecipe
 from bpkd_search.data.views.store import ViewStore
 
 __all__ = [
+    "GivenLogits",
     "Map",
     "MapPlan",
     "ViewRecipe",

@@ -18,9 +18,10 @@ from bpkd_search.data.views import chunks
 from bpkd_search.data.views.chunks import Map, Progress, Table, cache_lock, thread_map
 from bpkd_search.data.views.codecs import Codec, open_codec
 from bpkd_search.data.views.crops import Views
+from bpkd_search.data.views.given import GivenLogits
 from bpkd_search.data.views.layout import Array, Layout
 from bpkd_search.data.views.manifest import Manifest, read_manifest
-from bpkd_search.data.views.maps import MapPlan, MapWork
+from bpkd_search.data.views.maps import GivenWork, MapPlan, MapWork
 from bpkd_search.data.views.recipe import ViewRecipe, val_records, whole_records
 from bpkd_search.data.views.store import USE, ViewStore
 from bpkd_search.errors import ConfigError, DataError, ResourceError
@@ -108,7 +109,7 @@ def store_layouts(recipe: ViewRecipe, train: Sequence[Size], val: Sequence[Size]
 
 def build_maps(
     store: ViewStore,
-    teacher: Teacher,
+    teacher: Teacher | GivenLogits,
     key: str,
     *,
     codec: str = "float16",
@@ -119,14 +120,19 @@ def build_maps(
 ) -> ViewStore:
     """Return a store of whole images with the maps of a teacher's logits; missing ones are computed first.
 
-    Arguments are those of `build_logits`. Raises `ResourceError` if the disk is too small for the arrays.
+    Arguments are those of `build_logits`; `teacher` may also be given logits. Raises `DataError` for those that do not
+    fit, and `ResourceError` if the disk is too small for the arrays.
     """
     path, manifest = logits_path(store.path, key), store.manifest
     plan = MapPlan(store.transform, codec, store.num_classes)
     layout = plan.layout(manifest.train_sizes)
     require_space(store.path, {"the teacher's logits": bytes_left(path, layout)})
     records = whole_records(store.transform, manifest.train_sizes)
-    work = MapWork(store.path / "whole", records, manifest.train_sizes, plan, teacher)
+    work: MapWork | GivenWork
+    if isinstance(teacher, GivenLogits):
+        work = GivenWork(manifest.train_sizes, plan, teacher)
+    else:
+        work = MapWork(store.path / "whole", records, manifest.train_sizes, plan, teacher)
     described = {**(about or {}), "codec": codec, "classes": store.num_classes}
     chunks.build(path, layout, work, about=described, map=map, progress=progress, waiting=waiting)
     return ViewStore(store.path, path, transform=store.transform, seed=store.seed)

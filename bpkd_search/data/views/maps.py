@@ -2,6 +2,7 @@
 
 Scales are those of the training transform and offsets of crops multiples of the logits' stride, so nothing is
 interpolated. The teacher sees the image with its padding to a multiple of 32, and without the colours of a crop.
+Of logits that are given as files, the flipped ones are mirrored.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from bpkd_search.data.geometry import Size, Window, base_size, padded_size, scal
 from bpkd_search.data.transforms import TrainTransform, read_window
 from bpkd_search.data.views import chunks
 from bpkd_search.data.views.codecs import Codec, open_codec
+from bpkd_search.data.views.given import GivenLogits
 from bpkd_search.data.views.layout import Array, Layout
 from bpkd_search.data.views.records import Records
 
@@ -104,14 +106,16 @@ class Maps:
         for place, (index, window) in enumerate(zip(indices, cut, strict=True)):
             parts = self.plan.record(sizes[index])[0][window.step, window.flip]
             start = self.layout.row(index)
-            top, left = window.top // grid, window.left // grid
+            top, left = max(0, window.top) // grid, max(0, window.left) // grid
+            # At stride 1 a crop may begin before a smaller image.
+            down, right = max(0, -window.top) // grid, max(0, -window.left) // grid
             for target, (at, shape, dtype) in zip(batch, parts.values(), strict=True):
                 first = start + at
                 bytes_ = prod(shape) * np.dtype(dtype).itemsize
                 values = self.array[first : first + bytes_].view(dtype).reshape(shape)
                 if len(shape) == 3:
-                    values = values[:, top : top + cells[0], left : left + cells[1]]
-                    target[place, :, : values.shape[1], : values.shape[2]] = values
+                    values = values[:, top : top + cells[0] - down, left : left + cells[1] - right]
+                    target[place, :, down : down + values.shape[1], right : right + values.shape[2]] = values
                 else:
                     target[place] = values
         return [torch.from_numpy(array) for array in batch]
@@ -120,6 +124,41 @@ class Maps:
         """Return logits float16 [B, C, h, w] from gathered arrays."""
         names = self.codec.rows((self.plan.classes, 1, 1))
         return self.codec.decode(dict(zip(names, parts, strict=True)))
+
+
+def _packed(
+    plan: MapPlan, sizes: Sequence[Size], made: dict[int, dict[tuple[int, bool], dict[str, Array]]]
+) -> dict[str, Array]:
+    """Return the records [1, bytes] of the encoded maps of consecutive images."""
+    flat = [
+        np.ascontiguousarray(forms[form][name]).astype(dtype, copy=False).view(np.uint8).ravel()
+        for index, forms in made.items()
+        for form, parts in plan.record(sizes[index])[0].items()
+        for name, (_, _, dtype) in parts.items()
+    ]
+    return {"records": np.concatenate(flat)[None]}
+
+
+@dataclass(frozen=True)
+class GivenWork:
+    """Encodes the given logits of a range of images, mirrored for flipped ones; there is one scale, 1."""
+
+    sizes: tuple[Size, ...]
+    plan: MapPlan
+    given: GivenLogits
+
+    def __call__(self, start: int, stop: int) -> dict[str, Array]:
+        """Return the records [1, bytes] of images `start` to `stop`."""
+        codec = self.plan.open_codec()
+        made: dict[int, dict[tuple[int, bool], dict[str, Array]]] = {}
+        for index in range(start, stop):
+            size = self.plan.scaled(self.sizes[index], 0)
+            logits = self.given.read(index, size, self.plan.transform.grid)
+            made[index] = {}
+            for step, flip in self.plan.forms:
+                encoded = codec.encode(logits.flip(-1) if flip else logits)
+                made[index][step, flip] = {name: part[0].numpy() for name, part in encoded.items()}
+        return _packed(self.plan, self.sizes, made)
 
 
 @dataclass(frozen=True)
@@ -151,13 +190,7 @@ class MapWork:
                     rows, columns = self.plan.grid(self.sizes[index], step)
                     encoded = codec.encode(logits[row : row + 1, :, :rows, :columns])
                     made[index][step, flip] = {name: part[0].cpu().numpy() for name, part in encoded.items()}
-        flat = [
-            np.ascontiguousarray(made[index][form][name]).astype(dtype, copy=False).view(np.uint8).ravel()
-            for index in range(start, stop)
-            for form, parts in self.plan.record(self.sizes[index])[0].items()
-            for name, (_, _, dtype) in parts.items()
-        ]
-        return {"records": np.concatenate(flat)[None]}
+        return _packed(self.plan, self.sizes, made)
 
     def _window(self, index: int, step: int, flip: bool) -> Window:
         scaled = self.plan.scaled(self.sizes[index], step)
