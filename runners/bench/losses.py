@@ -2,7 +2,8 @@
 
 python runners/bench/losses.py [--device cpu|cuda] [--json FILE] [--threads 1] [--repeats 7]
 
-- edge_masks against the one-hot max-pool form, with a square and with a separable window, [4, 19, 512, 1024] to stride 8, at widths 3, 7 and 15;
+- edge_masks against the one-hot max-pool form, with a square and with a separable window, [4, 19, 512, 1024] to
+  stride 8, at widths 3, 7 and 15;
 - bpkd_loss against kd_loss, forward and backward, [8, 19, 64, 128] logits and [8, 512, 1024] labels.
 """
 
@@ -47,7 +48,6 @@ def one_hot_edge_masks(labels: Tensor, width: int, pool: Callable[[Tensor, int],
     """The form found in public code: a one-hot float map, max-pooled both ways and averaged."""
     void = labels == 255
     one_hot = F.one_hot(torch.where(void, CLASSES, labels.long()), CLASSES + 1).permute(0, 3, 1, 2).float()
-    one_hot = one_hot.contiguous()
     dilated, eroded = pool(one_hot, width), -pool(-one_hot, width)
     edges = (dilated - eroded)[:, :CLASSES] * (1 - dilated[:, CLASSES:])
     return F.adaptive_avg_pool2d(edges, GRID)
