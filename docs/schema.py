@@ -11,7 +11,7 @@ from bpkd_search.config import SearchConfig
 Schema = dict[str, Any]
 
 SCHEMA: Schema = SearchConfig.model_json_schema()
-BLOCKS: dict[str, Schema] = SCHEMA["$defs"]
+BLOCKS: dict[str, Schema] = {name: block for name, block in SCHEMA["$defs"].items() if "properties" in block}
 
 _SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _SIGNS |= {"minItems": "length ≥", "maxItems": "length ≤", "minProperties": "entries ≥"}
@@ -29,7 +29,7 @@ def blocks_of(schema: Schema) -> list[str]:
     for member in members(schema):
         inner = member.get("additionalProperties") or member.get("items")
         name = member.get("$ref", "").rpartition("/")[2]
-        found += [name] if "properties" in BLOCKS.get(name, ()) else []
+        found += [name] if name in BLOCKS else []
         found += blocks_of(inner) if isinstance(inner, dict) else []
     return found
 
@@ -47,7 +47,7 @@ def kind(schema: Schema) -> str:
     (schema,) = members(schema)
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return "schedule" if name.endswith("Schedule") else "block" if name in BLOCKS and BLOCKS[name] else "any value"
+        return "schedule" if name.endswith("Schedule") else "block" if name in BLOCKS else "any value"
     if "const" in schema or "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if "prefixItems" in schema:
