@@ -77,6 +77,34 @@ def check(
         raise SystemExit(1)
 
 
+@data.command()
+def show(
+    space: Space,
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="The new image file.")],
+    split: Annotated[str, typer.Option(help="train, val, or another split.")] = "train",
+    count: Annotated[int, typer.Option(min=1, max=100, help="Number of images, evenly spaced over the split.")] = 12,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Training crops as a run draws them in its first epoch.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Draw images with their labels in the colours of the classes; ignored pixels are hatched."""
+    from bpkd_search.config import load_run
+
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another --out")
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out: got {out}, must end in .png")
+    if crops and split != "train":
+        raise UserError(f"--crops: only the training split is cropped, got --split {split}")
+    run = load_run(space, list(overrides or []))
+
+    from bpkd_search.pictures.contact_sheet import draw_samples, samples_of
+
+    dataset, samples = samples_of(run, split, count, crops=crops)
+    print(draw_samples(samples, dataset.class_names, dataset.palette, out))
+
+
 @contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[], None]]:
     """Within the block, show on a terminal's standard error how much of the work is done; yields what counts a step."""

@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 def content_hash(image: Pixels) -> bytes:
     """Return a hash of an image's size and pixels, uint8 [H, W, 3]."""
     found = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
-    found.update(np.ascontiguousarray(image))
+    found.update(np.ascontiguousarray(image).data)
     return found.digest()
 
 

@@ -60,7 +60,8 @@ class Split:
     def counts(self) -> NDArray[np.int64]:
         """Return the pixels of each class and, last, of ignored ones, over all samples."""
         rows = [sample.counts for sample in self.samples if sample.counts]
-        return np.array(rows, np.int64).reshape(len(rows), len(self.class_names) + 1).sum(0)
+        total: NDArray[np.int64] = np.array(rows, np.int64).reshape(len(rows), len(self.class_names) + 1).sum(0)
+        return total
 
 
 def inspect_split(name: str, dataset: Dataset, *, workers: int, progress: Callable[[], None] = lambda: None) -> Split:

@@ -125,11 +125,11 @@ def samples_of(target: Path, count: int, overrides: Sequence[str] = ()) -> list[
     if file.is_file() or not target.exists():
         data = load_run(file, overrides).data
         dataset, resize = open_data(data, "val"), EvalTransform(data.resize, "resized")
-        return [resize(*dataset[index]) for index in _spread(len(dataset), count)]
+        return [resize(*dataset[index]) for index in spread(len(dataset), count)]
     if overrides:
         raise ConfigError(["needs a search space or an experiment directory to override keys of"], source="--set")
     dataset = recognise(target)
-    return [dataset[index] for index in _spread(len(dataset), count)]
+    return [dataset[index] for index in spread(len(dataset), count)]
 
 
 def recognise(root: Path) -> Dataset:
@@ -144,5 +144,6 @@ def recognise(root: Path) -> Dataset:
     )
 
 
-def _spread(length: int, count: int) -> list[int]:
+def spread(length: int, count: int) -> list[int]:
+    """Return `count` evenly spaced indices below `length`, or all of them if there are fewer."""
     return sorted({index * length // count for index in range(count)})

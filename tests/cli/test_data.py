@@ -9,10 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image, ImageEnhance
 
+from bpkd_search.config import load_run
 from bpkd_search.data import open_split
+from bpkd_search.pictures.contact_sheet import paint, samples_of
+from bpkd_search.training.forms import first_form
+from bpkd_search.training.inputs import view_recipe
 
 NAMES = ["sky", "building", "road", "pavement", "tree", "pole", "sign", "vehicle"]
 
@@ -185,3 +190,47 @@ def test_data_sets_without_files_are_checked_too(call) -> None:
 def test_a_missing_data_set_is_bad_input(call, space: Path, tmp_path: Path) -> None:
     code, out, err = call("data", "check", space, "--set", f"data.root={tmp_path / 'nowhere'}")
     assert (code, out) == (2, "") and "no such directory" in err
+
+
+def test_pictures_show_images_with_their_classes(call, space: Path, root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    assert call("data", "show", space, "--out", out, "--count", "3") == (0, f"{out}\n", "")
+    sheet = np.array(Image.open(out))
+    assert sheet.shape[1] == 3 * (260 + 12) + 12
+    # Each image is there as a whole, enlarged by its nearest pixel; images 0, 4 and 8 of 12.
+    for column, name in enumerate(("t00", "t04", "t08")):
+        image = (
+            Image.open(root / f"images/train/{name}.png").convert("RGB").resize((260, 195), Image.Resampling.NEAREST)
+        )
+        left = 12 + column * 272
+        np.testing.assert_array_equal(sheet[39 : 39 + 195, left : left + 260], np.array(image))
+    code, _, err = call("data", "show", space, "--out", out)
+    assert code == 2 and "exists already; choose another --out" in err
+    again = tmp_path / "crops.png"
+    assert call("data", "show", space, "--out", again, "--crops", "--count", "2")[0] == 0
+    for arguments, message in (
+        (("--crops", "--split", "val"), "only the training split is cropped, got --split val"),
+        (("--split", "other"), "images/other"),
+    ):
+        code, _, err = call("data", "show", space, "--out", tmp_path / "new.png", *arguments)
+        assert code == 2 and message in err
+    code, _, err = call("data", "show", space, "--out", tmp_path / "sheet.pdf")
+    assert code == 2 and "must end in .png" in err
+
+
+def test_crops_are_those_of_the_first_epoch(space: Path) -> None:
+    run = load_run(space)
+    _, samples = samples_of(run, "train", 12, crops=True)
+    form = first_form(run)
+    recipe = view_recipe(run.data, form)
+    for index, (name, image, label) in enumerate(samples):
+        expected = recipe.view(index, 0)
+        assert name == f"t{index:02d}" and torch.equal(image, expected[0]) and torch.equal(label, expected[1])
+
+
+def test_ignored_pixels_are_white_and_grey_and_others_of_their_class() -> None:
+    label = torch.full((40, 60), 255, dtype=torch.uint8)
+    label[:20] = 1
+    painted = paint(torch.full((3, 40, 60), 100, dtype=torch.uint8), label, [(0, 0, 0), (200, 0, 50)])
+    assert (painted[:20] == (160, 40, 70)).all()
+    assert {tuple(pixel) for pixel in painted[20:].reshape(-1, 3).tolist()} == {(255, 255, 255), (120, 120, 124)}

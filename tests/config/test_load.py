@@ -64,7 +64,7 @@ BAD = [
     ),
     ({"data": {"crop": [10, 64]}}, "data.crop.0: got 10, must be greater than or equal to 32"),
     ({"data": {"resize": {"shrt": 64}}}, "data.resize.shrt: unknown key; did you mean short? valid: short, long"),
-    ({"data": {"resize": [64]}}, "data.resize.1: is required"),
+    ({"data": {"resize": [64]}}, "data.resize: got [64], must be [height, width]"),
     ({"data": {"views": "many"}}, "data.views: got 'many', must be a valid integer"),
     ({"data": {"scale": [2, 1]}}, "data.scale: got [2, 1], must be [low, high] with 0 < low <= high"),
     ({"data": {"eval": {"crop": [64, 64]}}}, "data.eval.crop: got [64, 64], must be left out unless mode is slide"),
