@@ -9,7 +9,7 @@ SUPPORTED := 3.10 3.11 3.12 3.13
 # Neither Ray nor real data nor minutes.
 FAST := tests/config tests/experiment tests/losses tests/metrics tests/search tests/test_public_api.py
 
-.PHONY: demo test test-long test-versions test-mmseg dist lint docs docs-reference bench gpu soak clean-venv
+.PHONY: demo test test-long test-paper test-versions test-mmseg dist lint docs docs-reference bench gpu soak clean-venv
 
 demo: $(STAMP)  ## A whole search on scenes the package draws; ends with a leaderboard.
 	runners/local.sh quickstart
@@ -19,6 +19,9 @@ test: $(STAMP)  ## The ordinary tests, under 8 minutes on two cores.
 
 test-long: $(STAMP)  ## Searches that are killed and resumed, and other tests of several minutes.
 	$(BIN)/pytest -m long
+
+test-paper: $(STAMP)  ## Two training steps of the paper's settings at full size, on drawn images: hours on a CPU.
+	$(BIN)/pytest -m long tests/training/test_paper_spaces.py
 
 test-versions:  ## The fast tests on the oldest and the newest supported Python of this machine, each in .venv-VERSION.
 	@set -e; \

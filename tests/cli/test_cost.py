@@ -36,6 +36,18 @@ def test_the_figures_as_json_are_those_of_the_table(call, space: Path) -> None:
     assert {figure["how"] for figure in figures if figure["part"] == "time"} == {"measured on this CPU"}
 
 
+@pytest.mark.long
+def test_measured_hours_are_those_of_a_search(tmp_path: Path, cache: Path) -> None:
+    from bpkd_search import load_search, run_search
+    from bpkd_search.cli.cost import figures_of
+
+    config = load_search("quickstart", ["search.concurrent=1"])
+    (expected,) = (f.value * 3600 for f in figures_of(config, measure=True) if f.what == "training of trials")
+    spent = float(run_search(config, tmp_path / "search").trials()["gpu_seconds"].sum())
+    print(f"training of trials: {expected:.0f} s expected, {spent:.0f} s spent")
+    assert spent / 1.5 <= expected <= spent * 1.5
+
+
 def test_a_run_has_a_cost_too_and_errors_come_first(call, tiny: dict[str, Any], tmp_path: Path) -> None:
     run = tmp_path / "run.yaml"
     run.write_text(yaml.safe_dump({key: tiny[key] for key in ("data", "teacher", "student", "loss", "train")}))

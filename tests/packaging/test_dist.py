@@ -69,7 +69,9 @@ def test_the_installed_command_finds_the_search_spaces(dist: Path, tmp_path: Pat
 
     command = environment / "bin" / "bpkd-search"
     assert run(command, "validate", "quickstart") == "quickstart: ok\n"
-    names = {path.stem for path in (ROOT / "search_spaces").glob("*.yaml")}
+    spaces = ROOT / "search_spaces"
+    names = {path.relative_to(spaces).with_suffix("").as_posix() for path in spaces.rglob("*.yaml")}
+    assert any(name.startswith("paper/") for name in names)
     assert names <= {line.split()[0] for line in run(command, "spaces").splitlines()}
     assert run(command, "spaces", "copy", "quickstart") == "quickstart.yaml\n"
     assert (tmp_path / "quickstart.yaml").read_bytes() == (ROOT / "search_spaces" / "quickstart.yaml").read_bytes()

@@ -67,6 +67,13 @@ def test_networks_that_cannot_be_are_named_by_their_path(
     assert all(fault.startswith(beginning) for fault, beginning in zip(faults, beginnings, strict=True)), faults
 
 
+def test_a_crop_that_maps_cannot_cut_is_found(tiny: dict[str, Any]) -> None:
+    maps = ["teacher.mode=maps", "data.views=auto", "data.crop=[34,48]"]
+    (fault,) = faults_of(tiny, *maps)
+    assert fault.startswith("data.crop: got [34, 48], must be multiples of 4, the stride of the teacher's logits")
+    check_networks(parse(SearchConfig, deepcopy(tiny), "test", [*maps[:2], "data.crop=[36,48]"]))
+
+
 def test_a_misspelt_encoder_comes_with_the_right_one(tiny: dict[str, Any]) -> None:
     (fault,) = faults_of(tiny, "student.encoder=mobilenetv3_smal_050")
     assert "did you mean mobilenetv3_small_050" in fault

@@ -84,6 +84,20 @@ def test_a_loss_on_features_runs_the_teacher(tiny: dict[str, Any]) -> None:
     assert first_form(search) == Form(0, "online")
 
 
+def test_auto_has_a_view_for_every_epoch_of_the_largest_batch(tiny: dict[str, Any]) -> None:
+    # 12 images: 7 iterations are three passes in batches of 4, four of 6, and seven of 4 * 3.
+    length = ["data.views=auto", "train.epochs=null", "train.iterations=7", "train.validate_every=7"]
+    for space, views in (
+        ({"train.batch_size": {"choice": [2, 4]}}, 3),
+        ({"train.batch_size": {"choice": [2, 6]}}, 4),
+        ({"train.batch_size": {"int": [2, 6], "step": 2}}, 4),
+        ({"train.batch_size": {"choice": [2]}, "train.accumulate": {"int": [1, 3]}}, 7),
+    ):
+        search = parse(SearchConfig, {**deepcopy(tiny), "space": space}, "test", length)
+        assert first_form(search) == Form(views, "stored")
+        assert first_form(search.run()) == Form(3, "stored")
+
+
 def test_repeats_are_warned_of_from_five_on(tiny: dict[str, Any]) -> None:
     assert repeats(a_run(tiny), Form(1, "stored"), 12) is None
     warning = repeats(a_run(tiny, "train.epochs=9"), Form(2, "stored"), 12)

@@ -62,7 +62,7 @@ def trained(name: str, folder: Path, *overrides: str, shrink: int = 1) -> dict[s
     return metrics
 
 
-@pytest.mark.parametrize("name", ["paper/pascal-context-pspnet-night", "paper/cityscapes-hrnet"])
+@pytest.mark.parametrize("name", ["paper/pascal-context-pspnet-night", "paper/cityscapes-isanet"])
 def test_two_small_steps(name: str, tmp_path: Path) -> None:
     trained(name, tmp_path, *SMALL[load_search(name).data.kind], *NARROW, shrink=SHRINK)
 

@@ -18,6 +18,7 @@ from bpkd_search.config.load import parse
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import run_at
 from bpkd_search.data.views import ViewStore
+from bpkd_search.errors import CheckpointError
 from bpkd_search.losses.methods import Ce
 from bpkd_search.models import save_weights
 from bpkd_search.models.build import build_model
@@ -200,3 +201,14 @@ def test_logits_are_computed_in_float16_where_that_is_asked_for_and_enough(
         expected = net(images)
     torch.testing.assert_close(logits.float(), expected, rtol=0.02, atol=0.02 * expected.abs().max().item())
     assert torch.equal(logits, expected) == (dtype == torch.float32)
+
+
+def test_a_damaged_file_of_the_cache_says_how_to_go_on(tiny: dict[str, Any], tmp_path: Path) -> None:
+    run, path = parse(SearchConfig, tiny, "test").run(), tmp_path / "teacher.safetensors"
+    path.write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=r"teacher\.safetensors: .*: delete it, and the next start trains") as e:
+        teacher.open_teacher(run, 8, path, torch.device("cpu"))
+    given = run.model_copy(update={"teacher": run.teacher.model_copy(update={"checkpoint": path})})
+    with pytest.raises(CheckpointError) as own:
+        teacher.open_teacher(given, 8, path, torch.device("cpu"))
+    assert str(e.value).startswith(str(own.value)) and "delete" not in str(own.value)
