@@ -9,7 +9,7 @@ SUPPORTED := 3.10 3.11 3.12 3.13
 # Neither Ray nor real data nor minutes.
 FAST := tests/config tests/experiment tests/losses tests/metrics tests/search tests/test_public_api.py
 
-.PHONY: demo test test-long test-versions test-mmseg dist lint docs docs-reference bench soak clean-venv
+.PHONY: demo test test-long test-versions test-mmseg dist lint docs docs-reference bench gpu soak clean-venv
 
 demo: $(STAMP)  ## A whole search on scenes the package draws; ends with a leaderboard.
 	runners/local.sh quickstart
@@ -73,6 +73,9 @@ bench: $(STAMP)  ## Speed as ratios within one run, in quick form; figures go to
 	$(BIN)/python runners/bench/strategies.py simulated --trials 300 --json runs/bench/simulated.json
 	$(BIN)/python runners/bench/strategies.py warm_start --trials 20 --seeds 2 --json runs/bench/warm_start.json
 	$(BIN)/python runners/bench/strategies.py table --trials 64 --seeds 2 --json runs/bench/strategies.json
+
+gpu: $(STAMP)  ## What only a GPU can show, in under nine minutes; figures go to runs/gpu/.
+	$(BIN)/python runners/bench/gpu.py --out runs/gpu
 
 soak: $(STAMP)  ## Ten minutes of searches on four Ray nodes of this machine, a process killed every ten seconds.
 	mkdir -p runs

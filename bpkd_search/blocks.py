@@ -6,6 +6,7 @@ This module does not import torch, so that a configuration is read in millisecon
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    JsonValue,
     Tag,
     model_validator,
 )
@@ -86,6 +89,17 @@ PerClass = Annotated[
     | Annotated[tuple[Annotated[float, Field(ge=0)], ...], Tag("per class")],
     Discriminator(_number_or_list),
 ]
+
+
+class _Arguments(dict[str, Any]):
+    """A mapping that is hashed by its contents, as the blocks around it are."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(json.dumps(self, sort_keys=True))
+
+
+# Arguments of a user's function: plain values by name.
+Arguments = Annotated[dict[str, JsonValue], AfterValidator(_Arguments)]
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -67,11 +69,16 @@ def require(package: str, extra: str, purpose: str) -> Any:
 def import_object(place: str, key: str) -> Any:
     """Import and return what `place` names as `package.module:name`; `key` is the configuration key that gives it.
 
+    Modules are also found below the working directory, after all others.
+
     Raises `ConfigError` if the text has another form, or the module or the name is missing or raises when imported.
     """
     module, _, name = place.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
         raise ConfigError([f"{key}: got {place!r}, must be package.module:name"])
+    # Python does not look there if it was started by a script that is elsewhere, as an installed command is.
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
     try:
         found = import_module(module)
         for part in name.split("."):
@@ -87,3 +94,40 @@ def import_object(place: str, key: str) -> Any:
     except Exception as e:
         raise ConfigError([f"{key}: importing {module} raised {type(e).__name__}: {e}"]) from e
     return found
+
+
+def argument_faults(
+    function: Callable[..., Any], place: str, given: Collection[str], key: str, *, handed: Sequence[str], also: str = ""
+) -> list[str]:
+    """Return what is wrong with the names of the arguments for a user's function, a line each.
+
+    `handed` are the arguments that it gets by position, `also` one that it gets by name; `given` are those that the
+    configuration gives under `key`. A function without a signature, as some of C have none, has no faults.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return []
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    any_number = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    if len(positional) < len(handed) and not any_number:
+        return [f"{key}: {place} takes {len(positional)} arguments by position, must take {', '.join(handed)}"]
+    taken = positional[: len(handed)]
+    named = [p for p in parameters if p not in taken and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    names = [p.name for p in named]
+    faults = [] if not also or also in names or any_name else [f"{key}: {place} must take an argument {also}"]
+    valid = [name for name in names if name != also]
+    for name in given if not any_name else ():
+        if name not in valid:
+            close = difflib.get_close_matches(name, valid, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            faults.append(f"{key}.{name}: {place} has no such argument; {hint}valid: {', '.join(valid) or 'none'}")
+    required = [p.name for p in named if p.default is p.empty and p.name != also]
+    return faults + [f"{key}.{name}: is required by {place}" for name in required if name not in given]
+
+
+def first_line(error: BaseException) -> str:
+    """Return an exception's type and the first line of its text, for a sentence."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

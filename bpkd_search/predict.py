@@ -19,21 +19,22 @@ from bpkd_search.config.networks import Student
 from bpkd_search.data.base import MAX_CLASSES, listed
 from bpkd_search.data.folder import IMAGE_SUFFIXES, find_files, read_image
 from bpkd_search.data.geometry import base_size
-from bpkd_search.errors import CheckpointError, DataError
+from bpkd_search.errors import CheckpointError, ConfigError, DataError
 from bpkd_search.files import replacing
 from bpkd_search.imports import callable_module
-from bpkd_search.models import Segmentor, read_about
-from bpkd_search.models.build import pick_device
+from bpkd_search.models import Network, read_about
+from bpkd_search.models.build import build_model, pick_device
 from bpkd_search.models.checkpoint import plain_name, read_weights
 from bpkd_search.models.inference import predict_classes
 
 OVERLAY = 0.5
 
 
-def load_student(path: Path | str) -> tuple[Segmentor, dict[str, Any]]:
+def load_student(path: Path | str) -> tuple[Network, dict[str, Any]]:
     """Return a student in evaluation mode on the CPU, and the description in its file.
 
-    `path` is a safetensors file of `bpkd-search train` or `export`; nothing else is needed. The description
+    `path` is a safetensors file of `bpkd-search train` or `export`; nothing else is needed, but
+    the module of a network by `student.factory`. The description
     contains `config`, `class_names`, `palette` and `size`, (height, width) of the training crops. Raises
     `CheckpointError` if it does not fit.
     """
@@ -55,15 +56,16 @@ def load_student(path: Path | str) -> tuple[Segmentor, dict[str, Any]]:
         raise CheckpointError(f"{path}: its header cannot be used: {' '.join(str(e).split())}") from e
     if not 1 <= len(names) <= MAX_CLASSES or colours.shape != (len(names), 3):
         raise CheckpointError(f"{path}: its header names {len(names)} classes and {len(colours)} colours")
-    model = Segmentor(
-        spec.encoder, len(names), head=spec.head, channels=spec.channels, output_stride=spec.output_stride
-    )
+    try:
+        model = build_model(spec.model_copy(update={"weights": None, "auxiliary_weight": 0}), len(names), 0)
+    except ConfigError as e:
+        raise CheckpointError(f"{path}: its network cannot be built: {'; '.join(e.faults)}") from e
     ours = {comparable(name): name for name in model.state_dict()}
     weights = {ours.get(comparable(name), name): tensor for name, tensor in read_weights(path).items()}
     try:
         model.load_state_dict(weights)
     except RuntimeError as e:
-        raise CheckpointError(f"{path}: does not fit {spec.encoder} + {spec.head}: {' '.join(str(e).split())}") from e
+        raise CheckpointError(f"{path}: does not fit {spec.described}: {' '.join(str(e).split())}") from e
     return model.eval().requires_grad_(False), {**about, "size": list(data.crop)}
 
 
@@ -77,7 +79,7 @@ def comparable(name: str) -> str:
     return "encoder." + plain_name(name.removeprefix("encoder."))
 
 
-def classify(model: Segmentor, image: NDArray[np.uint8], data: Data) -> NDArray[np.uint8]:
+def classify(model: Network, image: NDArray[np.uint8], data: Data) -> NDArray[np.uint8]:
     """Return class ids uint8 [H, W] of an image uint8 [H, W, 3], resized and segmented as in validation on `data`."""
     ids = predict_classes(model, network_input(image, data)[None], image.shape[:2], data.evaluation)[0]
     classes: NDArray[np.uint8] = ids.to(torch.uint8).cpu().numpy()

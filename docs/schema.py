@@ -28,7 +28,8 @@ def blocks_of(schema: Schema) -> list[str]:
     found = []
     for member in members(schema):
         inner = member.get("additionalProperties") or member.get("items")
-        found += [member["$ref"].rpartition("/")[2]] if "$ref" in member else []
+        name = member.get("$ref", "").rpartition("/")[2]
+        found += [name] if "properties" in BLOCKS.get(name, ()) else []
         found += blocks_of(inner) if isinstance(inner, dict) else []
     return found
 
@@ -45,7 +46,8 @@ def kind(schema: Schema) -> str:
         return " or ".join(dict.fromkeys(kind(member) for member in members(schema)))
     (schema,) = members(schema)
     if "$ref" in schema:
-        return "schedule" if schema["$ref"].endswith("Schedule") else "block"
+        name = schema["$ref"].rpartition("/")[2]
+        return "schedule" if name.endswith("Schedule") else "block" if BLOCKS.get(name) else "any value"
     if "const" in schema or "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if "prefixItems" in schema:

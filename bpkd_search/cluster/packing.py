@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bpkd_search.cluster.nodes import Node, live_nodes
 from bpkd_search.cluster.slots import Slots
 from bpkd_search.config.search import Search
+from bpkd_search.errors import ResourceError
 
 if TYPE_CHECKING:
     from bpkd_search.cluster.trial import TrialTask
@@ -32,6 +33,8 @@ MOST, RESERVE = 16, 0.1
 # Candidates in a row that bring no more images a second before the climb ends.
 PATIENCE = 2
 WARM_UP_STEPS, SECONDS = 3, 4.0
+# How long to wait for the machine that is measured: another driver's trials may hold it.
+READY_SECONDS = 300.0
 
 
 @dataclass(frozen=True, order=True)
@@ -166,6 +169,7 @@ def ray_copies(task: dict[str, Any], machine: Machine, most: int) -> Iterator[Ca
     `task` is a `TrialTask` as plain values; `most` is how many copies the largest packing has.
     """
     import ray
+    from ray.exceptions import GetTimeoutError
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -173,7 +177,16 @@ def ray_copies(task: dict[str, Any], machine: Machine, most: int) -> Iterator[Ca
     if machine.gpus:
         bundle["GPU"] = int(1e4 / most) / 1e4
     group = placement_group([bundle] * most, strategy="STRICT_PACK")
-    ray.get(group.ready())
+    try:
+        ray.get(group.ready(), timeout=READY_SECONDS)
+    except GetTimeoutError:
+        remove_placement_group(group)
+        raise ResourceError(
+            f"packing: Ray has not given {most} CPU(s)"
+            + (" and a GPU" if machine.gpus else "")
+            + f" of one node for {READY_SECONDS:g} s, which other work holds; wait for its end, or give figures in"
+            " search.resources instead of auto"
+        ) from None
     copies: list[Any] = []
 
     def measure(packing: Packing) -> Measured:
@@ -206,11 +219,15 @@ class Copy:
         self._run: Distillation | None = None
 
     def warm_up(self, threads: int) -> float | None:
-        """Some steps that do not count; None when the memory is full."""
+        """Some steps and a batch of validation, which do not count; None when the memory is full.
+
+        What validation takes of the memory, PyTorch keeps: `memory_left` is beside it.
+        """
         import torch
 
         torch.set_num_threads(threads)
-        return self._train(lambda steps, _: steps < WARM_UP_STEPS)
+        rate = self._train(lambda steps, _: steps < WARM_UP_STEPS)
+        return None if rate is None or not self._evaluate() else rate
 
     def rate(self, seconds: float) -> float | None:
         """Images per second, over `seconds` seconds; None when the memory is full."""
@@ -234,6 +251,23 @@ class Copy:
         except (torch.OutOfMemoryError, MemoryError):
             torch.cuda.empty_cache()
             return None
+
+    def _evaluate(self) -> bool:
+        """Whether the memory holds a batch of validation beside training."""
+        import torch
+
+        from bpkd_search.config.data import Data
+        from bpkd_search.training.evaluation import BATCH, evaluate
+
+        run, data = self._run, Data.model_validate(self._task.prepared.data)
+        assert run is not None
+        try:
+            rows = range(min(BATCH, run.store.num_val_images))
+            evaluate(run.student, run.store, run.device, data.evaluation, rows, amp=run.amp)
+        except (torch.OutOfMemoryError, MemoryError):
+            torch.cuda.empty_cache()
+            return False
+        return True
 
     def _start(self) -> Distillation:
         from bpkd_search.config.models import RunConfig

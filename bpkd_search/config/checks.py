@@ -17,6 +17,7 @@ from bpkd_search.config.points import Point, holds, in_order, is_active, lay, pr
 from bpkd_search.config.space import Choice, Distribution, FloatRange
 from bpkd_search.data.kinds import KINDS
 
+OWN_SCORE = "custom_score"
 # Only these leave the stored views valid and the trials comparable.
 SEARCHABLE = ("loss.", "train.", "student.")
 _FIXED = {f"train.{key}" for key in (*LENGTH, "device")}
@@ -33,17 +34,16 @@ def cross_faults(config: RunConfig) -> list[str]:
     if (required := KINDS[kind].required) and config.data.options is None:
         faults.append(f"data.{kind}: got nothing, is required with data.kind: {kind} ({', '.join(required)})")
     teacher = config.teacher
-    for key, given, other in (
-        ("smp", teacher.smp is not None, "checkpoint"),
-        ("arguments", bool(teacher.arguments), "factory"),
-    ):
-        if given and getattr(teacher, other) is None:
-            faults.append(f"teacher.{key}: got {getattr(teacher, key)}, needs teacher.{other}")
-    if teacher.smp is not None and teacher.factory is not None:
-        faults.append("teacher.smp: got it beside teacher.factory: one of them builds the network")
+    if teacher.smp is not None and teacher.checkpoint is None:
+        faults.append(f"teacher.smp: got {dict(teacher.smp)}, needs teacher.checkpoint, the weights of that network")
+    if teacher.factory is not None and teacher.function is not None:
+        faults.append(f"teacher.checkpoint: got {teacher.function} beside teacher.factory: one function builds it")
     faults += _schedule_faults("teacher.train", config.teacher.train)
     if isinstance(config, SearchConfig):
         faults += space_faults(config)
+        used = {*config.search.goals, *(name for name, *_ in config.search.limits())}
+        if OWN_SCORE in used and config.data.eval.metric is None:
+            faults.append(f"data.eval.metric: got nothing, is required where the search uses {OWN_SCORE}")
         scheduler = config.search.scheduler
         train = config.train
         if train.iterations is not None and train.validate_every is None:

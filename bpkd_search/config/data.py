@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from bpkd_search.blocks import Block, Matching
+from bpkd_search.blocks import Arguments, Block, Matching
 from bpkd_search.data.geometry import Sides
 from bpkd_search.data.kinds import OPTION_BLOCKS, KindName, with_option_blocks
 
@@ -37,6 +37,17 @@ def _size_or_sides(value: Any) -> str:
 
 def _word_or_number(value: Any) -> str:
     return "word" if value == "auto" else "number"
+
+
+class Metric(Block):
+    """A metric of yours, called as `factory(num_classes, ignore_index=255, **arguments)`.
+
+    It returns an object with `update(predictions, labels)` and `compute()`, as torchmetrics has them. Its score, the
+    higher the better, is `custom_score` in every table.
+    """
+
+    factory: str = Field(description="Import path, `package.module:name`, of a class or function.")
+    arguments: Arguments = Field(default={}, description="Further arguments, by name.", validate_default=True)
 
 
 class Eval(Block):
@@ -64,6 +75,13 @@ class Eval(Block):
         default="original",
         description="Labels at their own resolution, or resized to the network's input as early versions did.",
     )
+
+    metric: Metric | None = Field(default=None, description="A metric of your own beside those measured.")
+
+    @model_serializer(mode="wrap")
+    def _without_metric(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = handler(self)
+        return {key: value for key, value in tree.items() if key != "metric" or value is not None}
 
     @field_validator("crop", "stride")
     @classmethod

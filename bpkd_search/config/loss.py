@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag
 
 from bpkd_search.blocks import Block
 from bpkd_search.losses.entry import LossMethod
-from bpkd_search.losses.methods import METHODS
+from bpkd_search.losses.methods import METHODS, Custom
 
 
 def _method(value: Any) -> str:
@@ -25,7 +25,7 @@ def _union(blocks: dict[str, Any]) -> Any:
 if TYPE_CHECKING:
     Term: TypeAlias = LossMethod
 else:
-    Term = _union({name: entry for name, entry in METHODS.items() if entry.needs != "nothing"})
+    Term = _union({name: entry for name, entry in METHODS.items() if entry.function} | {Custom.name: Custom})
 
 
 class Mix(Block):
@@ -38,14 +38,14 @@ class Mix(Block):
 if TYPE_CHECKING:
     Loss: TypeAlias = LossMethod | Mix
 else:
-    Loss = _union({**METHODS, "mix": Mix})
+    Loss = _union({**METHODS, Custom.name: Custom, "mix": Mix})
 
 
 def terms_by_path(loss: Loss) -> dict[str, LossMethod]:
     """The methods that a `loss` block sums, by their paths in the configuration: none for `ce`, several for `mix`."""
     if isinstance(loss, Mix):
         return {f"loss.terms.{position}": term for position, term in enumerate(loss.terms)}
-    return {} if loss.needs == "nothing" else {"loss": loss}
+    return {"loss": loss} if loss.function else {}
 
 
 def terms_of(loss: Loss) -> tuple[LossMethod, ...]:

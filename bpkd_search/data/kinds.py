@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, StrictBool, create_model
 
-from bpkd_search.blocks import Block
+from bpkd_search.blocks import Arguments, Block
 
 B = TypeVar("B", bound=Block)
 CityscapesLabels = Literal["labelIds", "labelTrainIds"]
@@ -25,6 +25,13 @@ class CityscapesData(Block):
     labels: CityscapesLabels = Field(
         default="labelIds", description="Raw ids as downloaded, or masks converted to the 19 train ids."
     )
+
+
+class CustomData(Block):
+    """A function of yours that opens a split, called as `factory(root, split, **arguments)`."""
+
+    factory: str = Field(description="Import path, `package.module:function`.")
+    arguments: Arguments = Field(default={}, description="Further arguments, by name.", validate_default=True)
 
 
 class FolderData(Block):
@@ -91,6 +98,13 @@ KINDS: dict[str, Kind] = {
     "ade20k": Kind("bpkd_search.data.layouts:open_ade20k"),
     "camvid": Kind("bpkd_search.data.layouts:open_camvid", splits=("train", "val", "test")),
     "cityscapes": Kind("bpkd_search.data.layouts:open_cityscapes", options=CityscapesData),
+    "custom": Kind(
+        "bpkd_search.data.custom:open_custom",
+        splits=None,
+        needs_root=False,
+        options=CustomData,
+        required=("factory",),
+    ),
     "folder": Kind(
         "bpkd_search.data.layouts:open_folder",
         splits=None,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bpkd_search.config.data import Data
+from bpkd_search.config.networks import Student
 from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.config.software import teacher_title
 from bpkd_search.data.geometry import Sides
@@ -31,8 +32,7 @@ def model_card(
         _table(
             ("part", "what"),
             {
-                "encoder": f"{student['encoder']} (timm)",
-                "head": f"{student['head']}, {student['channels']} channels, output stride {student['output_stride']}",
+                **_network(Student.model_validate(student)),
                 "teacher": teacher_title(teacher),
                 "input": "RGB, 0 to 255, [B, 3, H, W]; the model normalises it itself",
                 "output": "class logits at the head's stride",
@@ -81,6 +81,16 @@ def model_card(
         shown = {key: value for key, value in provenance.items() if key != "confirmed"}
         blocks += ["## Provenance", _table(("key", "value"), shown)]
     return "\n\n".join(blocks) + "\n"
+
+
+def _network(student: Student) -> dict[str, str]:
+    """Return the rows about the student's network."""
+    if student.factory is not None:
+        return {"network": f"{student.described}; its module must be importable to load the weights"}
+    return {
+        "encoder": f"{student.encoder} (timm)",
+        "head": f"{student.head}, {student.channels} channels, output stride {student.output_stride}",
+    }
 
 
 def _sizes(data: Data) -> str:

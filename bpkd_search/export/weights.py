@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 from bpkd_search.errors import ExperimentError, UserError
 from bpkd_search.export.settings import Setting, Writer
 from bpkd_search.imports import require
-from bpkd_search.models import Segmentor
+from bpkd_search.models import Network
 from bpkd_search.models.encoders import create_classifier
 from bpkd_search.predict import comparable, load_student
 
@@ -51,7 +51,8 @@ def write_safetensors(setting: Setting, path: Path) -> None:
     The header holds everything needed to rebuild it (`load_student`). Raises `CheckpointError`.
     """
     model, _ = load_student(setting.student)
-    theirs = timm_names(setting.config["student"]["encoder"])
+    encoder = setting.config["student"].get("encoder")
+    theirs = timm_names(encoder) if encoder else {}
     weights = {theirs.get(comparable(k), k): v.contiguous() for k, v in model.state_dict().items()}
     # Not `save_file`: its files are readable by their owner only.
     path.write_bytes(save(weights, metadata={"bpkd_search": json.dumps(describe(setting))}))
@@ -167,7 +168,7 @@ def _checked(setting: Setting, write: Callable[[ExportedProgram, dict[str, Any]]
     raise UserError(f"{setting.name}: cannot be exported; tried\n" + "\n".join(f"  {line}" for line in failures))
 
 
-def _freedoms(model: Segmentor, height: int, width: int) -> list[tuple[str, dict[int, Any], list[Tensor]]]:
+def _freedoms(model: Network, height: int, width: int) -> list[tuple[str, dict[int, Any], list[Tensor]]]:
     """Return the attempts, most dynamic first: description of sizes, dynamic axes, batches for the check."""
     batch = Dim("batch")
 

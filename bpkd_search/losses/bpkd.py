@@ -21,15 +21,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from bpkd_search.losses.divergence import (
-    kl_over_classes,
-    kl_over_space,
-    logits_on_one_grid,
-    mean_over_images,
-    weighted_mean,
-)
-from bpkd_search.losses.edges import edge_masks, valid_fraction
+from bpkd_search.losses.divergence import SMALLEST_WEIGHT, kl_and_difference, logits_on_one_grid, low_where_not
+from bpkd_search.losses.edges import masks_and_valid
 
 
 class BPKDTerms(NamedTuple):
@@ -68,22 +63,53 @@ def bpkd_loss(
     student, teacher = logits_on_one_grid(student_logits, teacher_logits, labels)
     num_classes, grid = student.shape[1], (student.shape[2], student.shape[3])
     alphas = _per_class(alpha, num_classes, student)
-    at_edge = edge_masks(labels, num_classes, edge_width, grid, ignore_index).to(student.dtype)
-    valid = valid_fraction(labels, grid, ignore_index).to(student.dtype)
-    support = valid > 0
-
-    phi = kl_over_classes(student, teacher, edge_temperature, scale=at_edge if pre_mask else None)
-    if post_mask:
-        locations = at_edge.ceil().sum((2, 3)).clamp(min=1)  # ceil: 1 wherever M_E > 0
-        weights = (at_edge * (alphas / locations)[:, :, None, None]).sum(1)
-        edge = mean_over_images((phi * weights).sum((1, 2)), support)
-    else:
-        edge = alphas.mean() * weighted_mean(phi, valid.squeeze(1))
-
-    in_body = (1 - at_edge) * valid
-    divergence = kl_over_space(student, teacher, support, body_temperature, scale=in_body)
-    body = mean_over_images(divergence.mean(1), support)
+    at_edge, valid = (m.to(student.dtype) for m in masks_and_valid(labels, num_classes, edge_width, grid, ignore_index))
+    edge, body = _Terms.apply(
+        student, teacher, at_edge, valid, alphas, (edge_temperature, body_temperature), pre_mask, post_mask
+    )
     return BPKDTerms(edge_weight * edge + body_weight * body, edge, body)
+
+
+class _Terms(torch.autograd.Function):
+    """The terms L_E and L_B; each keeps one map for its gradient, which is in closed form."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        at_edge: Tensor,
+        valid: Tensor,
+        alphas: Tensor,
+        temperatures: tuple[float, float],
+        pre_mask: bool,
+        post_mask: bool,
+    ) -> tuple[Tensor, Tensor]:
+        support = valid > 0
+        # Images without a labelled pixel have zero terms, so they need no weight.
+        images = support.flatten(1).any(1).sum().clamp(min=1)
+        phi, at_edges = kl_and_difference(student, teacher, 1, temperatures[0], at_edge if pre_mask else None)
+        if post_mask:
+            locations = at_edge.ceil().sum((2, 3)).clamp(min=1)  # ceil: 1 wherever M_E > 0
+            weights = (at_edge * (alphas / locations / images)[:, :, None, None]).sum(1)
+        else:
+            weights = valid.squeeze(1) * (alphas.mean() / valid.sum().clamp(min=SMALLEST_WEIGHT))
+        in_body = (1 - at_edge).mul_(valid).flatten(2)
+        low = low_where_not(support, student.dtype).flatten(2)
+        divergence, in_bodies = kl_and_difference(
+            student.flatten(2), teacher.flatten(2), 2, temperatures[1], in_body, low
+        )
+        ctx.temperatures = temperatures
+        ctx.save_for_backward(at_edges, weights, in_bodies.view_as(student), images)
+        return (phi * weights).sum(), divergence.mean(1).sum() / images
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_edge: Tensor, of_body: Tensor) -> tuple[Tensor | None, ...]:
+        at_edges, weights, in_bodies, images = ctx.saved_tensors
+        gradient = at_edges * (weights * (of_edge * ctx.temperatures[0])).unsqueeze(1)
+        gradient.addcmul_(in_bodies, of_body * ctx.temperatures[1] / (images * in_bodies.shape[1]))
+        return gradient, None, None, None, None, None, None, None
 
 
 class BPKDLoss(nn.Module):

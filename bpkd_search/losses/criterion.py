@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from bpkd_search.blocks import in_words
 from bpkd_search.errors import ConfigError
+from bpkd_search.losses.custom import custom_loss
 from bpkd_search.losses.entry import LossMethod
-from bpkd_search.losses.methods import loss_method
+from bpkd_search.losses.methods import Custom, loss_method
 
 
 class Criterion(nn.Module):
@@ -39,6 +40,9 @@ class Criterion(nn.Module):
         self._modules_by_term = nn.ModuleDict()
         self._functions: dict[str, Callable[..., Any]] = {}
         for name, term in self._terms.items():
+            if isinstance(term, Custom):
+                self._functions[name] = custom_loss(term.function)
+                continue
             function = pkgutil.resolve_name(term.function)
             if term.learned:
                 self._modules_by_term[name] = function = function(*channels)
@@ -47,7 +51,7 @@ class Criterion(nn.Module):
     @property
     def needs_teacher(self) -> bool:
         """Whether any term uses the teacher."""
-        return bool(self._terms)
+        return any(term.needs != "nothing" for term in self._terms.values())
 
     def forward(
         self,
@@ -66,13 +70,14 @@ class Criterion(nn.Module):
         Raises `ValueError` if a map that a term needs is None.
         """
         maps = {
+            "nothing": (student_logits, None),
             "teacher logits": (student_logits, teacher_logits),
             "teacher features": (student_features, teacher_features),
         }
         results: dict[str, Tensor] = {}
         for name, term in self._terms.items():
             student, teacher = maps[term.needs]
-            if student is None or teacher is None:
+            if student is None or (teacher is None and term.needs != "nothing"):
                 whose, what = "student" if student is None else "teacher", term.needs.removeprefix("teacher ")
                 raise ValueError(f"{name}: needs the {whose}'s {what}, got None")
             settings = term.at(progress)
@@ -90,7 +95,7 @@ class Criterion(nn.Module):
 
 
 def _checked(terms: Sequence[Mapping[str, Any]], channels: tuple[int | None, int | None]) -> dict[str, LossMethod]:
-    """Return the terms that use the teacher, by their names in reports."""
+    """Return the terms that compute something, by their names in reports."""
     checked: dict[str, LossMethod] = {}
     faults: list[str] = []
     counts: dict[str, int] = {}
@@ -108,7 +113,7 @@ def _checked(terms: Sequence[Mapping[str, Any]], channels: tuple[int | None, int
         name = entry.name if counts[entry.name] == 1 else f"{entry.name}_{counts[entry.name]}"
         if entry.learned and None in channels:
             faults.append(f"{name}: needs student_channels and teacher_channels")
-        if entry.needs != "nothing":
+        if term.function:
             checked[name] = term
     if faults:
         raise ConfigError(faults, source="loss")

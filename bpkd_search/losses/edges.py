@@ -1,10 +1,10 @@
 """Class-wise edge masks of a label map, with one bit per class.
 
 In a square window, "dilation minus erosion" of a class is 1 exactly where the window contains that class
-and another one. Each pixel gets one bit per class, in bytes of eight classes, and the bits are OR-ed
-over the window (separably, by doubling: about log2(width) steps per axis); windows of one class, where the
-lowest and the highest id are equal, are removed. This equals the one-hot max-pooling bit for bit at a small
-fraction of its time and memory.
+and another one. Each pixel has the bit of its class, in bytes of eight classes, and the bits are OR-ed
+over the window, all bytes at once (separably, by doubling: about log2(width) steps per axis). Where that adds
+nothing to the pixel's own bit, the window is of one class and no edge. This equals the one-hot max-pooling bit for
+bit at a small fraction of its time and memory. One more bit, after those of the classes, is that of ignored pixels.
 
 Rules of every function here:
 - The image border is not an edge: windows are clipped to the image.
@@ -16,14 +16,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bpkd_search.losses.parts import images_at_once
 from bpkd_search.losses.pooling import pool_bits
 from bpkd_search.morphology import slide
 
 MAX_CLASSES = 253
-_IGNORED = 255
-# Pixels per part on a CPU: fewer add overhead, more exceed its cache.
-_CACHED = 2**18
-_STRANGE = 254
 
 
 def edge_masks(
@@ -41,12 +38,40 @@ def edge_masks(
 
     Raises `ValueError` if width is even or not positive, there are more than 253 classes, or labels have a wrong shape
     or type or, on the CPU, an id that is neither a class nor `ignore_index`. On a GPU that check would stall the
-    queue, so such ids count as ignored there. Source: Liu et al. 2023 (arXiv 2306.08075).
+    queue, and in compiled code it would split the graph, so such ids count as ignored there. Source: Liu et al. 2023
+    (arXiv 2306.08075).
     """
+    return masks_and_valid(labels, num_classes, width, size, ignore_index)[0]
+
+
+def masks_and_valid(
+    labels: Tensor, num_classes: int, width: int, size: tuple[int, int] | None = None, ignore_index: int = 255
+) -> tuple[Tensor, Tensor]:
+    """Compute `edge_masks` and `valid_fraction` in one pass over the labels: [B, C, h, w] and [B, 1, h, w]."""
     _check(labels, width)
     if not 1 <= num_classes <= MAX_CLASSES:
         raise ValueError(f"num_classes: got {num_classes}, must be 1 to {MAX_CLASSES}")
-    return torch.cat([_edge_masks(part, num_classes, width, size, ignore_index) for part in _parts(labels)])
+    ids = _byte_ids(labels, num_classes, ignore_index)
+    shares = None
+    if shares is None:
+        pixels = labels.shape[1] * labels.shape[2] * (num_classes // 8 + 1)
+        shares = _whole([edge_shares(part, num_classes, width, size) for part in _parts(ids, pixels)])
+    return shares[:, :-1], shares[:, -1:]
+
+
+def edge_shares(ids: Tensor, num_classes: int, width: int, size: tuple[int, int] | None) -> Tensor:
+    """Compute `masks_and_valid` as one map [B, C + 1, h, w] from `ids`, uint8 with C or more for ignored pixels."""
+    groups, void = num_classes // 8 + 1, 1 << num_classes % 8
+    first = torch.arange(0, 8 * groups, 8, dtype=torch.uint8, device=ids.device).view(-1, 1, 1)
+    # A shift by 8 or more gives 0, and ids below `first` wrap around to such shifts.
+    own = 1 << (ids.clamp(max=num_classes).unsqueeze(1) - first)
+    words = slide(own, width, padding=width // 2, combine=torch.bitwise_or)
+    other = (words ^ own).any(1)
+    edge = (other > (words[:, -1] & void)).view(torch.uint8).neg()  # all bits or none
+    words &= edge.unsqueeze(1)
+    # An edge's window has no ignored pixel, so their bit is free: now it is that of the labelled ones.
+    words[:, -1].add_(own[:, -1] < void, alpha=void)
+    return pool_bits(words, num_classes + 1, size)
 
 
 def edge_band(labels: Tensor, width: int, ignore_index: int = 255) -> Tensor:
@@ -55,23 +80,25 @@ def edge_band(labels: Tensor, width: int, ignore_index: int = 255) -> Tensor:
     Arguments, rules and errors are those of `edge_masks`, without pooling.
     """
     _check(labels, width)
-    if labels.dtype != torch.uint8 or ignore_index != _IGNORED:
-        labels = labels.to(torch.int32)
-        ignored = (labels == ignore_index) | (labels < 0)
-        labels = labels.masked_fill(ignored, torch.iinfo(torch.int32).max)
-    return _of_several_classes(labels, width)
+    labels, top = labels.to(torch.int32), torch.iinfo(torch.int32).max
+    ids = labels.masked_fill((labels == ignore_index) | (labels < 0), top)
+    highest = slide(ids, width, padding=width // 2, combine=torch.maximum)
+    lowest = top - slide(top - ids, width, padding=width // 2, combine=torch.maximum)
+    return (lowest != highest) & (highest != top)
 
 
 def valid_fraction(labels: Tensor, size: tuple[int, int] | None = None, ignore_index: int = 255) -> Tensor:
     """Compute the share of each cell's pixels that are labelled: float32 [B, 1, h, w], cells as in `edge_masks`."""
-    return torch.cat([pool_bits(_valid(part, ignore_index), 1, size) for part in _parts(labels)])
+    pixels = labels.shape[1] * labels.shape[2]
+    return _whole([pool_bits(_valid(part, ignore_index).unsqueeze(1), 1, size) for part in _parts(labels, pixels)])
 
 
-def _parts(labels: Tensor) -> tuple[Tensor, ...]:
-    """Split a batch into as many images as fit a CPU's cache; a GPU needs few, large operations."""
-    if labels.device.type != "cpu":
-        return (labels,)
-    return torch.split(labels, max(1, _CACHED // max(1, labels.shape[1] * labels.shape[2])))
+def _parts(maps: Tensor, image_bytes: int) -> tuple[Tensor, ...]:
+    return torch.split(maps, images_at_once(len(maps), image_bytes, maps.device))
+
+
+def _whole(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _valid(labels: Tensor, ignore_index: int) -> Tensor:
@@ -80,42 +107,26 @@ def _valid(labels: Tensor, ignore_index: int) -> Tensor:
     return (labels != ignore_index).view(torch.uint8)
 
 
-def _edge_masks(
-    labels: Tensor, num_classes: int, width: int, size: tuple[int, int] | None, ignore_index: int
-) -> Tensor:
-    ids = _byte_ids(labels, num_classes, ignore_index)
-    edge = _of_several_classes(ids, width).view(torch.uint8).neg()  # all bits or none
-    masks = []
-    for first in range(0, num_classes, 8):
-        # A shift by 8 or more gives 0, and ids below `first` wrap around to such shifts.
-        word = slide(1 << (ids - first), width, padding=width // 2, combine=torch.bitwise_or)
-        masks.append(pool_bits(word.bitwise_and_(edge), min(8, num_classes - first), size))
-    return torch.cat(masks, 1)
-
-
 def _byte_ids(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """Return the labels as uint8, with 255 for ignored pixels; invalid ids raise on the CPU, else count as ignored."""
-    ids = labels
-    if labels.dtype != torch.uint8 or ignore_index != _IGNORED:
-        labels = labels.to(torch.int64)
-        ids = torch.where((labels >= 0) & (labels < num_classes), labels, _STRANGE)
-        ids = torch.where(labels == ignore_index, _IGNORED, ids).to(torch.uint8)
-    if ids.device.type != "cpu":
-        return ids.masked_fill(ids >= num_classes, _IGNORED)
-    if int((ids + 1).max()) > num_classes:  # 255 + 1 wraps to 0
-        got = [i for i in sorted(set(labels.flatten().tolist())) if not 0 <= i < num_classes and i != ignore_index]
-        raise ValueError(
-            f"labels: got ids {got[:5]}, must be 0 to {num_classes - 1}, or {ignore_index} for ignored pixels"
-        )
-    return ids
+    """Return labels as uint8, with C or more for ignored pixels and, where they do not raise, for invalid ids."""
+    checked = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+    if labels.dtype == torch.uint8 and ignore_index == 255:
+        if checked and int((labels + 1).max()) > num_classes:  # 255 + 1 wraps to 0
+            raise _invalid_ids(labels, num_classes, ignore_index)
+        return labels
+    labels = labels.to(torch.int64)
+    known = (labels >= 0) & (labels < num_classes)
+    ignored = labels == ignore_index
+    if checked and not bool((known | ignored).all()):
+        raise _invalid_ids(labels, num_classes, ignore_index)
+    return torch.where(known & ~ignored, labels, num_classes).to(torch.uint8)
 
 
-def _of_several_classes(ids: Tensor, width: int) -> Tensor:
-    """Return where the window has two or more ids and no ignored pixel (the highest value of the dtype)."""
-    top = torch.iinfo(ids.dtype).max
-    highest = slide(ids, width, padding=width // 2, combine=torch.maximum)
-    lowest = top ^ slide(top ^ ids, width, padding=width // 2, combine=torch.maximum)
-    return (lowest != highest) & (top ^ highest).bool()
+def _invalid_ids(labels: Tensor, num_classes: int, ignore_index: int) -> ValueError:
+    got = [i for i in sorted(set(labels.flatten().tolist())) if not 0 <= i < num_classes and i != ignore_index]
+    return ValueError(
+        f"labels: got ids {got[:5]}, must be 0 to {num_classes - 1}, or {ignore_index} for ignored pixels"
+    )
 
 
 def _check(labels: Tensor, width: int) -> None:

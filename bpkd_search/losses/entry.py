@@ -41,8 +41,9 @@ class LossMethod(Block):
     method: str
     name: ClassVar[str]  # the default of `method`
     summary: ClassVar[str]  # the docstring's first line
-    needs: ClassVar[Literal["nothing", "teacher logits", "teacher features"]] = "teacher logits"
-    function: ClassVar[str] = ""  # "module:name"; empty if nothing is needed
+    # Without values here, so that an entry may let the user choose them; the default is given to subclasses.
+    needs: ClassVar[Literal["nothing", "teacher logits", "teacher features"]]  # "teacher logits"
+    function: ClassVar[str]  # "module:name"; empty if nothing is computed
     learned: ClassVar[bool] = False  # the function is a module class, built from both numbers of feature channels
     parts: ClassVar[Mapping[str, str]] = {}  # part -> the parameter that weighs it
     source: ClassVar[str] = ""
@@ -51,6 +52,9 @@ class LossMethod(Block):
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         cls.name = cls.model_fields["method"].default
+        for name, value in (("needs", "teacher logits"), ("function", "")):
+            if name not in cls.model_fields and not hasattr(cls, name):
+                setattr(cls, name, value)
         cls.summary = (cls.__doc__ or "").partition("\n")[0].removesuffix(".")
 
     def at(self, progress: float) -> dict[str, Any]:

@@ -7,9 +7,9 @@ lists every published weight with the factor that converts it (to per labelled p
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, field_validator
+from pydantic import Discriminator, Field, JsonValue, StrictBool, Tag, field_validator
 
 from bpkd_search.blocks import PerClass, Schedule, Temperature, Weight
 from bpkd_search.errors import ConfigError
@@ -189,11 +189,42 @@ class Cirkd(LossMethod):
 METHODS: dict[str, type[LossMethod]] = {entry.name: entry for entry in LossMethod.__subclasses__()}
 
 
+def _value_or_schedule(value: Any) -> str:
+    return "schedule" if isinstance(value, Schedule) or (isinstance(value, dict) and "start" in value) else "value"
+
+
+Argument = Annotated[
+    Annotated[JsonValue, Tag("value")] | Annotated[Schedule, Tag("schedule")], Discriminator(_value_or_schedule)
+]
+
+
+class Custom(LossMethod):
+    """A function of yours, called as `function(student, teacher, labels, ignore_index=..., **arguments)`.
+
+    The maps are logits [B, C, h, w], or features if it needs the teacher's; without a need the teacher's is None. An
+    argument may be a schedule of numbers; the function then gets its present value.
+    """
+
+    method: Literal["custom"] = "custom"
+    function: str = Field(description="Import path, `package.module:function`.")  # type: ignore[misc]
+    needs: Literal["teacher logits", "teacher features", "nothing"] = Field(  # type: ignore[misc]
+        default="teacher logits", description="What of teacher and student the function gets."
+    )
+    weight: Weight = Field(default=1.0, description=_WEIGHT)
+    arguments: dict[str, Argument] = Field(default={}, description="Further arguments, by name.")
+
+    def at(self, progress: float) -> dict[str, Any]:
+        """Return the weight and the function's arguments at `progress`: schedules become numbers."""
+        given = {"weight": self.weight, **self.arguments}
+        return {name: value.at(progress) if isinstance(value, Schedule) else value for name, value in given.items()}
+
+
 def loss_method(name: str) -> type[LossMethod]:
     """Return the entry called `name`. Raises `ConfigError` with the valid names if it is unknown."""
-    if name not in METHODS:
-        raise ConfigError([f"method: got {name!r}, must be one of {', '.join(METHODS)}"], source="loss")
-    return METHODS[name]
+    entries: dict[str, type[LossMethod]] = {**METHODS, Custom.name: Custom}
+    if name not in entries:
+        raise ConfigError([f"method: got {name!r}, must be one of {', '.join(entries)}"], source="loss")
+    return entries[name]
 
 
 def parameters(name: str) -> dict[str, Any]:

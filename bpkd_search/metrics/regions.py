@@ -7,29 +7,63 @@ morphology per class is needed: a window has one class exactly where its lowest 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from bpkd_search.morphology import slide
+from bpkd_search.morphology import slide, widen
+
+# Bytes of one map at a time; a GPU needs few, large operations.
+_CACHED, _LARGE = 2**20, 2**28
 
 
-def encode(predictions: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return codes of truth and prediction, and the number of pixels with an id out of range (coded as ignored)."""
-    labels, predictions = labels.to(torch.int32), predictions.to(torch.int32)
-    ignored = labels == ignore_index
-    in_range = (torch.minimum(labels, predictions) >= 0) & (torch.maximum(labels, predictions) < num_classes)
-    labelled = in_range & ~ignored
-    # The highest value stays free: it is the complement of "ignored" and marks the image border.
-    dtype = torch.uint8 if num_classes < 255 else torch.int16
-    truth, guess = ((ids.to(dtype) + 1) * labelled for ids in (labels, predictions))
-    return truth, guess, (~(in_range | ignored)).sum()
+def encode(predictions: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Return the codes of truth and prediction, int32 [2, ...], and where an id is out of range (coded as ignored)."""
+    ids = labels.new_empty((2, *labels.shape), dtype=torch.int32)
+    ids[0], ids[1] = labels, predictions
+    in_range = (ids.clamp(0, num_classes - 1) == ids).all(0)
+    not_ignored = ids[0] != ignore_index
+    return (ids + 1) * (in_range & not_ignored), not_ignored > in_range
 
 
 def boundary_distance(height: int, width: int, ratio: float) -> int:
     """Return the distance in pixels that is a share `ratio` of the image diagonal, at least 1."""
     return max(1, round(ratio * math.hypot(height, width)))
+
+
+def framed(codes: Tensor, margin: int, num_classes: int) -> Tensor:
+    """Return codes [..., H, W] in the smallest type that holds them, with `margin` ignored pixels on each side."""
+    # One code stays free, so that a difference of codes fits too.
+    dtype = torch.uint8 if num_classes < 255 else torch.int16
+    height, width = codes.shape[-2:]
+    frame = codes.new_zeros((*codes.shape[:-2], height + 2 * margin, width + 2 * margin), dtype=dtype)
+    frame[..., margin : margin + height, margin : margin + width] = codes
+    return frame
+
+
+def windows(frame: Tensor, radii: Iterable[int]) -> dict[int, tuple[Tensor, Tensor]]:
+    """Return, for each radius, which squares of that half-width hold several classes, and which an ignored pixel.
+
+    `frame` [2, B, H, W] holds codes of truth and prediction, whose ignored pixels are the same. 0 or 1, [2, B, ...] and
+    [B, ...], smaller than the frame by the radius on each side; ignored pixels are of no class.
+    """
+    low = torch.iinfo(frame.dtype).min
+    # low - code, which wraps around, is the higher the lower the code, and lowest for an ignored pixel. So the sum of
+    # both maxima is `low` exactly where the highest and the lowest code are equal or the window has no class.
+    maps = torch.cat((frame, low - frame, (frame[:1] == 0).view(torch.uint8).to(frame.dtype)))
+    found, span = {}, 1
+    for radius in sorted(set(radii)):
+        maps = widen(maps, span, 2 * radius + 1, combine=torch.maximum)
+        span = 2 * radius + 1
+        found[radius] = (maps[:2] + maps[2:4] != low, maps[4])
+    return found
+
+
+def inner(maps: Tensor, height: int, width: int) -> Tensor:
+    """Return the middle of maps [..., H, W], cut to this size."""
+    top, left = (maps.shape[-2] - height) // 2, (maps.shape[-1] - width) // 2
+    return maps[..., top : top + height, left : left + width]
 
 
 def change_band(codes: Tensor, radius: int) -> Tensor:
@@ -38,40 +72,31 @@ def change_band(codes: Tensor, radius: int) -> Tensor:
     Ignored pixels have no class: they are not in the band and add no pixel to it. The band at the
     default radius is the trimap of edge mIoU; at radius 1 it is the contour of every class, on both sides.
     """
-    top = torch.iinfo(codes.dtype).max
-    labelled = codes.bool()
-    # The lowest code of a window without ignored pixels is `top` minus the highest complement.
-    extremes = slide(
-        torch.stack((codes, (top - codes) * labelled)), 2 * radius + 1, padding=radius, combine=torch.maximum
-    )
-    return (extremes[0] != top - extremes[1]) & labelled
-
-
-def mask_boundary(codes: Tensor, radius: int) -> Tensor:
-    """Return each class's mask minus its erosion by `radius`, all in one map (Cheng et al., arXiv 2103.16562).
-
-    Pixel i of class c is set if the square of half-width `radius` around it contains anything but c: another
-    class, an ignored pixel, or the outside of the image. Bool, shaped like `codes`; ignored pixels are never set.
-    """
-    framed = F.pad(codes, (1, 1, 1, 1), value=torch.iinfo(codes.dtype).max)
-    across, down = framed[..., 1:] != framed[..., :-1], framed[..., 1:, :] != framed[..., :-1, :]
-    # A square has one code exactly where all 2x2 cells in it do, and 2 * radius of them fit a side.
-    cells = across[..., 1:, :] | across[..., :-1, :] | down[..., :-1]
-    return slide(cells, 2 * radius, padding=radius - 1, combine=torch.bitwise_or) & codes.bool()
+    low = torch.iinfo(codes.dtype).min
+    extremes = slide(torch.stack((codes, low - codes)), 2 * radius + 1, padding=radius, combine=torch.maximum)
+    return (extremes[0] + extremes[1] != low) & codes.bool()
 
 
 def matched_contours(contours: Tensor, radius: int, num_classes: int) -> Tensor:
     """Return the contour pixels of each side with one of their class on the other side within `radius`.
 
-    `contours` [2, ..., H, W]: codes on the contour, 0 elsewhere, of truth and prediction. The result is bool of that
-    shape. Distance is Chebyshev's.
+    `contours` [2, B, H, W]: codes on the contour, 0 elsewhere, of truth and prediction, with a margin of `radius`
+    beyond the image, which the result lacks: bool, and of any value off the contours. Distance is Chebyshev's.
     """
-    group = contours >> 3
-    bit = contours.bool().view(torch.uint8) << (contours & 7).to(torch.uint8)
-    hits = torch.zeros_like(bit)
-    # Eight classes at a time, one bit each: bytes are several times faster to process than 64-bit words.
-    for index in range(num_classes // 8 + 1):
-        own = bit * (group == index)
-        near = slide(own, 2 * radius + 1, padding=radius, combine=torch.bitwise_or)
-        hits |= near.flip(0) & own
-    return hits.bool()
+    bits = 8 * contours.element_size()
+    groups = num_classes // bits + 1
+    limit = _CACHED if contours.device.type == "cpu" else _LARGE
+    # All classes at once if they fit: one bit of a word for each.
+    at_once = max(1, limit // max(1, contours.nbytes))
+    height, width = contours.shape[-2] - 2 * radius, contours.shape[-1] - 2 * radius
+    matched = None
+    for start in range(0, groups, at_once):
+        count = min(at_once, groups - start)
+        first = torch.arange(bits * start, bits * (start + count), bits, dtype=contours.dtype, device=contours.device)
+        # A shift by a negative number, or by all bits or more, gives 0.
+        own = 1 << (contours.unsqueeze(2) - first.view(-1, 1, 1))
+        near = widen(own, 1, 2 * radius + 1, combine=torch.bitwise_or)
+        found = (near.flip(0) & inner(own, height, width)).any(2)
+        matched = found if matched is None else matched | found
+    assert matched is not None
+    return matched

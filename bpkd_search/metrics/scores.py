@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bpkd_search.errors import ConfigError, DataError
-from bpkd_search.metrics.counts import class_counts, class_iou, joint_counts, mean_iou, pixel_accuracy
-from bpkd_search.metrics.regions import boundary_distance, change_band, encode, mask_boundary, matched_contours
+from bpkd_search.metrics.counts import class_iou, count, mean_iou, pixel_accuracy
+from bpkd_search.metrics.regions import boundary_distance, encode, framed, inner, matched_contours, windows
 from bpkd_search.metrics.table import SCORES
 
 
@@ -29,18 +29,20 @@ class Scores:
     edge_iou: tuple[float, ...]
     band: int
     boundary_ratio: float
+    custom_score: float | None = None
 
     def as_dict(self) -> dict[str, float]:
-        """Return the scalar scores by name, those of `metrics.table`."""
-        return {name: getattr(self, name) for name in SCORES}
+        """Return the scalar scores by name, those of `metrics.table`; that of the user only if there is one."""
+        return {name: value for name in SCORES if (value := getattr(self, name)) is not None}
 
 
 class SegmentationMetrics:
     """Accumulates counts of a split on `device`; no image is kept, and no GPU is synchronised before `compute`.
 
     Edge and body mIoU (trimap): from the confusion matrix inside and outside `change_band` of the truth at `band`.
-    Boundary IoU: overlap of the `mask_boundary` of both sides, per class, at `boundary_ratio` of the image
-    diagonal. Boundary F-score (Csurka et al., BMVC 2013; Perazzi et al., CVPR 2016): precision and recall,
+    Boundary IoU (Cheng et al., arXiv 2103.16562): overlap of the boundaries of both sides, per class; a class's
+    boundary is its mask minus its erosion by `boundary_ratio` of the image diagonal, beyond which is no class.
+    Boundary F-score (Csurka et al., BMVC 2013; Perazzi et al., CVPR 2016): precision and recall,
     per class, of contour pixels matched within `band` pixels; the image border is not a contour. Means are over
     the classes that occur on either side. Predictions at ignored pixels are ignored too.
 
@@ -69,10 +71,11 @@ class SegmentationMetrics:
 
     def reset(self) -> None:
         """Reset all counts."""
-        classes = self.num_classes
-        self._confusion = torch.zeros(2, classes, classes, dtype=torch.int64, device=self.device)
-        self._regions = torch.zeros(2, classes, 4, dtype=torch.int64, device=self.device)
-        self._invalid = torch.zeros((), dtype=torch.int64, device=self.device)
+        side = self.num_classes + 1
+        # Bin 0 is of ignored pixels; bin 1, where only the truth would be ignored, is of ids out of range.
+        self._joint = torch.zeros(4 * side * side, dtype=torch.int64, device=self.device)
+        self._one = torch.ones((), dtype=torch.int64, device=self.device)
+        self._regions = torch.zeros(2 * side * 8, dtype=torch.int64, device=self.device)
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
         """Count a batch: integer class ids [B, H, W] each. Raises `ValueError` if a shape or dtype is wrong."""
@@ -88,27 +91,50 @@ class SegmentationMetrics:
             self._count(predictions[start : start + step], labels[start : start + step])
 
     def _count(self, predictions: Tensor, labels: Tensor) -> None:
-        truth, guess, invalid = encode(predictions, labels, self.num_classes, self.ignore_index)
-        self._invalid += invalid
-        edge = change_band(truth, self.band)
-        self._confusion += joint_counts(truth, guess, edge, self.num_classes)
+        height, width = labels.shape[1:]
+        side, distance = self.num_classes + 1, boundary_distance(height, width, self.boundary_ratio)
+        codes, invalid = encode(predictions, labels, self.num_classes, self.ignore_index)
+        frame = framed(codes, max(distance, self.band + 1), self.num_classes)
+        found = windows(frame, (1, self.band, distance))
 
-        both = torch.stack((truth, guess))
-        boundary = mask_boundary(both, boundary_distance(labels.shape[1], labels.shape[2], self.boundary_ratio))
-        shared = boundary & boundary.flip(0) & (truth == guess)
-        contours = both * change_band(both, 1)
+        # Ignored pixels have code 0, whose bins are left out in the end, so they may be in any band.
+        changes, at_margin = found[1][0], 2 * self.band
+        contours = inner(frame, height + at_margin, width + at_margin) * inner(
+            changes, height + at_margin, width + at_margin
+        )
         matched = matched_contours(contours, self.band, self.num_classes)
-        self._regions += class_counts(both, (boundary, shared, contours.bool(), matched), self.num_classes)
+        several, ignored = (inner(maps, height, width) for maps in found[distance])
+        boundary = several | ignored
+        edge = inner(found[self.band][0][0], height, width)
+
+        where = torch.add(boundary.all(0).view(torch.uint8), edge, alpha=2)
+        truth_row = torch.add(codes[0], where, alpha=side)
+        count(self._joint, torch.add(codes[1], truth_row, alpha=side).add_(invalid), self._one)
+        region = torch.add(boundary, inner(changes, height, width), alpha=2)
+        region = torch.add(region.add_(matched, alpha=4), codes, alpha=8)
+        region[1].add_(8 * side)
+        count(self._regions, region, self._one)
 
     def compute(self) -> Scores:
         """Return the scores of all batches so far. Raises `DataError` if class ids were out of range."""
-        if invalid := int(self._invalid):
+        side = self.num_classes + 1
+        # Inside the edge band or not, on the boundaries of both sides or not, true class, predicted class.
+        joint = self._joint.cpu().view(2, 2, side, side)
+        if invalid := int(joint[:, :, 0, 1].sum()):
             raise DataError(
                 f"{invalid} pixels have a label or a prediction outside 0..{self.num_classes - 1}"
                 f" that is not the ignored id {self.ignore_index}"
             )
-        body, edge = self._confusion.cpu()
-        boundary, shared, contour, matched = self._regions.cpu().double().unbind(-1)
+        joint = joint[:, :, 1:, 1:]
+        body, edge = joint.sum(1)
+        shared = joint[:, 1].sum(0).diagonal().double()
+        # Matched or not, on the contour or not, on the boundary or not.
+        regions = self._regions.cpu().double().view(2, side, 2, 2, 2)[:, 1:]
+        boundary, contour, matched = (
+            regions[..., 1].sum((2, 3)),
+            regions[..., 1, :].sum((2, 3)),
+            regions[:, :, 1, 1].sum(2),
+        )
         # A class with a contour on one side only scores 0, with none NaN.
         recall, precision = matched / contour.clamp(min=1)
         f_score = (2 * precision * recall / (precision + recall)).nan_to_num(0)
@@ -119,7 +145,7 @@ class SegmentationMetrics:
             accuracy=pixel_accuracy(body + edge),
             edge_miou=mean_iou(edge),
             body_miou=mean_iou(body),
-            boundary_iou=(shared[0] / (boundary.sum(0) - shared[0])).nanmean().item(),
+            boundary_iou=(shared / (boundary.sum(0) - shared)).nanmean().item(),
             boundary_f=f_score.nanmean().item(),
             macc=(hits / labelled).nanmean().item(),
             iou=tuple(class_iou(body + edge).tolist()),

@@ -53,6 +53,7 @@ MEASURES: tuple[Measure, ...] = (
     _score(
         "macc", meaning="mean accuracy: the share of each class's pixels that are right, mean over classes", since=3
     ),
+    _score("custom_score", meaning="the score of `data.eval.metric`; empty without one", since=6),
     _cost(
         "gpu_seconds",
         meaning="seconds inside training so far, validation and start-up left out",

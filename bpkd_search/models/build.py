@@ -10,6 +10,8 @@ import torch
 from bpkd_search.config.networks import Model
 from bpkd_search.errors import ResourceError
 from bpkd_search.models.checkpoint import load_encoder
+from bpkd_search.models.factory import build_network
+from bpkd_search.models.network import Network
 from bpkd_search.models.segmentor import Segmentor
 
 # A frozen teacher's half precision: in bfloat16, the KL divergence of its logits from those in float32 is 2.9e-4, in
@@ -36,10 +38,15 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def build_model(spec: Model, num_classes: int, seed: int) -> Segmentor:
-    """Return the network of a `student` or `teacher` block; its initial weights depend on the seed only."""
+def build_model(spec: Model, num_classes: int, seed: int) -> Network:
+    """Return the network of a `student` or `teacher` block; its initial weights depend on the seed only.
+
+    A factory draws its weights with PyTorch's random numbers. Raises `ConfigError` if it cannot be built.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if spec.factory is not None:
+            return build_network(spec.factory, spec.arguments, num_classes)
         model = Segmentor(
             spec.encoder,
             num_classes,

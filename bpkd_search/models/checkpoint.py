@@ -27,7 +27,8 @@ def save_weights(path: Path, model: nn.Module, about: Mapping[str, Any] | None =
     An auxiliary head, which serves training alone, is left out.
     """
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("auxiliary.")}
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # Copies: safetensors refuses tensors that share memory, as tied weights do.
+    weights = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
     write_bytes(path, save(weights, metadata={"bpkd_search": json.dumps(about or {})}))
 
 

@@ -1,18 +1,37 @@
-"""What every network is to those that run it."""
+"""What training, evaluation and prediction ask of a network, whoever wrote it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
+
+Outputs = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class Network(nn.Module):
-    """Maps images [B, 3, H, W], red first, as uint8 or as float in 0..255, to logits [B, num_classes, h, w].
+    """A segmentation network: maps unnormalised images to class logits.
 
-    With `return_features=True`, it returns the features before the classifier too, [B, channels, h, w]; None, like
-    `channels`, if it has none to give. `mean` and `std` [1, 3, 1, 1] normalise images in 0..255.
+    Takes images [B, 3, H, W], red first, as uint8 or as float in 0..255, so that teacher and student read the same
+    batch. `channels` is the number of channels of its features, None if it gives none; `mean` [1, 3, 1, 1] is the
+    colour, in 0..255, that images are padded with; `auxiliary_weight` is the weight of the auxiliary logits' loss.
     """
 
-    mean: Tensor
-    std: Tensor
     num_classes: int
     channels: int | None
+    mean: Tensor
+    auxiliary: nn.Module | None = None
+    auxiliary_weight: float = 0.0
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """Return logits [B, num_classes, h, w], features [B, channels, h, w] or None, auxiliary logits or None."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, Tensor | None]:
+        """Return logits [B, num_classes, h, w], with `return_features` also the features, None if it gives none."""
+        logits, features, _ = self.outputs(images)
+        return (logits, features) if return_features else logits
+
+    def heads(self) -> Sequence[nn.Module]:
+        """Return the parts that `train.head_lr` is about."""
+        raise NotImplementedError

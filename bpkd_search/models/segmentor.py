@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from bpkd_search.models.encoders import create_encoder, size_multiple
 from bpkd_search.models.heads import HEADS, Auxiliary
 from bpkd_search.models.heads.layers import ChannelDropout
-from bpkd_search.models.network import Network
+from bpkd_search.models.network import Network, Outputs
 
 
 class Segmentor(Network):
@@ -27,6 +27,7 @@ class Segmentor(Network):
     """
 
     channels: int
+    std: Tensor
 
     def __init__(
         self,
@@ -54,18 +55,22 @@ class Segmentor(Network):
             value = torch.tensor(settings[name], dtype=torch.float32).view(1, 3, 1, 1) * 255
             self.register_buffer(name, value, persistent=False)
 
-    def forward(self, images: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, Tensor | None]:
         """Return logits [B, num_classes, h, w], with `return_features` also the features before the classifier."""
         features = self.head(self._pyramid(images))
         logits: Tensor = self.classifier(self.dropout(features))
         return (logits, features) if return_features else logits
 
-    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def outputs(self, images: Tensor) -> Outputs:
         """Return logits and features as `forward` does, and the auxiliary logits, None without such a head."""
         pyramid = self._pyramid(images)
         features = self.head(pyramid)
         logits = self.classifier(self.dropout(features))
         return logits, features, None if self.auxiliary is None else self.auxiliary(pyramid)
+
+    def heads(self) -> Sequence[nn.Module]:
+        """Return the head, the classifier and the auxiliary head."""
+        return [part for part in (self.head, self.classifier, self.auxiliary) if part is not None]
 
     def _pyramid(self, images: Tensor) -> Sequence[Tensor]:
         images = (images.float() - self.mean) / self.std

@@ -26,7 +26,7 @@ from bpkd_search.errors import CheckpointError, ExperimentError, UserError
 from bpkd_search.experiment.paths import STUDENTS, student_file
 from bpkd_search.experiment.schema import BASELINE, COMPLETE
 from bpkd_search.metrics.regions import change_band
-from bpkd_search.models import Network, Segmentor
+from bpkd_search.models import Network
 from bpkd_search.models.build import pick_device
 from bpkd_search.models.inference import predict_classes
 from bpkd_search.pictures.panels import Panels, Picture
@@ -49,7 +49,7 @@ class Student:
     """A trial's network with its display name, and the trial's run."""
 
     title: str
-    model: Segmentor
+    model: Network
     run: RunConfig
 
 

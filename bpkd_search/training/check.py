@@ -20,7 +20,7 @@ from bpkd_search.config.software import HUB, WORDS, software_of
 from bpkd_search.config.space import Choice
 from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import CheckpointError, ConfigError, ResourceError, UserError
-from bpkd_search.models import Network, Segmentor
+from bpkd_search.models import Network
 from bpkd_search.models.build import build_model, pick_device
 from bpkd_search.models.checkpoint import classes_in, encoder_weights, segmentor_weights
 from bpkd_search.models.encoders import native_size
@@ -28,6 +28,7 @@ from bpkd_search.models.inference import input_sizes
 from bpkd_search.models.teachers.open import open_network
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.forms import needs_features
+from bpkd_search.training.own import check_functions
 from bpkd_search.training.probe import is_foreign, probe, source_of, teacher_shape
 
 # Students of a space that are built at most; each costs about 0.2 s.
@@ -37,9 +38,10 @@ _STUDENTS = 256
 def check_networks(config: RunConfig) -> None:
     """Build the teacher and every student that a run or search may use, without memory, and pass a batch through them.
 
-    Raises `ConfigError` with every encoder that timm does not have, with parts that do not fit each other or the size
-    of the images, and with the first file of weights that does not fit.
+    What the user has written is imported first. Raises `ConfigError` with every encoder that timm does not have, with
+    parts that do not fit each other or the size of the images, and with the first file of weights that does not fit.
     """
+    check_functions(config)
     size, faults = config.data.crop, []
     teacher, trained = config.teacher, config.teacher.checkpoint is None
     try:
@@ -74,6 +76,10 @@ def _foreign_faults(config: RunConfig) -> list[str]:
     """
     teacher, data, software = config.teacher, config.data, software_of(config.teacher)
     faults = []
+    if teacher.factory is not None:
+        faults.append(
+            f"teacher.factory: got {teacher.factory} beside a finished teacher of {WORDS[software]}, leave it out"
+        )
     if needs_features(config):
         faults.append(
             f"loss.method: got one that needs the teacher's features, which a teacher of {WORDS[software]} does not"
@@ -147,12 +153,12 @@ def check_weights(run: RunConfig, num_classes: int | None = None) -> None:
             if whole:
                 segmentor_weights(_without_memory(spec, num_classes or classes_in(path) or 1), path)
             else:
-                encoder_weights(_without_memory(spec, 1).encoder, path)
+                encoder_weights(_without_memory(spec, 1).get_submodule("encoder"), path)
         except CheckpointError as e:
             raise CheckpointError(f"{key}: {e}") from e
 
 
-def _without_memory(spec: Model, num_classes: int) -> Segmentor:
+def _without_memory(spec: Model, num_classes: int) -> Network:
     try:
         with torch.device("meta"):
             return build_model(spec, num_classes, 0)
@@ -170,7 +176,7 @@ def try_step(run: RunConfig, store: ViewStore, *, online: bool, grid: int | None
     `ConfigError` if the step fails otherwise.
     """
     device, (height, width) = pick_device(run.train.device), run.data.crop
-    what = f"one step of {run.student.encoder} on {run.train.batch_size} images of {height}x{width}"
+    what = f"one step of {run.student.described} on {run.train.batch_size} images of {height}x{width}"
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             _step(run, store, device, online, grid)
@@ -215,7 +221,7 @@ def _step(run: RunConfig, store: ViewStore, device: torch.device, online: bool, 
 
 
 def _plain(model: Model) -> Model:
-    return Model.model_validate({k: v for k, v in model if k in Model.model_fields and k != "weights"})
+    return Model.model_construct(**{k: v for k, v in model if k in Model.model_fields and k != "weights"})
 
 
 def _students(config: RunConfig) -> Iterator[tuple[Point, Model]]:
@@ -263,7 +269,7 @@ def _network_faults(spec: Model, batch: int, height: int, width: int) -> tuple[s
                 if size := native_size(spec.encoder):
                     reason += f" (it reads {size[0]}x{size[1]}: set data.crop to that)"
                 faults = (
-                    f": {spec.encoder} + {spec.head} cannot {'train on' if batch else 'read'} {max(batch, 1)} image(s)"
+                    f": {spec.described} cannot {'train on' if batch else 'read'} {max(batch, 1)} image(s)"
                     f" of {height}x{width}: {reason}",
                 )
     return faults

@@ -35,7 +35,7 @@ from bpkd_search.data.views.store import Batch
 from bpkd_search.errors import CheckpointError
 from bpkd_search.files import write_bytes
 from bpkd_search.losses import Criterion
-from bpkd_search.models import Segmentor, count_parameters
+from bpkd_search.models import Network, count_parameters
 from bpkd_search.models.build import TEACHER_DTYPE, autocast, build_model, half_precision, pick_device
 from bpkd_search.training.forward import compiled_forward, forward, train_mode
 from bpkd_search.training.optimizer import make_optimizer
@@ -67,7 +67,7 @@ class Distillation:
         *,
         teacher: TeacherNet | None = None,
         device: torch.device | None = None,
-        student: Segmentor | None = None,
+        student: Network | None = None,
     ) -> None:
         """`student` is a network of `build_model` for `model`, to be trained in place; by default one is built."""
         self.settings, self.store, self.teacher = train, store, teacher
@@ -226,7 +226,8 @@ class Distillation:
             with autocast(self.device, self.amp):
                 logits, features, ce = self.forward(student, images, labels[:size], IGNORE_INDEX)
             # Every output, as the losses use them all.
-            (ce + logits.sum() + features.sum()).backward()  # type: ignore[no-untyped-call]
+            total = ce + logits.sum() + (0 if features is None else features.sum())
+            total.backward()  # type: ignore[no-untyped-call]
 
     def _losses(self, images: Tensor, labels: Tensor, stored: Tensor | None, *, progress: float) -> dict[str, Tensor]:
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
@@ -245,15 +246,14 @@ class Distillation:
             logits, student_features, ce = self.forward(self.student, images, labels, IGNORE_INDEX)
             # A batch with only ignored pixels has no mean; its loss is zero.
             losses = {"ce": ce / _labelled(labels)}
-            if self.criterion.needs_teacher:
-                losses |= self.criterion(
-                    logits,
-                    teacher_logits,
-                    labels,
-                    progress=progress,
-                    student_features=student_features,
-                    teacher_features=teacher_features,
-                )
+            losses |= self.criterion(
+                logits,
+                teacher_logits,
+                labels,
+                progress=progress,
+                student_features=student_features,
+                teacher_features=teacher_features,
+            )
         return losses
 
     def latency_ms(self, repeats: int = 5) -> float:

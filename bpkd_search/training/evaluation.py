@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby, islice
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 from bpkd_search.config.data import Data, Eval
 from bpkd_search.data.transforms import resize_label
 from bpkd_search.data.views import ViewStore
+from bpkd_search.errors import ConfigError
 from bpkd_search.metrics import Scores, SegmentationMetrics
+from bpkd_search.metrics.custom import CustomMetric
+from bpkd_search.models import Network
 from bpkd_search.models.inference import PIXELS, predict_classes
-from bpkd_search.models.network import Network
 from bpkd_search.training.distill import Distillation
 
 # Images in a batch at most.
@@ -39,11 +42,25 @@ def evaluate(
     Raises `DataError` if it cannot take the images.
     """
     metrics = SegmentationMetrics(store.num_classes, device=device)
+    own = custom_metric(evaluation, store.num_classes, device)
     model.eval()
     for images, labels in batches(store.val_samples(rows), evaluation):
         images, labels = (_send(part, device) for part in (images, labels))
-        metrics.update(predict_classes(model, images, labels.shape[-2:], evaluation, amp=amp), labels)
-    return metrics.compute()
+        predictions = predict_classes(model, images, labels.shape[-2:], evaluation, amp=amp)
+        metrics.update(predictions, labels)
+        if own is not None:
+            own.update(predictions, labels)
+    return metrics.compute() if own is None else replace(metrics.compute(), custom_score=own.compute())
+
+
+def custom_metric(evaluation: Eval, num_classes: int, device: torch.device | str) -> CustomMetric | None:
+    """Return the user's metric, None if there is none. Raises `ConfigError` if it cannot be made."""
+    if (given := evaluation.metric) is None:
+        return None
+    try:
+        return CustomMetric(given.factory, given.arguments, num_classes, device=device)
+    except ConfigError as e:
+        raise ConfigError([f"data.eval.metric.{fault}" for fault in e.faults]) from e
 
 
 def evaluate_run(run: Distillation, data: Data) -> Scores:

@@ -11,20 +11,20 @@ from torch.nn import functional as F
 
 from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.errors import ResourceError
-from bpkd_search.models import Segmentor
+from bpkd_search.models import Network
 from bpkd_search.models.heads import resize
 
 BACKEND = "inductor"
 # Students and batch sizes with compiled code at the same time; PyTorch's default limit is 8.
 CODES = 64
 
-Outputs = tuple[Tensor, Tensor, Tensor]
+Outputs = tuple[Tensor, Tensor | None, Tensor]
 
 
-def forward(student: Segmentor, images: Tensor, labels: Tensor, ignore_index: int) -> Outputs:
-    """Return logits [B, C, h, w], features [B, channels, h, w], and the cross-entropy summed over labelled pixels.
+def forward(student: Network, images: Tensor, labels: Tensor, ignore_index: int) -> Outputs:
+    """Return logits [B, C, h, w], features or None, and the cross-entropy summed over labelled pixels.
 
-    Images are [B, 3, H, W] as `Segmentor` takes them, labels [B, H, W]; logits are resized to the labels' grid. That of
+    Images are [B, 3, H, W] as `Network` takes them, labels [B, H, W]; logits are resized to the labels' grid. That of
     an auxiliary head is added with its weight.
     """
     logits, features, auxiliary = student.outputs(images)
@@ -49,7 +49,7 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> T
     return -torch.where(known, picked, 0.0).sum()
 
 
-def train_mode(student: Segmentor, settings: Optimisation) -> None:
+def train_mode(student: Network, settings: Optimisation) -> None:
     """Set a network to training, and its BatchNorm layers to what the run asks for."""
     student.train()
     for module in student.modules():
@@ -59,7 +59,7 @@ def train_mode(student: Segmentor, settings: Optimisation) -> None:
                 module.momentum = settings.batchnorm_momentum
 
 
-def compiled_forward(student: Segmentor, images: Tensor, labels: Tensor, ignore_index: int) -> Outputs:
+def compiled_forward(student: Network, images: Tensor, labels: Tensor, ignore_index: int) -> Outputs:
     """Run `forward` with `torch.compile`, equal up to rounding.
 
     The process keeps the code and uses it for every student of the same architecture at the same batch shape, so only
@@ -76,7 +76,7 @@ def compiled_forward(student: Segmentor, images: Tensor, labels: Tensor, ignore_
 
 
 @cache
-def _compiled() -> Callable[[Segmentor, Tensor, Tensor, int], Outputs]:
+def _compiled() -> Callable[[Network, Tensor, Tensor, int], Outputs]:
     # Only when needed: the import alone takes seconds.
     import torch._dynamo
     import torch._inductor.config
@@ -84,7 +84,7 @@ def _compiled() -> Callable[[Segmentor, Tensor, Tensor, int], Outputs]:
     # Dropout drops the same maps as without compiling.
     torch._inductor.config.fallback_random = True
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, CODES)
-    code: Callable[[Segmentor, Tensor, Tensor, int], Outputs] = torch.compile(forward, dynamic=False, backend=BACKEND)
+    code: Callable[[Network, Tensor, Tensor, int], Outputs] = torch.compile(forward, dynamic=False, backend=BACKEND)
     return code
 
 

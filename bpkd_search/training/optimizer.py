@@ -6,15 +6,15 @@ import torch
 
 from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.losses import Criterion
-from bpkd_search.models import Segmentor
+from bpkd_search.models import Network
 
 
 def make_optimizer(
-    settings: Optimisation, student: Segmentor, criterion: Criterion
+    settings: Optimisation, student: Network, criterion: Criterion
 ) -> tuple[torch.optim.Optimizer, list[float]]:
     """Return the optimizer of a run, and the factor of the learning rate of each of its groups of weights."""
-    heads = [part for part in (student.head, student.classifier, student.auxiliary) if part is not None]
-    head = [weight for part in heads for weight in part.parameters()] if settings.head_lr != 1 else []
+    heads = student.heads() if settings.head_lr != 1 else ()
+    head = [weight for part in heads for weight in part.parameters()]
     in_head = {id(weight) for weight in head}
     rest = [w for w in (*student.parameters(), *criterion.parameters()) if id(w) not in in_head]
     groups = [{"params": weights} for weights in (rest, head) if weights]

@@ -38,6 +38,7 @@ from bpkd_search.training.agreement import TOLERANCE, measure
 from bpkd_search.training.check import check_classes, check_evaluation, check_networks, check_weights, try_step
 from bpkd_search.training.forms import Form, forms, repeats, teacher_form
 from bpkd_search.training.inputs import Say, every_tenth, prepare_views, store_left, store_path, view_recipe
+from bpkd_search.training.own import check_metric
 from bpkd_search.training.probe import forget, teacher_shape
 from bpkd_search.training.source import open_data
 from bpkd_search.training.teacher import FrozenTeacher, given_logits, prepare_teacher, teacher_identity
@@ -112,6 +113,7 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     """
     check_networks(run)
     train = open_data(run.data, "train")
+    check_metric(run, open_data(run.data, "val"))
     order = forms(run, train)
     check_weights(run, len(train.class_names))
     check_classes(run, train.class_names)

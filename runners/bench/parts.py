@@ -30,7 +30,8 @@ def _measure(options: dict[str, Any]) -> dict[str, float]:
     train, val = plain_ray.loaders(options)
     student, teacher = plain_ray.make_student(options), plain_ray.make_teacher(options)
     optimizer = plain_ray.make_optimizer(student)
-    images, labels = next(iter(train))
+    device = options.get("device", "cpu")
+    images, labels = (part.to(device) for part in next(iter(train)))
     logits, held = plain_ray.infer(teacher, images), list(val)
     # A fixed number of images: the whole split can take minutes.
     some = torch.utils.data.Subset(train.dataset, range(options["batch"]))
@@ -46,6 +47,7 @@ def _measure(options: dict[str, Any]) -> dict[str, float]:
         lambda: plain_ray.evaluate(student, held),
         lambda: list(val),
         rounds=ROUNDS,
+        device=device,
     )
     return dict(zip(("student_step", "teacher_forward", "decode", "validation", "validation_decode"), seconds,
                     strict=True))  # fmt: skip

@@ -1,12 +1,15 @@
 """One search by this tool and by the script one would write from Ray's documentation, `plain_ray.py`, in one run.
 
-    python runners/bench/search.py [--root CAMVID] [--teacher lite2|resnet101] [--checkpoint FILE] [--json FILE]
+    python runners/bench/search.py [--root CAMVID] [--teacher lite2|resnet101] [--checkpoint FILE]
+        [--form auto|views|maps] [--json FILE]
 
 Both run the same settings, the four baselines first, with the same networks, losses, augmentation, optimiser, epochs,
 ASHA rungs and number of trials at once; validation is mIoU there and every measure here. ASHA may stop different
 trials on both sides (here it never stops a baseline), so the ratio of epochs an hour is that of trials an hour at equal
 epochs; with --grace equal to --epochs nothing is stopped and the two are one. This tool's views and logits are built
-once, before; figures with and without that time are printed. Without --checkpoint the teacher's weights are random: its
+once, before; figures with and without that time are printed. --form says what is stored: views, or whole images and
+maps; `auto` is what the tool takes by itself. The script runs twice: as one would write it first, and with actors,
+decoded images and the teacher kept (`--reuse`). Without --checkpoint the teacher's weights are random: its
 time is that of a trained one, the scores are not. Without --root, the images are scenes that the package draws, saved
 as files.
 
@@ -48,6 +51,7 @@ TEACHERS = {
     "lite2": {"encoder": "tf_efficientnet_lite2"},
     "resnet101": {"encoder": "resnet101", "head": "psp", "output_stride": 8},
 }
+FORMS = {"auto": ("auto", "auto"), "views": (8, "stored"), "maps": ("auto", "maps")}
 CAMVID = (360, 480)
 RANGES = {"edge_weight": (0.05, 50), "body_weight": (0.02, 20), "edge_temperature": (0.5, 8),
           "body_temperature": (0.5, 8)}  # fmt: skip
@@ -62,19 +66,22 @@ def points(count: int) -> list[dict[str, Any]]:
     return [{"edge_width": draws.choice(WIDTHS), **each} for each in weights]
 
 
-def config_of(options: dict[str, Any], views: Path) -> SearchConfig:
+def config_of(options: dict[str, Any], folder: Path) -> SearchConfig:
     whole = [options["height"], options["width"]]
+    # Images of 3:4 are not distorted by this; their labels are scored at the crop's size, as the script does.
     size = {"crop": whole, "resize": whole, "eval": {"labels": "resized"}}
+    views, mode = FORMS[options["form"]]
     train = {"epochs": options["epochs"], "batch_size": options["batch"], "optimizer": "adamw", "lr": 1e-3}
-    search = {"trials": options["trials"], "concurrent": options["concurrent"], "resources": {"cpus": 1, "gpus": 0}}
+    on_gpu = options["device"] == "cuda"
+    resources = {"cpus": 1, "gpus": int(1e4 / options["concurrent"]) / 1e4 if on_gpu else 0}
+    search = {"trials": options["trials"], "concurrent": options["concurrent"], "resources": resources}
     scheduler = {"name": "asha", "grace": options["grace"], "reduction": options["reduction"]}
     space = {f"loss.{name}": {"float": bounds, "log": True} for name, bounds in RANGES.items()}
     config = {
-        "data": {"kind": "camvid", "root": options["root"], "views": min(8, options["epochs"]), "views_dir": views}
-        | size,
-        "teacher": TEACHERS[options["teacher"]] | {"checkpoint": options["checkpoint"]},
+        "data": {"kind": "camvid", "root": options["root"], "views": views, "views_dir": folder} | size,
+        "teacher": TEACHERS[options["teacher"]] | {"checkpoint": options["checkpoint"], "mode": mode},
         "student": {"encoder": options["student"]},
-        "train": train | {"weight_decay": 0.01, "device": "cpu"},
+        "train": train | {"weight_decay": 0.01, "device": options["device"]},
         "search": search | {"scheduler": scheduler},
         "space": space | {"loss.edge_width": {"int": [WIDTHS[0], WIDTHS[-1]], "step": 2}},
         "enqueue": [{f"loss.{name}": value for name, value in point.items()} for point in points(options["trials"])],
@@ -135,7 +142,7 @@ def by_this_tool(options: dict[str, Any], folder: Path) -> dict[str, Any]:
     config = config_of(options, folder / "views")
     with connect_ray(None, False) as available:
         start = time.perf_counter()
-        prepare(config.run(), lambda line: None, *ray_maps(available, "cpu"))
+        prepare(config.run(), lambda line: None, *ray_maps(available, options["device"]))
         preparation = time.perf_counter() - start
     start = time.perf_counter()
     run_search(config, folder / "search")
@@ -150,19 +157,21 @@ def by_this_tool(options: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def by_plain_ray(options: dict[str, Any], folder: Path) -> dict[str, Any]:
+def by_plain_ray(options: dict[str, Any], folder: Path, *, reuse: bool = False) -> dict[str, Any]:
     settings = plain_settings(options)
     others = {name: value for name, value in parts.PAPER.items() if name != "method"}
     fixed = [parts.PAPER if name == "bpkd-paper" else {"method": name, **others} for name in BASELINES]
     settings["points"] = json.dumps([*fixed, *({"method": "bpkd", **point} for point in points(options["trials"]))])
-    settings |= {"storage": folder / "plain", "json": folder / "plain.json"}
+    results = folder / ("reused" if reuse else "plain")
+    settings |= {"storage": results, "json": results.with_suffix(".json")}
     line = [sys.executable, str(Path(__file__).with_name("plain_ray.py"))]
     for name, value in settings.items():
         line += [f"--{name.replace('_', '-')}", str(value)]
+    line += ["--reuse"] if reuse else []
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"plain_ray.py failed:\n{done.stderr[-4000:]}")
-    found = json.loads((folder / "plain.json").read_text())
+    found = json.loads(results.with_suffix(".json").read_text())
     taught = sum(row["epoch"] for row in found["trials"] if row["config"]["method"] != "ce")
     result = summary(found["trials"], found["seconds"], options["concurrent"], options["epochs"])
     return {**result, "taught_epochs": taught}
@@ -172,7 +181,7 @@ def plain_settings(options: dict[str, Any]) -> dict[str, Any]:
     """The options as `plain_ray.py` names them."""
     teacher = Model.model_validate(TEACHERS[options["teacher"]])
     shared = ("root", "checkpoint", "student", "height", "width", "batch", "epochs", "grace", "reduction", "concurrent",
-              "workers")  # fmt: skip
+              "workers", "device")  # fmt: skip
     return {name: options[name] for name in shared} | {
         "teacher": teacher.encoder,
         "teacher_head": teacher.head,
@@ -193,7 +202,7 @@ def measure(options: dict[str, Any], folder: Path) -> dict[str, Any]:
         save_weights(options["checkpoint"], build_model(Model.model_validate(TEACHERS[options["teacher"]]), 11, 0))
     count = len(list((options["root"] / "train").glob("*.png")))
     seconds = parts.measure(plain_settings(options))
-    plain = by_plain_ray(options, folder)
+    plain, reused = by_plain_ray(options, folder), by_plain_ray(options, folder, reuse=True)
     ours = by_this_tool(options, folder)
     seconds["start_up"] = plain["start_up_seconds"]
     # The first trial of a slot begins before the time that is compared.
@@ -205,6 +214,7 @@ def measure(options: dict[str, Any], folder: Path) -> dict[str, Any]:
     trials, epochs, between = (ours[name] / plain[name] for name in names)
     ratios = {
         "trials_an_hour": trials,
+        "trials_an_hour_over_reused": ours["trials_an_hour"] / reused["trials_an_hour"],
         "epochs_an_hour": epochs,
         "trials_an_hour_with_preparation": trials * whole,
         "epochs_an_hour_with_preparation": epochs * whole,
@@ -218,6 +228,7 @@ def measure(options: dict[str, Any], folder: Path) -> dict[str, Any]:
         "parts_seconds": seconds,
         "this_tool": ours,
         "plain_ray": plain,
+        "plain_ray_reused": reused,
         "ratios": ratios,
     }
 
@@ -227,10 +238,11 @@ def show(figures: dict[str, Any]) -> None:
     print("{student} from {teacher}, {images} images of {height}x{width}, {concurrent} trials at once".format(
         **options | {"images": figures["train_images"]}))  # fmt: skip
     print("parts of a plain trial, seconds: " + ", ".join(f"{k} {v:.3f}" for k, v in figures["parts_seconds"].items()))
-    print(f"{'':24}{'this tool':>12}{'plain Ray':>12}")
+    print(f"{'':24}{'this tool':>12}{'plain Ray':>12}{'with reuse':>12}")
     for name, value in figures["this_tool"].items():
         if name in figures["plain_ray"]:
-            print(f"{name:24}{value:12.4g}{figures['plain_ray'][name]:12.4g}")
+            plain, reused = (figures[side][name] for side in ("plain_ray", "plain_ray_reused"))
+            print(f"{name:24}{value:12.4g}{plain:12.4g}{reused:12.4g}")
     about = (
         "preparation, once: {preparation_seconds:.1f} s, not in the figures above; {training_share:.0%} of this tool's"
     )
@@ -245,6 +257,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="train on so many (default: 48 drawn ones, or all of --root)")
     parser.add_argument("--teacher", choices=list(TEACHERS), default="lite2")
     parser.add_argument("--checkpoint", type=Path, help="the teacher's weights, from `bpkd-search teacher`")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--form", choices=list(FORMS), default="auto", help="what is stored for the trials")
     parser.add_argument("--student", default="mobilenetv3_small_050")
     parser.add_argument("--height", type=int, default=120)
     parser.add_argument("--width", type=int, default=160)

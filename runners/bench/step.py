@@ -2,20 +2,22 @@
 
     python runners/bench/step.py [--device cpu|cuda] [--root CAMVID] [--json FILE] [--threads 1]
 
-The bare step is cross-entropy alone, in the shortest loop there is, on batches held in memory. Beside it, with the same
-student, optimiser and batch size, whole epochs of `Distillation.train_epoch`: each loss with the view store, and bpkd
-with the teacher run at every step. Epochs alternate in one process; a ratio is the median over the rounds of an epoch
-over the bare one of its round. Networks have random weights: their time is that of trained ones. Without --root, the
-images are scenes that the package draws.
+The bare step is cross-entropy alone, in the shortest loop there is, on batches held in memory; `bare, new crops` is
+the same on new crops of stored images. Beside them, with the same student, optimiser and batch size, whole epochs of
+`Distillation.train_epoch`: each loss with stored views, bpkd with new crops and maps, and bpkd with the teacher run at
+every step. Epochs alternate in one process; a ratio is the median over the rounds of an epoch over the bare one of its
+round, and of what takes new crops also over the bare one with new crops. Networks have random weights: their time is
+that of trained ones. Without --root, the images are scenes that the package draws.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from torch.nn import functional as F
 
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import BASELINES, to_tree
+from bpkd_search.data.views import ViewStore
 from bpkd_search.models import save_weights
 from bpkd_search.models.build import autocast, build_model
 from bpkd_search.models.heads import resize
@@ -34,29 +37,37 @@ from bpkd_search.training.source import open_data
 from bpkd_search.training.teacher import open_teacher
 
 LOSSES = {"ce": "ce", "kd": "kd", "cwd": "cwd", "bpkd": "bpkd-paper"}
+VIEWS = {"data": {"views": 2}, "teacher": {"mode": "stored"}}
+NEW_CROPS = "bare, new crops"
+MAPS = {"data": {"views": "auto"}, "teacher": {"mode": "maps"}}
 
 
-def run_of(options: argparse.Namespace, folder: Path) -> RunConfig:
-    """The run that is timed; its teacher's weights are random and lie in `folder`."""
+def run_of(options: argparse.Namespace, folder: Path, form: dict[str, Any]) -> RunConfig:
+    """The run that is timed; its teacher's weights are random and are in `folder`."""
     drawn = {"train_images": options.images, "val_images": 8, "height": options.height, "width": options.width}
-    data = {"crop": [options.height, options.width], "views": 2, "views_dir": folder}
+    data = {"crop": [options.height, options.width], "resize": {"short": options.height}, "views_dir": folder}
     data |= {"kind": "camvid", "root": options.root} if options.root else {"synthetic": drawn}
-    train = {"epochs": options.rounds + 1, "batch_size": options.batch, "optimizer": "adamw", "lr": 1e-3}
-    teacher = {"encoder": options.teacher, "checkpoint": folder / "teacher.safetensors"}
+    data |= form["data"]
+    train = {"epochs": options.rounds + 4, "batch_size": options.batch, "optimizer": "adamw", "lr": 1e-3}
+    teacher = {"encoder": options.teacher, "checkpoint": folder / "teacher.safetensors"} | form["teacher"]
     run = {"data": data, "teacher": teacher, "student": {"encoder": options.student}}
     return RunConfig.model_validate({**run, "train": {**train, "device": options.device}})
 
 
-def bare_epoch(run: Distillation) -> Callable[[], None]:
-    """An epoch of cross-entropy with a run's student and optimiser, on batches held in memory."""
+def bare_epoch(run: Distillation, *, held: bool) -> Callable[[], None]:
+    """An epoch of cross-entropy with a run's student and optimiser, on batches held in memory or made anew."""
     student, optimizer, device = run.student.train(), run.optimizer, run.device
-    held = [
-        (images.contiguous(memory_format=torch.channels_last), labels)
-        for images, labels, _ in run.store.epoch(0, run.settings.batch_size, 0, device=device, logits=False)
-    ]
+    numbers = itertools.count()
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        number = 0 if held else next(numbers)
+        for images, labels, _ in run.store.epoch(number, run.settings.batch_size, 0, device=device, logits=False):
+            yield images.contiguous(memory_format=torch.channels_last), labels
+
+    kept = list(batches()) if held else None
 
     def epoch() -> None:
-        for images, labels in held:
+        for images, labels in kept or batches():
             with autocast(device):
                 logits = resize(student(images).float(), labels.shape[-2:])
                 loss = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE_INDEX)
@@ -67,33 +78,59 @@ def bare_epoch(run: Distillation) -> Callable[[], None]:
     return epoch
 
 
+def on_gpu(epoch: Callable[[], object], device: torch.device, steps: int) -> dict[str, float]:
+    """Operations launched in a step, and MiB in use during an epoch at most, beyond those before it; none on a CPU."""
+    if device.type != "cuda":
+        return {}
+    epoch()  # warms up
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    epoch()
+    peak = (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        epoch()
+        torch.cuda.synchronize(device)
+    return {"launches_a_step": len(profile.events()) / steps, "peak_mib": peak}
+
+
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    run, device = run_of(options, folder), torch.device(options.device)
+    run, device = run_of(options, folder, VIEWS), torch.device(options.device)
     classes = len(open_data(run.data, "train").class_names)
     save_weights(folder / "teacher.safetensors", build_model(run.teacher, classes, 0))
     prepared = prepare(run, lambda line: None)
-    store = prepared.open()
+    store, fresh = prepared.open(), prepare(run_of(options, folder, MAPS), lambda line: None).open()
     teacher = open_teacher(run, store.class_names, Path(str(prepared.teacher)), device)
 
-    def distillation(name: str, **online: Any) -> Distillation:
+    def distillation(name: str, store: ViewStore, **online: Any) -> Distillation:
         loss = RunConfig.model_validate({**to_tree(run), "loss": BASELINES[LOSSES[name]]}).loss
         return Distillation(run.student, loss, run.train, store, device=device, **online)
 
-    rows = {name: distillation(name).train_epoch for name in LOSSES}
-    rows["bpkd, online teacher"] = distillation("bpkd", teacher=teacher).train_epoch
-    bare = bare_epoch(distillation("ce"))
-    alone, *others = alternate(bare, *rows.values(), rounds=options.rounds, device=device)
+    rows = {"bare": bare_epoch(distillation("ce", store), held=True)}
+    rows[NEW_CROPS] = bare_epoch(distillation("ce", fresh), held=False)
+    rows |= {name: distillation(name, store).train_epoch for name in LOSSES}
+    rows["bpkd, maps"] = distillation("bpkd", fresh).train_epoch
+    rows["bpkd, online teacher"] = distillation("bpkd", store, teacher=teacher).train_epoch
+    if options.compile:
+        run = run.model_copy(update={"train": run.train.model_copy(update={"compile": True})})
+        rows |= {f"{name}, compiled": distillation(name, store).train_epoch for name in ("ce", "bpkd")}
     steps = store.steps(options.batch)
+    more = {name: on_gpu(epoch, device, steps) for name, epoch in rows.items()}
+    times = dict(zip(rows, alternate(*rows.values(), rounds=options.rounds, device=device), strict=True))
 
-    def row(times: list[float]) -> dict[str, float]:
-        return {"ms_a_step": 1000 * statistics.median(times) / steps, "ratio": ratio(times, alone)}
+    def row(name: str) -> dict[str, float]:
+        figures = {
+            "ms_a_step": 1000 * statistics.median(times[name]) / steps,
+            "ratio": ratio(times[name], times["bare"]),
+            **more[name],
+        }
+        return figures | ({"ratio_new_crops": ratio(times[name], times[NEW_CROPS])} if name == "bpkd, maps" else {})
 
     chosen = ("device", "threads", "student", "teacher", "height", "width", "batch", "rounds")
     return {
         **{name: getattr(options, name) for name in chosen},
         "images": store.num_images,
         "classes": classes,
-        "rows": {"bare": row(alone)} | {name: row(times) for name, times in zip(rows, others, strict=True)},
+        "rows": {name: row(name) for name in rows},
     }
 
 
@@ -109,6 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=64, help="scenes to draw")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--compile", action="store_true", help="also steps through `torch.compile`")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -118,9 +156,11 @@ def main(arguments: list[str] | None = None) -> None:
         "{student} from {teacher}, {images} images of {height}x{width}, {classes} classes, batches of {batch}, "
         "{device}".format(**figures)
     )
-    print("step                    ms  over the bare step")
+    print("step                    ms  over the bare step  with new crops  launches  peak MiB")
     for name, row in figures["rows"].items():
-        print(f"{name:20}{row['ms_a_step']:6.1f}{row['ratio']:20.3f}")
+        new = f"{row['ratio_new_crops']:16.3f}" if "ratio_new_crops" in row else " " * 16
+        more = f"{row['launches_a_step']:10.0f}{row['peak_mib']:10.0f}" if "peak_mib" in row else ""
+        print(f"{name:20}{row['ms_a_step']:6.1f}{row['ratio']:20.3f}{new}{more}".rstrip())
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bpkd_search.cluster import packing
 from bpkd_search.cluster.packing import Machine, Measured, Packing, candidates, climb, pack, wanted
@@ -16,7 +17,7 @@ from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.config.points import to_tree
 from bpkd_search.config.search import Resources, Search
-from bpkd_search.errors import ConfigError
+from bpkd_search.errors import ConfigError, ResourceError
 from bpkd_search.training.prepare import prepare
 from tests.machines import nodes_of
 
@@ -143,3 +144,47 @@ def test_a_real_machine_is_measured_through_ray_and_remembered(tmp_path: Path, t
     assert all(rate > 0 for rate in rates.values()), said
     assert record["resources"]["cpus"] == max(rates, key=lambda cpus: rates[cpus])
     assert len(said) == len(rates) + 1
+
+
+def test_validation_counts_into_the_memory_of_a_packing(
+    tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bpkd_search.cluster.trial import TrialTask
+    from bpkd_search.training import evaluation
+
+    run = parse(SearchConfig, tiny, "tiny.yaml").run()
+    copy = packing.Copy(TrialTask(str(tmp_path), prepare(run, lambda line: None), 1, run=to_tree(run)).to_dict())
+    assert copy.warm_up(1)
+    seen: list[int] = []
+
+    def full(model: Any, images: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        seen.append(len(images))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    # Training fits; the logits of whole validation images do not.
+    monkeypatch.setattr(evaluation, "predict_classes", full)
+    assert copy.warm_up(1) is None
+    assert seen == [tiny["data"]["synthetic"]["val_images"]]
+
+
+def test_a_machine_that_others_hold_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from bpkd_search.cluster.connection import connect_ray
+
+    monkeypatch.setattr(packing, "READY_SECONDS", 1.0)
+
+    class Holder:
+        def ready(self) -> bool:
+            return True
+
+    with connect_ray(None, False) as nodes:
+        holder = ray.remote(Holder).options(num_cpus=nodes[0].cpus).remote()
+        assert ray.get(holder.ready.remote())
+        with (
+            pytest.raises(ResourceError, match=r"packing: Ray has not given 1 CPU\(s\) of one node for 1 s"),
+            packing.ray_copies({}, Machine(gpus=0, cpus=1), 1),
+        ):
+            pass

@@ -79,8 +79,8 @@ def test_pooling_of_full_and_of_random_words_at_every_cell_size(shape: tuple[int
     words[1] = 255
     bits = torch.stack([words >> bit & 1 for bit in range(8)], 1).double()
     expected = F.adaptive_avg_pool2d(bits, 2)
-    torch.testing.assert_close(pool_bits(words, 8, (2, 2)).double(), expected, rtol=0, atol=1e-6)
-    torch.testing.assert_close(pool_bits(words, 3, (2, 2)).double(), expected[:, :3], rtol=0, atol=1e-6)
+    torch.testing.assert_close(pool_bits(words.unsqueeze(1), 8, (2, 2)).double(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(pool_bits(words.unsqueeze(1), 3, (2, 2)).double(), expected[:, :3], rtol=0, atol=1e-6)
 
 
 def test_permuting_classes_permutes_masks() -> None:

@@ -62,7 +62,11 @@ def test_step_times_whole_epochs_of_every_loss(bench: Callable[[str], ModuleType
     figures = json.loads((tmp_path / "step.json").read_text())
     assert (figures["images"], figures["classes"], figures["batch"]) == (4, 8, 2)
     rows = figures["rows"]
-    assert list(rows) == ["bare", "ce", "kd", "cwd", "bpkd", "bpkd, online teacher"]
+    assert list(rows) == [
+        "bare", "bare, new crops", "ce", "kd", "cwd", "bpkd", "bpkd, maps", "bpkd, online teacher",
+    ]  # fmt: skip
+    maps = rows["bpkd, maps"]
+    assert maps["ratio_new_crops"] == pytest.approx(maps["ms_a_step"] / rows["bare, new crops"]["ms_a_step"])
     assert rows["bare"]["ratio"] == 1
     for row in rows.values():  # with one round, the ratio of medians is the median of ratios
         assert row["ratio"] == pytest.approx(row["ms_a_step"] / rows["bare"]["ms_a_step"]) and row["ms_a_step"] > 0
@@ -123,7 +127,7 @@ def test_a_plain_step_is_a_step_of_the_package(
         root=camvid, images=6, height=32, width=48, batch=6, rounds=0, device="cpu", student="mobilenetv3_small_050",
         teacher="mobilenetv3_small_050",
     )  # fmt: skip
-    base: RunConfig = bench("step").run_of(options, tmp_path)
+    base: RunConfig = bench("step").run_of(options, tmp_path, bench("step").VIEWS)
     save_weights(tmp_path / "teacher.safetensors", build_model(base.teacher, 11, 1))
     store = prepare(base, lambda line: None).open()
     # Without momentum and decay, an update is the gradient.
@@ -151,7 +155,9 @@ def test_both_sides_of_the_search(tmp_path: Path) -> None:
     subprocess.run([sys.executable, BENCH / "search.py", *line(small, tmp_path / "search.json")], check=True)
     figures = json.loads((tmp_path / "search.json").read_text())
     ours, plain, ratios = figures["this_tool"], figures["plain_ray"], figures["ratios"]
-    assert ours["trials"] == plain["trials"] == 5, "four baselines and one setting"
+    reused = figures["plain_ray_reused"]
+    assert ours["trials"] == plain["trials"] == reused["trials"] == 5, "four baselines and one setting"
+    assert reused["best_miou"] == plain["best_miou"], "what is kept changes nothing"
     assert ours["epochs"] >= 9, "baselines run in full here"
     assert ratios["trials_an_hour"] == pytest.approx(plain["seconds"] / ours["seconds"])
     assert ratios["share_of_bound"] == pytest.approx(ratios["epochs_an_hour_between"] / ratios["bound"])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ class ViewStore:
         seed: int = 0,
     ) -> None:
         self.path, self.recipe, self.seed = path, recipe, seed
+        self._given = (path, logits, recipe, transform, seed)
         self.manifest = Manifest.read(path)
         self.transform = transform or self.manifest.transform
         _use(self, path)
@@ -66,6 +67,10 @@ class ViewStore:
         self._records = val_records(self.manifest.evaluation, self.manifest.val_sizes)
         table, arrays = chunks.read(path / "validation")
         self._val, self._layout = arrays["records"], table.layout
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what the store was opened with: another process opens the same files."""
+        return _open, self._given
 
     @property
     def logits(self) -> Logits | Maps | None:
@@ -127,6 +132,12 @@ class ViewStore:
         for row in range(self.num_val_images) if rows is None else rows:
             image, label = self._records.read(self._val, self._layout, row)
             yield torch.from_numpy(image.copy()).permute(2, 0, 1), torch.from_numpy(label.copy())
+
+
+def _open(
+    path: Path, logits: Path | None, recipe: ViewRecipe | None, transform: TrainTransform | None, seed: int
+) -> ViewStore:
+    return ViewStore(path, logits, recipe, transform=transform, seed=seed)
 
 
 def _use(store: ViewStore, path: Path) -> None:

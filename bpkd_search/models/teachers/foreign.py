@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bpkd_search.errors import CheckpointError
-from bpkd_search.models.network import Network
+from bpkd_search.models.network import Network, Outputs
 from bpkd_search.models.teachers.classes import ClassMap
 from bpkd_search.models.teachers.opened import Opened, logits_in
 
@@ -28,6 +27,7 @@ class ForeignTeacher(Network):
     """
 
     channels = None
+    std: Tensor
 
     def __init__(
         self, opened: Opened, match: Match | None = None, num_classes: int = 0, stride: int | None = None
@@ -45,8 +45,8 @@ class ForeignTeacher(Network):
         """Return the teacher as it is: it stays frozen in evaluation mode, which some formats cannot leave."""
         return self
 
-    def forward(self, images: Tensor, return_features: bool = False) -> Any:
-        """Return logits [B, num_classes, h, w], with `return_features` also None."""
+    def outputs(self, images: Tensor) -> Outputs:
+        """Return logits [B, num_classes, h, w], and neither features nor auxiliary logits."""
         height, width = images.shape[-2:]
         logits = self._in_parts(self._normalised(self._padded(images)))
         # Every size of the padded image is a multiple of the stride, if the network has one.
@@ -59,7 +59,7 @@ class ForeignTeacher(Network):
             logits = F.avg_pool2d(logits, factor, ceil_mode=True)
         if self.match is not None:
             logits = self.match(logits.shape[1])(logits)
-        return (logits, None) if return_features else logits
+        return logits, None, None
 
     def _padded(self, images: Tensor) -> Tensor:
         multiple = self.opened.input.multiple
