@@ -76,11 +76,11 @@ def test_given_logits_become_maps_and_are_mirrored_for_flipped_crops(tiny: dict[
 
 def test_given_logits_need_no_validation_images(tiny: dict[str, Any], tmp_path: Path) -> None:
     save_logits(tmp_path / "logits", tiny, ("train",), stride=1)
-    run = a_run(tiny, tmp_path / "cache", {"checkpoint": str(tmp_path / "logits")}, crop=[40, 40], **GIVEN)
+    run = a_run(tiny, tmp_path / "cache", {"checkpoint": str(tmp_path / "logits")}, crop=[32, 40], **GIVEN)
     lines: list[str] = []
     prepared = prepare(run, lines.append)
     assert prepared.teacher_scores == {} and any("no logits of all validation images" in line for line in lines)
-    # A crop that is larger than the image begins before it, and so do its logits.
+    # At stride 1 they are the labels of the crop.
     store = prepared.open()
     _, labels, logits = store.crops.gather(0, np.arange(12), True)
     inside = labels != 255

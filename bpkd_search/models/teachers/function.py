@@ -58,5 +58,5 @@ def content_of(weights: Weights) -> str:
     digest = hashlib.sha256()
     for name, x in weights.items():
         digest.update(f"{name} {x.dtype} {tuple(x.shape)};".encode())
-        digest.update(x.contiguous().view(torch.uint8).numpy().tobytes() if x.numel() else b"")
+        digest.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
