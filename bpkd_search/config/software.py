@@ -11,7 +11,7 @@ from typing import Any, Literal
 from bpkd_search.config.networks import Teacher
 from bpkd_search.errors import CheckpointError
 
-Software = Literal["own", "huggingface", "smp", "torchscript", "export", "onnx", "factory", "logits"]
+Software = Literal["own", "huggingface", "smp", "torchscript", "export", "onnx", "function", "logits"]
 
 # What a teacher is called in messages.
 WORDS: dict[Software, str] = {
@@ -21,7 +21,7 @@ WORDS: dict[Software, str] = {
     "torchscript": "TorchScript",
     "export": "torch.export",
     "onnx": "ONNX",
-    "factory": "teacher.factory",
+    "function": "a function of yours",
     "logits": "a folder of logits",
 }
 HUB = "hf:"
@@ -34,10 +34,10 @@ def software_of(teacher: Teacher, path: Path | None = None) -> Software:
     `path` is where `checkpoint` is on this machine, if that is elsewhere.
     Raises `CheckpointError` for a folder that holds no teacher.
     """
-    if teacher.factory is not None:
-        return "factory"
     if teacher.checkpoint is None:
         return "own"
+    if teacher.function is not None:
+        return "function"
     if teacher.smp is not None:
         return "smp"
     if path is None and str(teacher.checkpoint).startswith(HUB):
@@ -59,19 +59,18 @@ def is_torchscript(path: Path) -> bool:
 
 def teacher_title(tree: Mapping[str, Any]) -> str:
     """Return a short name of the teacher of a `teacher` block, which may be of an older version."""
-    if tree.get("factory"):
-        return str(tree["factory"])
-    own = f"{tree.get('encoder')} + {tree.get('head')}"
-    if not (checkpoint := tree.get("checkpoint")):
-        return own
+    known = {key: value for key, value in tree.items() if key in Teacher.model_fields}
     try:
-        software = software_of(Teacher(checkpoint=checkpoint, smp=tree.get("smp")))
+        teacher = Teacher.model_validate(known)
+        software = software_of(teacher)
     except (CheckpointError, ValueError):
-        return str(checkpoint)
+        return str(tree.get("checkpoint") or tree.get("encoder"))
     if software == "own":
-        return own
-    name = str(checkpoint) if str(checkpoint).startswith(HUB) else Path(checkpoint).name
-    return f"{name} ({WORDS[software]})"
+        return teacher.described
+    if software == "function":
+        return str(teacher.checkpoint)
+    checkpoint = str(teacher.checkpoint)
+    return f"{checkpoint if checkpoint.startswith(HUB) else Path(checkpoint).name} ({WORDS[software]})"
 
 
 def read_json(path: Path) -> dict[str, Any]:

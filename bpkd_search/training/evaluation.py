@@ -16,7 +16,6 @@ from bpkd_search.errors import ConfigError
 from bpkd_search.metrics import Scores, SegmentationMetrics
 from bpkd_search.metrics.custom import CustomMetric
 from bpkd_search.models.inference import PIXELS, predict_classes
-from bpkd_search.models.network import Network
 from bpkd_search.training.distill import Distillation
 
 # Images in a batch at most.

@@ -1,4 +1,4 @@
-"""The teacher: loaded from the cache, a file of this or other software or a factory, or trained."""
+"""The teacher: loaded from the cache, a file of this or other software or a function, or trained."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bpkd_search.metrics import SegmentationMetrics
 from bpkd_search.models import Network, load_segmentor, save_weights
 from bpkd_search.models.build import TEACHER_DTYPE, autocast, build_model, pick_device
 from bpkd_search.models.heads import resize
-from bpkd_search.models.teachers.factory import content_of, weights_of
+from bpkd_search.models.teachers.function import content_of, weights_of
 from bpkd_search.models.teachers.open import PACKAGES, class_map, open_network
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate
@@ -49,7 +49,7 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
     spec = run.teacher
     path, key = teacher_file(run, store.crops_key, store.class_names)
     where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.length} of training"
-    where = "its factory" if spec.factory and not spec.checkpoint else where
+    where = "its function" if spec.function else where
     folder, evaluation = cache_dir(run.data.views_dir) / "teachers", run.data.evaluation
     scores_file = folder / f"{key}-{digest(to_tree(evaluation))}.json"
     scores = _read_scores(scores_file) if path.exists() else None
@@ -57,7 +57,7 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
         doing = "evaluating" if path.exists() else "training"
         waiting = f"teacher: another process is {doing} it; waiting for it"
         with cache_lock(folder / f"{key}.lock", notice=lambda: say(waiting)):
-            if spec.factory is not None and spec.checkpoint is None:
+            if spec.function is not None:
                 write_bytes(path, save(weights_of(probe(spec).net.network)))
             elif spec.checkpoint is None and not path.is_file():
                 _train_teacher(run, store, path, say)
@@ -88,7 +88,7 @@ def teacher_parts(run: RunConfig, class_names: Sequence[str]) -> list[Any]:
     spec = run.teacher
     if (path := source_of(spec)) is not None:
         return teacher_identity(run, path, class_names)
-    if spec.factory is not None:
+    if spec.function is not None:
         return [_described(spec), content_of(weights_of(probe(spec).net.network)), list(class_names)]
     return [plain_model(spec), spec.train.identity(), content_hash(spec.weights) if spec.weights else None]
 
@@ -193,7 +193,8 @@ def _described(spec: Teacher) -> dict[str, Any]:
     software = software_of(spec)
     tree = {key: value for key, value in to_tree(spec).items() if key in FOREIGN_KEYS}
     package = PACKAGES.get(software)
-    return {"software": software, "version": package and metadata.version(package.replace("_", "-")), **tree}
+    version = package and metadata.version(package.replace("_", "-"))
+    return {"software": software, "version": version, "function": spec.function, **tree}
 
 
 def _scores(run: RunConfig, store: ViewStore, path: Path) -> dict[str, float]:

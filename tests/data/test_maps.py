@@ -85,6 +85,20 @@ def test_logits_land_on_their_pixels_after_scale_crop_padding_and_flip(
     assert len(seen) >= (8 if scale == (1.0, 2.0) else 4)
 
 
+def test_logits_of_every_pixel_land_on_theirs_in_images_smaller_than_the_crop(tmp_path: Path) -> None:
+    def colours(images: Tensor) -> Tensor:
+        return torch.cat([images.float(), images.float().mean(1, keepdim=True), torch.ones_like(images[:, :1])], 1)
+
+    store, before = build_maps(build_views(recipe(scale=(1.0, 1.0), grid=1), tmp_path), colours, "key"), False
+    for epoch in range(6):
+        images, labels, cut, logits = crops(store, epoch)
+        inside, expected = labels != 255, colours(images).half()
+        for place, window in enumerate(cut):
+            assert torch.equal(logits[place][:, inside[place]], expected[place][:, inside[place]])
+            before |= window.left < 0
+    assert before
+
+
 def test_image_and_label_are_cut_alike_and_padding_is_ignored(tmp_path: Path) -> None:
     store = build_views(recipe(scale=(1.0, 1.0), grid=1, steps=None), tmp_path)
     for epoch in range(5):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,12 +101,13 @@ def save_mask2former(folder: Path, names: Sequence[str]) -> nn.Module:
     return net
 
 
-def save_smp(folder: Path, classes: int = 5, **options: object) -> nn.Module:
+def save_smp(folder: Path, classes: int = 5, **options: Any) -> nn.Module:
     """A U-Net of segmentation_models_pytorch."""
     import segmentation_models_pytorch as smp
 
     torch.manual_seed(0)
-    net = smp.Unet("resnet18", encoder_weights=None, classes=classes, decoder_channels=(32, 16, 16, 8, 8), **options)
+    options = {"decoder_channels": (32, 16, 16, 8, 8), **options}
+    net = smp.Unet("resnet18", encoder_weights=None, classes=classes, **options)
     net.eval().save_pretrained(folder)
     return net
 
