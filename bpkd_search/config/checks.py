@@ -36,8 +36,6 @@ def cross_faults(config: RunConfig) -> list[str]:
     teacher = config.teacher
     if teacher.smp is not None and teacher.checkpoint is None:
         faults.append(f"teacher.smp: got {dict(teacher.smp)}, needs teacher.checkpoint, the weights of that network")
-    if teacher.factory is not None and teacher.function is not None:
-        faults.append(f"teacher.checkpoint: got {teacher.function} beside teacher.factory: one function builds it")
     faults += _schedule_faults("teacher.train", config.teacher.train)
     if isinstance(config, SearchConfig):
         faults += space_faults(config)

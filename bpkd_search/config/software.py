@@ -34,10 +34,10 @@ def software_of(teacher: Teacher, path: Path | None = None) -> Software:
     `path` is where `checkpoint` is on this machine, if that is elsewhere.
     Raises `CheckpointError` for a folder that holds no teacher.
     """
+    if teacher.factory is not None:
+        return "function"
     if teacher.checkpoint is None:
         return "own"
-    if teacher.function is not None:
-        return "function"
     if teacher.smp is not None:
         return "smp"
     if path is None and str(teacher.checkpoint).startswith(HUB):
@@ -68,7 +68,7 @@ def teacher_title(tree: Mapping[str, Any]) -> str:
     if software == "own":
         return teacher.described
     if software == "function":
-        return str(teacher.checkpoint)
+        return str(teacher.factory)
     checkpoint = str(teacher.checkpoint)
     return f"{checkpoint if checkpoint.startswith(HUB) else Path(checkpoint).name} ({WORDS[software]})"
 

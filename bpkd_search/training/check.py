@@ -79,10 +79,6 @@ def _foreign_faults(config: RunConfig) -> list[str]:
     """
     teacher, data, software = config.teacher, config.data, software_of(config.teacher)
     faults = []
-    if teacher.factory is not None:
-        faults.append(
-            f"teacher.factory: got {teacher.factory} beside a finished teacher of {WORDS[software]}, leave it out"
-        )
     if needs_features(config):
         faults.append(
             f"loss.method: got one that needs the teacher's features, which a teacher of {WORDS[software]} does not"

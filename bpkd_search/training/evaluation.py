@@ -15,6 +15,7 @@ from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import ConfigError
 from bpkd_search.metrics import Scores, SegmentationMetrics
 from bpkd_search.metrics.custom import CustomMetric
+from bpkd_search.models import Network
 from bpkd_search.models.inference import PIXELS, predict_classes
 from bpkd_search.training.distill import Distillation
 

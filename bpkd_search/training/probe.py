@@ -22,7 +22,7 @@ def is_foreign(teacher: Teacher) -> bool:
 
 def source_of(teacher: Teacher) -> Path | None:
     """Return the file or folder of a finished teacher, None if it has none. Raises `CheckpointError`."""
-    if teacher.checkpoint is None or teacher.function is not None:
+    if teacher.checkpoint is None:
         return None
     if str(teacher.checkpoint).startswith(HUB):
         return folder_of(teacher.checkpoint)

@@ -49,7 +49,7 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
     spec = run.teacher
     path, key = teacher_file(run, store.crops_key, store.class_names)
     where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.length} of training"
-    where = "its function" if spec.function else where
+    where = "its function" if spec.factory and not spec.checkpoint else where
     folder, evaluation = cache_dir(run.data.views_dir) / "teachers", run.data.evaluation
     scores_file = folder / f"{key}-{digest(to_tree(evaluation))}.json"
     scores = _read_scores(scores_file) if path.exists() else None
@@ -57,7 +57,7 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
         doing = "evaluating" if path.exists() else "training"
         waiting = f"teacher: another process is {doing} it; waiting for it"
         with cache_lock(folder / f"{key}.lock", notice=lambda: say(waiting)):
-            if spec.function is not None:
+            if spec.factory is not None and spec.checkpoint is None:
                 write_bytes(path, save(weights_of(probe(spec).net.network)))
             elif spec.checkpoint is None and not path.is_file():
                 _train_teacher(run, store, path, say)
@@ -88,7 +88,7 @@ def teacher_parts(run: RunConfig, class_names: Sequence[str]) -> list[Any]:
     spec = run.teacher
     if (path := source_of(spec)) is not None:
         return teacher_identity(run, path, class_names)
-    if spec.function is not None:
+    if spec.factory is not None:
         return [_described(spec), content_of(weights_of(probe(spec).net.network)), list(class_names)]
     return [plain_model(spec), spec.train.identity(), content_hash(spec.weights) if spec.weights else None]
 
@@ -194,7 +194,7 @@ def _described(spec: Teacher) -> dict[str, Any]:
     tree = {key: value for key, value in to_tree(spec).items() if key in FOREIGN_KEYS}
     package = PACKAGES.get(software)
     version = package and metadata.version(package.replace("_", "-"))
-    return {"software": software, "version": version, "function": spec.function, **tree}
+    return {"software": software, "version": version, "function": spec.factory, **tree}
 
 
 def _scores(run: RunConfig, store: ViewStore, path: Path) -> dict[str, float]:

@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("given", SHOWN, ids=lambda given: given["teacher"]["checkpoint"])
+@pytest.mark.parametrize("given", SHOWN, ids=lambda given: given["teacher"].get("checkpoint", "factory"))
 def test_an_example_opens(given: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])

@@ -16,14 +16,14 @@ from bpkd_search.models.teachers.opened import Opened
 
 
 def open_function(teacher: Teacher, path: Path, device: torch.device) -> Opened:
-    """Call the function that `teacher.checkpoint` names, and load the weights in `path`, if that file is there.
+    """Call the function that `teacher.factory` names, and load the weights in `path`, if that file is there.
 
     The network may say what it reads and its classes itself, in attributes `input` (a mapping with the keys of
     `teacher.input`) and `classes` (a list of names). Raises `ConfigError` if the function cannot be imported, raises,
     or returns no module, `CheckpointError` if the weights are others.
     """
-    place = str(teacher.function)
-    function = import_object(place, "teacher.checkpoint")
+    place = str(teacher.factory)
+    function = import_object(place, "teacher.factory")
     if faults := argument_faults(function, place, teacher.arguments, "teacher.arguments", handed=()):
         raise ConfigError(faults)
     try:
@@ -31,14 +31,14 @@ def open_function(teacher: Teacher, path: Path, device: torch.device) -> Opened:
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as e:  # whatever a user's function raises
-        raise ConfigError([f"teacher.checkpoint: {place} raised {first_line(e)}"]) from e
+        raise ConfigError([f"teacher.factory: {place} raised {first_line(e)}"]) from e
     if not isinstance(net, nn.Module):
-        raise ConfigError([f"teacher.checkpoint: {place} returned {type(net).__name__}, must return a torch.nn.Module"])
+        raise ConfigError([f"teacher.factory: {place} returned {type(net).__name__}, must return a torch.nn.Module"])
     if path.is_file():
         try:
             net.load_state_dict(read_weights(path))
         except RuntimeError as e:
-            raise CheckpointError(f"{place} returned another network than before: {first_line(e)}") from e
+            raise CheckpointError(f"{path}: does not fit the network of {place}: {first_line(e)}") from e
     names, said = teacher.classes or getattr(net, "classes", None), getattr(net, "input", None)
     return Opened(
         net.float().eval().to(device),

@@ -16,7 +16,6 @@ from bpkd_search.models.teachers.classes import ClassMap, match_classes
 from bpkd_search.models.teachers.foreign import ForeignTeacher
 from bpkd_search.models.teachers.opened import Opened, sentence
 
-KEY = "teacher.checkpoint"
 Opener = Callable[[Teacher, Path, torch.device], Opened]
 
 OPENERS: dict[Software, Opener] = {
@@ -35,6 +34,11 @@ PACKAGES: dict[Software, str] = {
 }
 
 
+def key_of(teacher: Teacher) -> str:
+    """Return the key of the configuration that gives a finished teacher."""
+    return "teacher.checkpoint" if teacher.factory is None else "teacher.factory"
+
+
 def open_network(
     teacher: Teacher, path: Path, device: torch.device, ours: Sequence[str] | None = None
 ) -> ForeignTeacher:
@@ -42,12 +46,12 @@ def open_network(
 
     Raises `CheckpointError` or `ConfigError`.
     """
-    if teacher.function is None and not path.exists():
-        raise CheckpointError(f"{KEY}: {path}: no such file or folder")
+    if teacher.checkpoint is not None and not path.exists():
+        raise CheckpointError(f"teacher.checkpoint: {path}: no such file or folder")
     try:
         opened = OPENERS[software_of(teacher, path)](teacher, path, device)
     except CheckpointError as e:
-        raise CheckpointError(f"{KEY}: {e}") from e
+        raise CheckpointError(f"{key_of(teacher)}: {e}") from e
     match = None if ours is None else partial(class_map, teacher, opened.classes, ours=tuple(ours))
     return ForeignTeacher(opened, match, len(ours or ()), teacher.stride).to(device)
 
@@ -57,7 +61,7 @@ def class_map(teacher: Teacher, names: Sequence[str] | None, count: int, *, ours
     try:
         return match_classes(names, count, ours, lowest=teacher.missing_classes == "lowest")
     except CheckpointError as e:
-        raise CheckpointError(f"{KEY}: {teacher.checkpoint}: {e}") from e
+        raise CheckpointError(f"{key_of(teacher)}: {teacher.factory or teacher.checkpoint}: {e}") from e
 
 
 class Probe:
@@ -80,7 +84,7 @@ class Probe:
                 only = self.net.opened.size
                 advice = f": set data.crop to {list(only)}" if only else ""
                 what = f"{self.teacher.checkpoint} cannot read an image of {height}x{width}"
-                raise ConfigError([f"{KEY}: {what}: {sentence(e)}{advice}"]) from e
+                raise ConfigError([f"{key_of(self.teacher)}: {what}: {sentence(e)}{advice}"]) from e
         return self._shapes[size]
 
     def _run(self, height: int, width: int) -> tuple[int, int, int]:

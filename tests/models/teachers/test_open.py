@@ -38,7 +38,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def own(function: str, **arguments: Any) -> Teacher:
-    return Teacher(checkpoint=Path(function), arguments=arguments)
+    return Teacher(factory=function, arguments=arguments)
 
 
 def logits_of(teacher: Teacher, batch: Tensor, ours: Any = None, path: Path | None = None) -> Tensor:
@@ -279,7 +279,7 @@ class TestFunction:
         teacher = own(SMALL)
         with torch.inference_mode():
             close(logits_of(teacher, images(), path=tmp_path / "w.pth"), small(5, seed=3)(normalised(images())))
-        with pytest.raises(CheckpointError, match=r":small returned another network than before: "):
+        with pytest.raises(CheckpointError, match=r"does not fit the network of .*:small: "):
             open_network(own(SMALL, classes=4), tmp_path / "w.pth", CPU)
 
     @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_the_software_is_told_from_the_file(tmp_path: Path) -> None:
     assert software_of(Teacher(checkpoint=tmp_path / "maps")) == "logits"
     assert teacher_title({"checkpoint": str(tmp_path / "net.onnx")}) == "net.onnx (ONNX)"
     assert teacher_title({"encoder": "resnet18", "head": "fpn", "checkpoint": "gone.pth"}) == "resnet18 + fpn"
-    assert teacher_title({"checkpoint": "a.b:c", "arguments": {"x": 1}}) == "a.b:c"
+    assert teacher_title({"factory": "a.b:c", "arguments": {"x": 1}}) == "a.b:c"
 
 
 def test_a_package_that_is_not_installed_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
