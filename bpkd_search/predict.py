@@ -17,8 +17,9 @@ from torchvision.transforms.v2 import functional as F
 from bpkd_search.config.data import Data
 from bpkd_search.config.networks import Student
 from bpkd_search.data.base import MAX_CLASSES, listed
-from bpkd_search.data.folder import IMAGE_SUFFIXES, find_files, read_image
+from bpkd_search.data.folder import IMAGE_SUFFIXES, find_files
 from bpkd_search.data.geometry import base_size
+from bpkd_search.data.masks import read_image
 from bpkd_search.errors import CheckpointError, ConfigError, DataError
 from bpkd_search.files import replacing
 from bpkd_search.imports import callable_module

@@ -1,10 +1,12 @@
-"""Generates what follows from the code: configuration, losses, measures and commands as pages, and the notebook.
+"""Generates what follows from the code: pages on configuration, losses, measures and commands, the notebook, and the
+search spaces of the paper.
 
     python docs/generate.py            # write them (`make docs-reference`)
     python docs/generate.py --check    # exit code 1 if one is stale
 
-Change their sources, not the pages: the pydantic models with their descriptions, `losses/methods.py`,
-`metrics/table.py`, the help texts in `cli/`, and for the notebook `docs/tutorial.md`.
+Change their sources, not what is generated: the pydantic models with their descriptions, `losses/methods.py`,
+`metrics/table.py`, the help texts in `cli/`, for the notebook `docs/tutorial.md`, and for the search spaces
+`docs/paper_spaces.py`.
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from paper_spaces import spaces
 from schema import BLOCKS, SCHEMA, blocks_of, selector, table, walk
 from typer.main import get_command
 
@@ -175,12 +179,14 @@ PAGES = {
     "measures.md": measures,
     "commands.md": commands,
     "tutorial.ipynb": notebook,
+    **{f"../search_spaces/{path}": partial(str, text) for path, text in spaces().items()},
 }
 
 
 def stale() -> list[str]:
-    """Names of the pages that differ from their sources."""
-    return [name for name, make in PAGES.items() if (DOCS / name).read_text("utf-8") != make()]
+    """Names of the files that differ from their sources or are missing."""
+    found = {name: (DOCS / name).read_text("utf-8") if (DOCS / name).is_file() else "" for name in PAGES}
+    return [name for name, make in PAGES.items() if found[name] != make()]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from bpkd_search.config import SearchConfig
 Schema = dict[str, Any]
 
 SCHEMA: Schema = SearchConfig.model_json_schema()
-BLOCKS: dict[str, Schema] = SCHEMA["$defs"]
+BLOCKS: dict[str, Schema] = {name: block for name, block in SCHEMA["$defs"].items() if "properties" in block}
 
 _SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _SIGNS |= {"minItems": "length ≥", "maxItems": "length ≤", "minProperties": "entries ≥"}
@@ -29,7 +29,7 @@ def blocks_of(schema: Schema) -> list[str]:
     for member in members(schema):
         inner = member.get("additionalProperties") or member.get("items")
         name = member.get("$ref", "").rpartition("/")[2]
-        found += [name] if "properties" in BLOCKS.get(name, ()) else []
+        found += [name] if name in BLOCKS else []
         found += blocks_of(inner) if isinstance(inner, dict) else []
     return found
 

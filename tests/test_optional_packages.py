@@ -44,6 +44,12 @@ def onnx(folder: Path) -> None:
     require_packages(["safetensors", "onnx"])
 
 
+def saved_data(folder: Path) -> None:
+    from bpkd_search.data import open_split
+
+    open_split("huggingface", "train", root=folder, class_names=["a"])
+
+
 @pytest.mark.parametrize(
     ("use", "package", "extra", "purpose"),
     [
@@ -51,6 +57,7 @@ def onnx(folder: Path) -> None:
         (picture, "matplotlib", "plots", "--picture"),
         (page, "plotly", "report", "the report"),
         (dashboard, "optuna_dashboard", "dashboard", "the dashboard"),
+        (saved_data, "datasets", "datasets", "data.kind huggingface"),
         (onnx, "onnxruntime", "export", "--format onnx"),
     ],
 )

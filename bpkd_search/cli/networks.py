@@ -61,5 +61,6 @@ def models(
         except ConfigError as e:
             raise ConfigError(e.faults, name) from e
         millions = f"{cost.parameters / 1e6:.2f}", f"{cost.auxiliary / 1e6:.2f}"
-        rows.append((name, *(f"{getattr(spec, key)}" for key in _KEYS), *millions, f"{cost.multiply_adds / 1e9:.1f}"))
+        given = [f"{getattr(spec, key)}" for key in _KEYS] if spec.factory is None else [spec.described, *[""] * 4]
+        rows.append((name, *given, *millions, f"{cost.multiply_adds / 1e9:.1f}"))
     print_columns(rows, right=range(3, 9))

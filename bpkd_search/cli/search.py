@@ -30,14 +30,31 @@ def validate(
         list[Path], typer.Argument(metavar="FILE...", help="YAML files, or names of `bpkd-search spaces`.")
     ],
     overrides: Overrides = None,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Print what each needs: disk, memory, hours. The data must be there.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="With --cost: measure hours here, by some real steps of training.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --cost: print the figures as JSON.")] = False,
 ) -> None:
-    """Check search spaces and run configurations, and list every error of every file; --set applies to each."""
+    """Check search spaces and run configurations, and list every error of every file; --set applies to each.
+
+    The hours of --cost are those of one device that trains one trial after the other. Without --measure they are
+    operations at an assumed speed, a quarter of what the makers of some GPUs state. Nothing is written.
+    """
+    if (measure or as_json) and not cost:
+        raise UserError(f"{'--measure' if measure else '--json'}: needs --cost")
+    from dataclasses import asdict
+
+    from bpkd_search.cli.cost import figures_of, print_figures
     from bpkd_search.config import RunConfig
     from bpkd_search.config.load import load_run, load_search, read_yaml
     from bpkd_search.errors import ConfigError
 
     config: RunConfig
     failed: list[str] = []
+    found = {}
     for path in files:
         try:
             tree = read_yaml(path)
@@ -49,9 +66,16 @@ def validate(
             from bpkd_search.training.check import check_networks
 
             check_networks(config)
-            print(f"{path}: ok")
+            if not as_json:
+                print(f"{path}: ok")
+            if cost:
+                found[str(path)] = figures_of(config, measure=measure)
+                if not as_json:
+                    print_figures(found[str(path)])
         except ConfigError as e:
             failed.append(str(ConfigError(e.faults, str(path))))
+    if as_json:
+        print(json.dumps({name: [asdict(figure) for figure in figures] for name, figures in found.items()}, indent=1))
     if failed:
         raise UserError("\n".join(failed))
 

@@ -144,8 +144,11 @@ def views(
         for entry in chosen:
             say(f"removing {entry.line()}")
             remove(entry)
-        if verify and any([verify_store(entry.path, say) for entry in list_stores(root)]):
-            raise UserError("damaged chunks were found; `bpkd-search views SPACE.yaml` builds them again")
+        if verify:
+            stores = list_stores(root)
+            if any([verify_store(entry.path, say) for entry in stores]):
+                raise UserError("damaged chunks were found; `bpkd-search views SPACE.yaml` builds them again")
+            print(f"{root / 'views'}: {len(stores)} store(s) checked, no damaged chunks")
         if listed or not (prune is not None or unused_for is not None or verify):
             for entry in list_stores(root):
                 print(entry.line())
@@ -159,7 +162,9 @@ def views(
     from bpkd_search.training.inputs import store_path, view_recipe
 
     if verify:
-        verify_store(store_path(run.data, view_recipe(run.data, first_form(run))), say)
+        store = store_path(run.data, view_recipe(run.data, first_form(run)))
+        if store.is_dir() and not verify_store(store, say):
+            say(f"{store}: checked, no damaged chunks")
     prepared = build_inputs(run, say, address=address, verbose=verbose)
     print(find(cache_dir(run.data.views_dir), Path(prepared.store).name).line())
 

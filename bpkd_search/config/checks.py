@@ -34,10 +34,14 @@ def cross_faults(config: RunConfig) -> list[str]:
     if (required := KINDS[kind].required) and config.data.options is None:
         faults.append(f"data.{kind}: got nothing, is required with data.kind: {kind} ({', '.join(required)})")
     teacher = config.teacher
-    if teacher.smp is not None and teacher.checkpoint is None:
-        faults.append(f"teacher.smp: got {dict(teacher.smp)}, needs teacher.checkpoint, the weights of that network")
-    if teacher.factory is not None and teacher.function is not None:
-        faults.append(f"teacher.checkpoint: got {teacher.function} beside teacher.factory: one function builds it")
+    for key, given, other in (
+        ("smp", teacher.smp is not None, "checkpoint"),
+        ("arguments", bool(teacher.arguments), "factory"),
+    ):
+        if given and getattr(teacher, other) is None:
+            faults.append(f"teacher.{key}: got {getattr(teacher, key)}, needs teacher.{other}")
+    if teacher.smp is not None and teacher.factory is not None:
+        faults.append("teacher.smp: got it beside teacher.factory: one of them builds the network")
     faults += _schedule_faults("teacher.train", config.teacher.train)
     if isinstance(config, SearchConfig):
         faults += space_faults(config)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Discriminator,
     Field,
     SerializerFunctionWrapHandler,
@@ -37,6 +38,24 @@ def _size_or_sides(value: Any) -> str:
 
 def _word_or_number(value: Any) -> str:
     return "word" if value == "auto" else "number"
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be auto or a whole number from 1 to 1000")
+    return value
+
+
+def _two_sides(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("must be [height, width] in pixels, such as [96, 128]")
+    return value
+
+
+def _two_sides_or_a_rule(value: Any) -> Any:
+    if not isinstance(value, list | tuple | dict | Sides | None) or (isinstance(value, list) and len(value) != 2):
+        raise ValueError("must be [height, width] in pixels, or a length that keeps the aspect ratio: {short: N}")
+    return value
 
 
 class Metric(Block):
@@ -135,13 +154,18 @@ class Data(Block):
     root: Path | None = Field(
         default=None, description="Folder of the data set; without it, the variable BPKD_KIND, such as BPKD_CAMVID."
     )
-    crop: Annotated[tuple[Side, Side], Field(description="[height, width] of training crops, in pixels.")] = (96, 128)
-    resize: (
+    crop: Annotated[
+        tuple[Side, Side],
+        BeforeValidator(_two_sides),
+        Field(description="[height, width] of training crops, in pixels."),
+    ] = (96, 128)
+    resize: Annotated[
         Annotated[
             Annotated[tuple[Side, Side], Tag("size")] | Annotated[Sides, Tag("sides")], Discriminator(_size_or_sides)
         ]
-        | None
-    ) = Field(
+        | None,
+        BeforeValidator(_two_sides_or_a_rule),
+    ] = Field(
         default=None,
         description="Size of an image at scale 1: {short: N}, {long: N} or both keep its aspect ratio, [height, width]"
         " does not; without it, its own.",
@@ -165,6 +189,7 @@ class Data(Block):
     views: Annotated[
         Annotated[Literal["auto"], Tag("word")] | Annotated[int, Field(ge=1, le=1000), Tag("number")],
         Discriminator(_word_or_number),
+        BeforeValidator(_no_boolean),
     ] = Field(
         default="auto", description="Augmented crops kept per image; `auto`: one an epoch, or new ones of whole images."
     )

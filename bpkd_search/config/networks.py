@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,14 +37,16 @@ class Model(Block):
         description="A file with the encoder's first weights, of timm or mmsegmentation; nothing is downloaded.",
     )
     factory: str | None = Field(
-        default=None, description="Your own network instead: `package.module:function`; it replaces all keys above."
+        default=None,
+        description="A function of yours that builds the network instead, `package.module:function`; it replaces all"
+        " keys above.",
     )
     arguments: Arguments = Field(default={}, description="Arguments of `factory`, by name.", validate_default=True)
 
     @model_validator(mode="after")
     def _either(self) -> Self:
         if self.factory is None:
-            if self.arguments and not self.takes_arguments:
+            if self.arguments:
                 raise ValueError("arguments need factory, package.module:function, which takes them")
             return self
         for name in BUILT:
@@ -56,13 +57,8 @@ class Model(Block):
     @model_serializer(mode="wrap")
     def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = handler(self)
-        without = ("factory", *(() if self.arguments else ("arguments",))) if self.factory is None else BUILT
+        without = ("factory", "arguments") if self.factory is None else BUILT
         return {key: value for key, value in tree.items() if key not in without}
-
-    @property
-    def takes_arguments(self) -> bool:
-        """Whether there is a function that takes `arguments`."""
-        return self.factory is not None
 
     @property
     def described(self) -> str:
@@ -109,11 +105,10 @@ class Input(Block):
 
 
 class Teacher(Model):
-    """The teacher: trained as `train` says and stored by content, or finished and read whole from `checkpoint`.
+    """The teacher: trained as `train` says and stored by content, or read whole from `checkpoint` or `factory`.
 
-    [Teachers](teachers.md) lists what `checkpoint` can be: also a network of other software or of your own, for which
-    the keys of a network (`encoder`, `factory`, ...) are not used; those from `smp` to `stride` say what its files
-    do not.
+    [Teachers](teachers.md) lists what these can be: networks of other software too, for which the keys of a network
+    (`encoder`, `head`, ...) are not used, and those from `factory` to `stride` say what their files do not.
     With `mode: stored` its logits are computed once per view and read by every trial. With `maps` they are computed on
     whole images, at `data.scale_steps` scales, and a crop, new at every epoch, reads a slice of them. `online` runs it
     at every step, which the feature losses need. `auto` takes the cheapest that gives every epoch its own crops:
@@ -126,10 +121,9 @@ class Teacher(Model):
     )
     checkpoint: Path | None = Field(
         default=None,
-        description="The finished teacher: a file or folder, `hf:OWNER/NAME`, or `package.module:function`, which gets"
-        " `arguments` and returns it.",
+        description="A file or folder with the whole teacher, or hf:OWNER/NAME; it is then not trained.",
     )
-    smp: Arguments | None = Field(
+    smp: dict[str, Any] | None = Field(
         default=None,
         description="Arguments of segmentation_models_pytorch's `create_model`, for a state dict in `checkpoint`.",
     )
@@ -153,17 +147,6 @@ class Teacher(Model):
         default="auto", description="Logits stored on views or on whole images, or the teacher run at every step."
     )
     train: Optimisation = Optimisation(epochs=14)
-
-    @property
-    def function(self) -> str | None:
-        """The function that returns the finished teacher, if `checkpoint` names one."""
-        given = str(self.checkpoint)
-        return given if re.fullmatch(r"(?!hf:)[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", given) else None
-
-    @property
-    def takes_arguments(self) -> bool:
-        """Whether there is a function that takes `arguments`."""
-        return self.factory is not None or self.function is not None
 
 
 class Student(Model):

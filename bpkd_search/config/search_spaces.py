@@ -15,7 +15,8 @@ def installed_spaces() -> dict[str, Path]:
     folder = PACKAGE / "search_spaces"
     if not folder.is_dir():  # in a checkout it is beside the package
         folder = PACKAGE.parent / "search_spaces"
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def find_space(given: Path | str) -> Path:

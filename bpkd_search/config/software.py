@@ -11,7 +11,7 @@ from typing import Any, Literal
 from bpkd_search.config.networks import Teacher
 from bpkd_search.errors import CheckpointError
 
-Software = Literal["own", "huggingface", "smp", "torchscript", "export", "onnx", "function", "logits"]
+Software = Literal["own", "huggingface", "smp", "torchscript", "export", "onnx", "factory", "logits"]
 
 # What a teacher is called in messages.
 WORDS: dict[Software, str] = {
@@ -21,7 +21,7 @@ WORDS: dict[Software, str] = {
     "torchscript": "TorchScript",
     "export": "torch.export",
     "onnx": "ONNX",
-    "function": "a function of yours",
+    "factory": "teacher.factory",
     "logits": "a folder of logits",
 }
 HUB = "hf:"
@@ -34,10 +34,10 @@ def software_of(teacher: Teacher, path: Path | None = None) -> Software:
     `path` is where `checkpoint` is on this machine, if that is elsewhere.
     Raises `CheckpointError` for a folder that holds no teacher.
     """
+    if teacher.factory is not None:
+        return "factory"
     if teacher.checkpoint is None:
         return "own"
-    if teacher.function is not None:
-        return "function"
     if teacher.smp is not None:
         return "smp"
     if path is None and str(teacher.checkpoint).startswith(HUB):
@@ -59,18 +59,19 @@ def is_torchscript(path: Path) -> bool:
 
 def teacher_title(tree: Mapping[str, Any]) -> str:
     """Return a short name of the teacher of a `teacher` block, which may be of an older version."""
-    known = {key: value for key, value in tree.items() if key in Teacher.model_fields}
+    if tree.get("factory"):
+        return str(tree["factory"])
+    own = f"{tree.get('encoder')} + {tree.get('head')}"
+    if not (checkpoint := tree.get("checkpoint")):
+        return own
     try:
-        teacher = Teacher.model_validate(known)
-        software = software_of(teacher)
+        software = software_of(Teacher(checkpoint=checkpoint, smp=tree.get("smp")))
     except (CheckpointError, ValueError):
-        return str(tree.get("checkpoint") or tree.get("encoder"))
+        return str(checkpoint)
     if software == "own":
-        return teacher.described
-    if software == "function":
-        return str(teacher.checkpoint)
-    checkpoint = str(teacher.checkpoint)
-    return f"{checkpoint if checkpoint.startswith(HUB) else Path(checkpoint).name} ({WORDS[software]})"
+        return own
+    name = str(checkpoint) if str(checkpoint).startswith(HUB) else Path(checkpoint).name
+    return f"{name} ({WORDS[software]})"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -72,7 +72,10 @@ class Survey:
 
 
 def survey(dataset: Dataset, *, threads: int = 8) -> Survey:
-    """Read every sample once. Raises one `DataError` that lists the damaged samples (up to 20, then a count)."""
+    """Read every sample once.
+
+    Raises one `DataError` that lists the damaged samples (up to 20, then a count), or if no pixel of any is labelled.
+    """
     classes = len(dataset.class_names)
 
     def look(index: int) -> str | tuple[tuple[int, int], tuple[int, ...]]:
@@ -88,6 +91,11 @@ def survey(dataset: Dataset, *, threads: int = 8) -> Survey:
     if faults := [line for line in found if isinstance(line, str)]:
         raise DataError(f"{len(faults)} of {len(dataset)} samples cannot be used:\n{listed(faults)}")
     whole = [each for each in found if not isinstance(each, str)]
+    if whole and not any(any(counts) for _, counts in whole):
+        raise DataError(
+            f"every pixel of all {len(whole)} masks is ignored, from {dataset.names[0]} to {dataset.names[-1]}: nothing"
+            " to train on or to measure; see how the data block maps ids of masks (ignore_id, id_map)"
+        )
     return Survey(tuple(size for size, _ in whole), tuple(counts for _, counts in whole))
 
 

@@ -6,17 +6,21 @@ option of its block by name. This module does not import torch, so that a config
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import Field, StrictBool, create_model
+from pydantic import Field, StrictBool, create_model, model_validator
 
 from bpkd_search.blocks import Arguments, Block
 
 B = TypeVar("B", bound=Block)
 CityscapesLabels = Literal["labelIds", "labelTrainIds"]
+CocoStuffLabels = Literal["original", "labelTrainIds"]
+Encoding = Literal["ids", "colours"]
+Channel = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[Channel, Channel, Channel]
 
 
 class CityscapesData(Block):
@@ -24,6 +28,15 @@ class CityscapesData(Block):
 
     labels: CityscapesLabels = Field(
         default="labelIds", description="Raw ids as downloaded, or masks converted to the 19 train ids."
+    )
+
+
+class CocoStuffData(Block):
+    """Which COCO-Stuff masks are read."""
+
+    labels: CocoStuffLabels = Field(
+        default="original",
+        description="Masks as downloaded, or mmsegmentation's conversion to 171 ids (*_labelTrainIds.png).",
     )
 
 
@@ -35,13 +48,67 @@ class CustomData(Block):
 
 
 class FolderData(Block):
-    """Where a data set of the user keeps images and masks, and how mask ids map to classes."""
+    """Where a data set of the user keeps images and masks, and how ids or colours of masks map to classes."""
 
     images: str = Field(default="images/{split}", description="Images below `data.root`; `{split}` is the split.")
     masks: str = Field(default="masks/{split}", description="Masks below `data.root`, likewise.")
     class_names: tuple[str, ...] = Field(
         min_length=1, max_length=200, description="One name per class, in the order of class ids."
     )
+    ignore_id: int = Field(default=255, description="Mask id of pixels that are ignored.")
+    id_map: dict[int, int] | None = Field(
+        default=None, description="Mask id to class id, or to 255 (ignored); without it, mask ids are class ids."
+    )
+    palette: tuple[Colour, ...] | None = Field(
+        default=None, description="[red, green, blue] of each class, for pictures; default: those of PASCAL VOC."
+    )
+    encoding: Encoding = Field(default="ids", description="What pixels of masks are: ids, or the colours of `palette`.")
+    ignore_colours: tuple[Colour, ...] = Field(
+        default=(), description="Colours of pixels that are ignored, with `encoding: colours`."
+    )
+
+    @model_validator(mode="after")
+    def _colours(self) -> FolderData:
+        if faults := colour_faults(self.class_names, self.id_map, self.palette, self.encoding, self.ignore_colours):
+            raise ValueError("; ".join(faults))
+        return self
+
+
+def colour_faults(
+    class_names: Sequence[str],
+    id_map: Mapping[int, int] | None,
+    palette: Sequence[Colour] | None,
+    encoding: str,
+    ignore_colours: Sequence[Colour],
+) -> list[str]:
+    """Return what is wrong with the colours of a `folder` block."""
+    if encoding not in get_args(Encoding):
+        return [f"encoding: got '{encoding}', must be {' or '.join(get_args(Encoding))}"]
+    faults = []
+    if palette is not None and len(palette) != len(class_names):
+        faults.append(f"palette: got {len(palette)} colours, must be one for each of the {len(class_names)} classes")
+    if encoding == "ids":
+        return [*faults, *(["ignore_colours: needs encoding: colours"] if ignore_colours else [])]
+    if palette is None:
+        faults.append("palette: is required with encoding: colours")
+    if id_map is not None:
+        faults.append("id_map: must be left out with encoding: colours, which has no ids")
+    colours = [tuple(colour) for colour in (*(palette or ()), *ignore_colours)]
+    if twice := sorted({colour for colour in colours if colours.count(colour) > 1}):
+        faults.append(f"palette: got {list(twice[0])} more than once (ignore_colours included), must be distinct")
+    return faults
+
+
+class HuggingFaceData(Block):
+    """Which columns and splits of a data set saved by Hugging Face `datasets` are read, and how its mask ids map."""
+
+    class_names: tuple[str, ...] = Field(
+        min_length=1, max_length=200, description="One name per class, in the order of class ids."
+    )
+    image: str = Field(default="image", description="Column of the images.")
+    mask: str = Field(default="label", description="Column of the masks: images or arrays of ids.")
+    train: str = Field(default="train", description="Folder of the training split below `data.root`.")
+    val: str = Field(default="validation", description="Folder of the validation split.")
     ignore_id: int = Field(default=255, description="Mask id of pixels that are ignored.")
     id_map: dict[int, int] | None = Field(
         default=None, description="Mask id to class id, or to 255 (ignored); without it, mask ids are class ids."
@@ -98,6 +165,8 @@ KINDS: dict[str, Kind] = {
     "ade20k": Kind("bpkd_search.data.layouts:open_ade20k"),
     "camvid": Kind("bpkd_search.data.layouts:open_camvid", splits=("train", "val", "test")),
     "cityscapes": Kind("bpkd_search.data.layouts:open_cityscapes", options=CityscapesData),
+    "coco_stuff": Kind("bpkd_search.data.layouts:open_coco_stuff", options=CocoStuffData),
+    "coco_stuff10k": Kind("bpkd_search.data.layouts:open_coco_stuff10k", options=CocoStuffData),
     "custom": Kind(
         "bpkd_search.data.custom:open_custom",
         splits=None,
@@ -110,6 +179,12 @@ KINDS: dict[str, Kind] = {
         splits=None,
         options=FolderData,
         required=("images", "masks", "class_names"),
+    ),
+    "huggingface": Kind(
+        "bpkd_search.data.huggingface:open_huggingface",
+        splits=None,
+        options=HuggingFaceData,
+        required=("class_names",),
     ),
     "pascal_context": Kind("bpkd_search.data.layouts:open_pascal_context", options=PascalContextData),
     "synthetic": Kind(

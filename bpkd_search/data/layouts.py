@@ -6,25 +6,26 @@ contains the subdirectories of the layout. Options and defaults are those of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bpkd_search.data import classes
 from bpkd_search.data.base import IGNORE_INDEX, RGB
-from bpkd_search.data.folder import IMAGE_SUFFIXES, MASK_SUFFIXES, FolderDataset, Pair, find_files, id_table, pair_files
-from bpkd_search.data.kinds import CityscapesLabels
+from bpkd_search.data.folder import IMAGE_SUFFIXES, MASK_SUFFIXES, FolderDataset, Pairs, find_files, pair_files
+from bpkd_search.data.kinds import CityscapesLabels, CocoStuffLabels, Encoding, colour_faults
+from bpkd_search.data.masks import Table, colour_table, id_table
 from bpkd_search.errors import DataError
-
-Table = NDArray[np.int16]
 
 CAMVID_VOID = 11
 # Cityscapes: raw label ids of the 19 evaluated classes, in the order of their train ids
 # (github.com/mcordts/cityscapesScripts, helpers/labels.py); every other raw id is ignored.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+# COCO-Stuff: label ids of 1 to 182 that no image has, classes of COCO without any segmentation
+# (github.com/nightrome/cocostuff, labels.txt and README); the other 171 are the classes.
+COCO_STUFF_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
+COCO_STUFF_IDS = tuple(label for label in range(1, 183) if label not in COCO_STUFF_UNUSED)
+TRAIN_IDS = "_labelTrainIds"
 
 
 def read_names(path: Path, *, layout: str) -> list[str]:
@@ -43,12 +44,18 @@ def open_folder(
     class_names: Sequence[str],
     ignore_id: int,
     id_map: Mapping[int, int] | None,
+    palette: Sequence[RGB] | None,
+    encoding: Encoding,
+    ignore_colours: Sequence[RGB],
 ) -> FolderDataset:
     """Open a directory of images and a directory of masks, matched by name without suffix.
 
     `images` and `masks` are paths below root, with `{split}` where the split's name goes
-    ("images/{split}"). `id_map` maps mask ids to class ids or 255 (ignored); without it, mask ids are class ids.
+    ("images/{split}"). `id_map` maps mask ids to class ids or 255 (ignored); without it, mask ids are class ids. With
+    `encoding` "colours", masks hold the colours of `palette`, or `ignore_colours`.
     """
+    if faults := colour_faults(class_names, id_map, palette, encoding, ignore_colours):
+        raise DataError(f"folder {'; '.join(faults)}")
     for option, text in (("images", images), ("masks", masks)):
         if "{split}" not in text:
             raise DataError(f"folder {option}: got '{text}', must hold {{split}}, where the split's name goes")
@@ -59,8 +66,12 @@ def open_folder(
         find_files(mask_folder, MASK_SUFFIXES, layout=layout),
         where=str(image_folder),
     )
+    colours = encoding == "colours"
+    drawn = palette or classes.colour_map(len(class_names))
     table = id_table(len(class_names), ignore_id=ignore_id, id_map=id_map)
-    return FolderDataset(pairs, class_names, classes.colour_map(len(class_names)), table)
+    return FolderDataset(
+        pairs, class_names, drawn, colour_table(drawn, ignore_colours) if colours else table, colours=colours
+    )
 
 
 def open_camvid(split: str, root: Path) -> FolderDataset:
@@ -99,7 +110,53 @@ def open_ade20k(split: str, root: Path) -> FolderDataset:
         find_files(root / "annotations" / folder, MASK_SUFFIXES, layout=layout),
         where=str(root / "images" / folder),
     )
-    return _with_colour_map(pairs, classes.ADE20K, _shifted(classes.ADE20K))
+    return _with_colours(pairs, classes.ADE20K, _shifted(classes.ADE20K))
+
+
+def open_coco_stuff(split: str, root: Path, *, labels: CocoStuffLabels) -> FolderDataset:
+    """Open COCO-Stuff (164k images, 171 classes): masks of stuffthingmaps, or those that mmsegmentation converts.
+
+    The former hold the label id minus 1, and 255 for unlabelled pixels.
+    """
+    _check_labels("coco_stuff", labels)
+    images, masks = (root / part / f"{split}2017" for part in ("images", "annotations"))
+    ending = TRAIN_IDS if labels == "labelTrainIds" else ""
+    layout = f"<root>/images/{split}2017/*.jpg and <root>/annotations/{split}2017/*{ending}.png"
+    found = find_files(masks, MASK_SUFFIXES, ending=ending, layout=layout)
+    if not ending:  # converted masks lie beside the original ones
+        found = {name: path for name, path in found.items() if not name.endswith(TRAIN_IDS)}
+    pairs = pair_files(find_files(images, IMAGE_SUFFIXES, layout=layout), found, where=str(images))
+    original = {label - 1: place for place, label in enumerate(COCO_STUFF_IDS)}
+    table = id_table(len(classes.COCO_STUFF), id_map=None if ending else original)
+    return _with_colour_map(pairs, classes.COCO_STUFF, table)
+
+
+def open_coco_stuff10k(split: str, root: Path, *, labels: CocoStuffLabels) -> FolderDataset:
+    """Open COCO-Stuff 10k (171 classes), whose `test` list is the validation split: .mat masks, or converted ones.
+
+    Both hold 0 for unlabelled pixels; the former the label id, the latter the class plus 1.
+    """
+    _check_labels("coco_stuff10k", labels)
+    part = {"train": "train", "val": "test"}[split]
+    if labels == "labelTrainIds":
+        images, masks = (root / folder / f"{part}2014" for folder in ("images", "annotations"))
+        layout = f"<root>/images/{part}2014/*.jpg and <root>/annotations/{part}2014/*{TRAIN_IDS}.png"
+        pairs = pair_files(
+            find_files(images, IMAGE_SUFFIXES, layout=layout),
+            find_files(masks, MASK_SUFFIXES, ending=TRAIN_IDS, layout=layout),
+            where=str(images),
+        )
+        return _with_colour_map(pairs, classes.COCO_STUFF, _shifted(classes.COCO_STUFF))
+    names = root / "imageLists" / f"{part}.txt"
+    layout = f"<root>/images/*.jpg, <root>/annotations/*.mat and <root>/imageLists/{part}.txt"
+    pairs = pair_files(
+        find_files(root / "images", IMAGE_SUFFIXES, layout=layout),
+        find_files(root / "annotations", (".mat",), layout=layout),
+        where=str(names),
+        names=read_names(names, layout=layout),
+    )
+    original = {0: IGNORE_INDEX} | {label: place for place, label in enumerate(COCO_STUFF_IDS)}
+    return _with_colour_map(pairs, classes.COCO_STUFF, id_table(len(classes.COCO_STUFF), id_map=original))
 
 
 def open_voc(split: str, root: Path, *, augmented: bool) -> FolderDataset:
@@ -122,7 +179,7 @@ def open_pascal_context(split: str, root: Path, *, background: bool) -> FolderDa
     return _with_colour_map(pairs, class_names, table)
 
 
-def _listed_pairs(root: Path, names: str, masks: str) -> list[Pair]:
+def _listed_pairs(root: Path, names: str, masks: str) -> Pairs:
     """Pair the samples that a list file of the PASCAL layout contains."""
     layout = f"<root>/JPEGImages/*.jpg, <root>/{masks}/*.png and <root>/{names}"
     return pair_files(
@@ -133,14 +190,19 @@ def _listed_pairs(root: Path, names: str, masks: str) -> list[Pair]:
     )
 
 
-def _shifted(class_names: Sequence[str]) -> Table:
+def _check_labels(kind: str, labels: str) -> None:
+    if labels not in get_args(CocoStuffLabels):
+        raise DataError(f"{kind} labels: got '{labels}', must be {' or '.join(get_args(CocoStuffLabels))}")
+
+
+def _shifted(class_names: Collection[str]) -> Table:
     """Return the table for masks that count classes from 1 and use 0 for ignored pixels."""
     return id_table(len(class_names), id_map={0: IGNORE_INDEX} | {k + 1: k for k in range(len(class_names))})
 
 
-def _with_colours(pairs: list[Pair], colours: Mapping[str, RGB], table: Table) -> FolderDataset:
+def _with_colours(pairs: Pairs, colours: Mapping[str, RGB], table: Table) -> FolderDataset:
     return FolderDataset(pairs, tuple(colours), tuple(colours.values()), table)
 
 
-def _with_colour_map(pairs: list[Pair], names: Sequence[str], table: Table) -> FolderDataset:
+def _with_colour_map(pairs: Pairs, names: Sequence[str], table: Table) -> FolderDataset:
     return FolderDataset(pairs, names, classes.colour_map(len(names)), table)

@@ -112,7 +112,9 @@ def _kl_and_difference(
     probability = log_teacher.exp()
     divergence = log_teacher.sub_(log_student).mul_(probability).sum(dim)
     difference = log_student.exp_().sub_(probability)
-    return divergence * temperature**2, difference if scale is None else difference.mul_(scale)
+    if temperature != 1.0:
+        divergence *= temperature**2
+    return divergence, difference if scale is None else difference.mul_(scale)
 
 
 def low_where_not(support: Tensor, dtype: torch.dtype) -> Tensor:

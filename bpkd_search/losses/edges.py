@@ -13,6 +13,10 @@ Rules of every function here:
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -52,8 +56,10 @@ def masks_and_valid(
     if not 1 <= num_classes <= MAX_CLASSES:
         raise ValueError(f"num_classes: got {num_classes}, must be 1 to {MAX_CLASSES}")
     ids = _byte_ids(labels, num_classes, ignore_index)
-    shares = None
-    if shares is None:
+    if ids.is_cuda:
+        rows, columns = size or (labels.shape[1], labels.shape[2])
+        shares: Tensor = torch.ops.bpkd_search.edge_shares(ids, num_classes, width, rows, columns)
+    else:
         pixels = labels.shape[1] * labels.shape[2] * (num_classes // 8 + 1)
         shares = _whole([edge_shares(part, num_classes, width, size) for part in _parts(ids, pixels)])
     return shares[:, :-1], shares[:, -1:]
@@ -72,6 +78,34 @@ def edge_shares(ids: Tensor, num_classes: int, width: int, size: tuple[int, int]
     # An edge's window has no ignored pixel, so their bit is free: now it is that of the labelled ones.
     words[:, -1].add_(own[:, -1] < void, alpha=void)
     return pool_bits(words, num_classes + 1, size)
+
+
+@torch.library.custom_op(
+    "bpkd_search::edge_shares",
+    mutates_args=(),
+    schema="(Tensor ids, int num_classes, int width, int rows, int columns) -> Tensor",
+)
+def _on_gpu(ids: Tensor, num_classes: int, width: int, rows: int, columns: int) -> Tensor:
+    """Compute `edge_shares` in the fastest form; one operation, so that it can be compiled with what is around it."""
+    return fastest_form(ids.device)(ids, num_classes, width, (rows, columns))
+
+
+@_on_gpu.register_fake
+def _(ids: Tensor, num_classes: int, width: int, rows: int, columns: int) -> Tensor:
+    return ids.new_empty((len(ids), num_classes + 1, rows, columns), dtype=torch.float32)
+
+
+@cache
+def fastest_form(device: torch.device) -> Callable[[Tensor, int, int, tuple[int, int] | None], Tensor]:
+    """Return `edge_shares` as Triton kernels if they run on this device, else in PyTorch; equal bit for bit."""
+    try:
+        from bpkd_search.losses import edges_triton
+
+        edges_triton.edge_shares(torch.zeros((1, 2, 2), dtype=torch.uint8, device=device), 1, 1, None)
+    except Exception as e:  # no Triton, no C compiler, an old GPU, ...: as many errors as reasons
+        logging.getLogger(__name__).debug("no Triton kernels on %s: %s", device, e)
+        return edge_shares
+    return edges_triton.edge_shares
 
 
 def edge_band(labels: Tensor, width: int, ignore_index: int = 255) -> Tensor:
@@ -115,11 +149,11 @@ def _byte_ids(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
             raise _invalid_ids(labels, num_classes, ignore_index)
         return labels
     labels = labels.to(torch.int64)
-    known = (labels >= 0) & (labels < num_classes)
+    known = labels.clamp(0, num_classes - 1) == labels
     ignored = labels == ignore_index
     if checked and not bool((known | ignored).all()):
         raise _invalid_ids(labels, num_classes, ignore_index)
-    return torch.where(known & ~ignored, labels, num_classes).to(torch.uint8)
+    return torch.where(known > ignored, labels, num_classes).to(torch.uint8)
 
 
 def _invalid_ids(labels: Tensor, num_classes: int, ignore_index: int) -> ValueError:

@@ -29,6 +29,7 @@ class FactoryNetwork(Network):
     def __init__(self, network: nn.Module, num_classes: int, place: str) -> None:
         super().__init__()
         self.network, self.num_classes, self.place = network, num_classes, place
+        self.auxiliary = None
         channels = getattr(network, "channels", None)
         self.channels = channels if isinstance(channels, int) else None
         self.register_buffer("mean", torch.tensor(_GREY).view(1, 3, 1, 1), persistent=False)

@@ -11,7 +11,7 @@ from bpkd_search.models.mmsegmentation import network_of
 # A classifier's last layer in timm's and torchvision's networks.
 _CLASSIFIERS = ("fc.weight", "head.weight", "head.fc.weight", "classifier.weight", "classifier.1.weight")
 # What is said of networks that only their own software can build.
-_FOREIGN = "; as a teacher, it loads with teacher.checkpoint: package.module:function, which returns it"
+_FOREIGN = "; as a teacher, it loads with teacher.factory: package.module:function, which builds the network"
 
 
 def describe(weights: Mapping[str, Tensor]) -> str | None:

@@ -20,7 +20,7 @@ class Network(nn.Module):
     num_classes: int
     channels: int | None
     mean: Tensor
-    auxiliary: nn.Module | None = None
+    auxiliary: nn.Module | None  # no default: a class attribute would hide the module of an instance
     auxiliary_weight: float = 0.0
 
     def outputs(self, images: Tensor) -> Outputs:

@@ -27,7 +27,7 @@ from bpkd_search.models.encoders import native_size
 from bpkd_search.models.inference import input_sizes
 from bpkd_search.models.teachers.open import open_network
 from bpkd_search.training.distill import Distillation
-from bpkd_search.training.forms import needs_features
+from bpkd_search.training.forms import map_grid, needs_features
 from bpkd_search.training.own import check_functions
 from bpkd_search.training.probe import is_foreign, probe, source_of, teacher_shape
 
@@ -39,7 +39,8 @@ def check_networks(config: RunConfig) -> None:
     """Build the teacher and every student that a run or search may use, without memory, and pass a batch through them.
 
     What the user has written is imported first. Raises `ConfigError` with every encoder that timm does not have, with
-    parts that do not fit each other or the size of the images, and with the first file of weights that does not fit.
+    parts that do not fit each other or the size of the images, with a crop that `teacher.mode: maps` cannot cut, and
+    with the first file of weights that does not fit.
     """
     check_functions(config)
     size, faults = config.data.crop, []
@@ -48,7 +49,7 @@ def check_networks(config: RunConfig) -> None:
         own = software_of(teacher) == "own"
         if own:
             # The teacher's training batch; a finished one only ever runs in evaluation mode.
-            found = _network_faults(_plain(teacher), teacher.train.batch_size if trained else 0, *size)
+            found = _network_faults(plain(teacher), teacher.train.batch_size if trained else 0, *size)
             faults += [f"teacher{fault}" for fault in found]
         else:
             faults += _foreign_faults(config)
@@ -57,9 +58,11 @@ def check_networks(config: RunConfig) -> None:
     except UserError as e:
         faults.append(str(e))
     for point, student in _students(config):
-        for fault in _network_faults(_plain(student), config.train.batch_size, *size):
+        for fault in _network_faults(plain(student), config.train.batch_size, *size):
             key = f"student{fault.partition(':')[0]}"
             faults.append(f"space.student{fault}" if key in point else f"student{fault}")
+    if not faults and teacher.mode == "maps" and software_of(teacher) != "logits" and (unfit := map_grid(config)[1]):
+        faults.append(unfit)
     if not faults:
         try:
             check_weights(config)
@@ -76,10 +79,6 @@ def _foreign_faults(config: RunConfig) -> list[str]:
     """
     teacher, data, software = config.teacher, config.data, software_of(config.teacher)
     faults = []
-    if teacher.factory is not None:
-        faults.append(
-            f"teacher.factory: got {teacher.factory} beside a finished teacher of {WORDS[software]}, leave it out"
-        )
     if needs_features(config):
         faults.append(
             f"loss.method: got one that needs the teacher's features, which a teacher of {WORDS[software]} does not"
@@ -127,7 +126,7 @@ def check_evaluation(run: RunConfig, size: Sequence[int]) -> None:
         f"data.eval: {name}{fault}"
         for name, model in models.items()
         for seen in sizes
-        for fault in _network_faults(_plain(model), 0, *seen)
+        for fault in _network_faults(plain(model), 0, *seen)
     ]
     if faults:
         raise ConfigError(faults)
@@ -148,21 +147,22 @@ def check_weights(run: RunConfig, num_classes: int | None = None) -> None:
     for key, model, whole, given in parts:
         if given is None or not (path := given.expanduser()).is_file():
             continue
-        spec = _plain(model).model_copy(update={"auxiliary_weight": 0})
+        spec = plain(model).model_copy(update={"auxiliary_weight": 0})
         try:
             if whole:
-                segmentor_weights(_without_memory(spec, num_classes or classes_in(path) or 1), path)
+                segmentor_weights(without_memory(spec, num_classes or classes_in(path) or 1), path)
             else:
-                encoder_weights(_without_memory(spec, 1).get_submodule("encoder"), path)
+                encoder_weights(without_memory(spec, 1).get_submodule("encoder"), path)
         except CheckpointError as e:
             raise CheckpointError(f"{key}: {e}") from e
 
 
-def _without_memory(spec: Model, num_classes: int) -> Network:
+def without_memory(spec: Model, num_classes: int) -> Network:
+    """Return a network on PyTorch's meta device, or on the CPU if it cannot be built there."""
     try:
         with torch.device("meta"):
             return build_model(spec, num_classes, 0)
-    except Exception:  # not every network can be built there
+    except Exception:
         return build_model(spec, num_classes, 0)
 
 
@@ -220,7 +220,8 @@ def _step(run: RunConfig, store: ViewStore, device: torch.device, online: bool, 
         torch.cuda.synchronize(device)
 
 
-def _plain(model: Model) -> Model:
+def plain(model: Model) -> Model:
+    """Return a network as a `Model` without the file of its first weights."""
     return Model.model_construct(**{k: v for k, v in model if k in Model.model_fields and k != "weights"})
 
 

@@ -15,8 +15,8 @@ from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import ConfigError
 from bpkd_search.metrics import Scores, SegmentationMetrics
 from bpkd_search.metrics.custom import CustomMetric
-from bpkd_search.models import Network
 from bpkd_search.models.inference import PIXELS, predict_classes
+from bpkd_search.models.network import Network
 from bpkd_search.training.distill import Distillation
 
 # Images in a batch at most.
@@ -78,10 +78,14 @@ def batches(samples: Iterable[Sample], evaluation: Eval) -> Iterator[Sample]:
         samples = ((image, resize_label(label, *image.shape[-2:])) for image, label in samples)
     for shapes, group in groupby(samples, key=lambda sample: tuple(part.shape[-2:] for part in sample)):
         image, label = (shape.numel() for shape in shapes)
-        largest = max(label, image * max(evaluation.scales) ** 2)
-        while some := list(islice(group, max(1, min(BATCH, int(PIXELS / largest))))):
+        while some := list(islice(group, images_at_once(image, label, evaluation))):
             images, labels = zip(*some, strict=True)
             yield torch.stack(images), torch.stack(labels)
+
+
+def images_at_once(image: int, label: int, evaluation: Eval) -> int:
+    """Return how many images of so many pixels, and labels of so many, are evaluated together."""
+    return max(1, min(BATCH, int(PIXELS / max(label, image * max(evaluation.scales) ** 2))))
 
 
 def _send(part: Tensor, device: torch.device) -> Tensor:

@@ -6,6 +6,7 @@ What a form costs before the trials is the teacher's work: pixels per image thro
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,8 +18,9 @@ from bpkd_search.config.points import run_at
 from bpkd_search.config.software import software_of
 from bpkd_search.config.space import Choice
 from bpkd_search.data import Dataset, TrainTransform
-from bpkd_search.data.geometry import base_size, padded_size
+from bpkd_search.data.geometry import Size, base_size, padded_size
 from bpkd_search.data.views import GivenLogits, MapPlan, logits_layout
+from bpkd_search.data.views.layout import Layout
 from bpkd_search.errors import ConfigError
 from bpkd_search.training.probe import is_foreign, source_of, teacher_shape
 from bpkd_search.training.source import open_data
@@ -100,28 +102,23 @@ def forms(run: RunConfig, train: Dataset) -> list[Form]:
 
 def _map_form(run: RunConfig, train: Dataset) -> Form | str:
     """Return the form of a teacher's maps, or why there can be none."""
-    classes, even = len(train.class_names), padded_size(run.data.crop)
-    try:
-        _, height, width = teacher_shape(run.teacher, classes, *even)
-        grid = even[0] // height
-        maps = Form(0, "maps", grid)
-        if (grid * height, grid * width) != even:
-            return (
-                f"teacher.mode: got maps, needs logits of one stride: for {even[0]}x{even[1]} they are {height}x{width}"
-            )
-        if is_foreign(run.teacher):
-            # Some networks read one size alone.
-            label = train[0][1]
-            plan = MapPlan(maps.transform(run.data), run.data.logits, classes)
+    grid, fault = map_grid(run)
+    if fault:
+        return fault
+    maps = Form(0, "maps", grid)
+    if is_foreign(run.teacher):
+        # Some networks read one size alone.
+        label, classes = train[0][1], len(train.class_names)
+        plan = MapPlan(maps.transform(run.data), run.data.logits, classes)
+        try:
             teacher_shape(run.teacher, classes, *padded_size(plan.scaled((label.shape[0], label.shape[1]), 0)))
-    except ConfigError as e:
-        return f"teacher.mode: got maps, which are of whole images: {'; '.join(e.faults)}"
-    if any(side % grid for side in run.data.crop):
-        return (
-            f"data.crop: got {list(run.data.crop)}, must be multiples of {grid}, the stride of the teacher's logits,"
-            " with teacher.mode: maps"
-        )
+        except ConfigError as e:
+            return _no_maps(e)
     return maps
+
+
+def _no_maps(error: ConfigError) -> str:
+    return f"teacher.mode: got maps, which are of whole images: {'; '.join(error.faults)}"
 
 
 def _given_form(run: RunConfig, train: Dataset) -> Form:
@@ -135,6 +132,26 @@ def _given_form(run: RunConfig, train: Dataset) -> Form:
             [f"data.crop: got {list(run.data.crop)}, must be multiples of {grid}, the stride of the teacher's logits"]
         )
     return Form(0, "maps", grid)
+
+
+def map_grid(run: RunConfig) -> tuple[int, str | None]:
+    """Return the stride of the teacher's logits in pixels, and why there can be no maps, None if there can."""
+    even = padded_size(run.data.crop)
+    try:
+        _, height, width = teacher_shape(run.teacher, 1, *even)
+    except ConfigError as e:
+        return 1, _no_maps(e)
+    grid = even[0] // height
+    if (grid * height, grid * width) != even:
+        return grid, (
+            f"teacher.mode: got maps, needs logits of one stride: for {even[0]}x{even[1]} they are {height}x{width}"
+        )
+    if any(side % grid for side in run.data.crop):
+        return grid, (
+            f"data.crop: got {list(run.data.crop)}, must be multiples of {grid}, the stride of the teacher's logits,"
+            " with teacher.mode: maps"
+        )
+    return grid, None
 
 
 def first_form(run: RunConfig) -> Form:
@@ -152,27 +169,42 @@ def teacher_form(data: Data) -> Form:
 
 
 def epochs_of(run: RunConfig, images: int) -> int | None:
-    """Return how often a run sees each image at most, or None if its time decides."""
+    """Return how often a run, or a trial of a search, sees each image at most, or None if its time decides."""
     train = run.train
     if train.gpu_seconds is not None:
         return None
     if train.iterations is None:
         return train.epochs
-    return math.ceil(train.iterations / max(1, images // (train.batch_size * train.accumulate)))
+    # A search may try larger batches than its own.
+    batch = prod(_most(run, f"train.{key}", getattr(train, key)) for key in ("batch_size", "accumulate"))
+    return math.ceil(train.iterations / max(1, images // batch))
 
 
 def fits(run: RunConfig, views: int, train: Dataset) -> bool:
     """Return whether so many views of every image, with logits, fit `data.disk`."""
-    shape = teacher_shape(run.teacher, len(train.class_names), *run.data.crop)
-    logits = logits_layout(run.data.logits, shape, len(train) * views).bytes
+    logits = teacher_layout(run, Form(views, "stored"), train, ()).bytes
     pixels = 0 if run.data.images == "computed" else len(train) * views * 4 * prod(run.data.crop)
     return views <= MOST_VIEWS and logits + pixels <= run.data.disk * GIB
 
 
+def teacher_layout(run: RunConfig, form: Form, train: Dataset, sizes: Sequence[Size]) -> Layout:
+    """Return the layout of the teacher's logits on the views, or on whole images of these sizes."""
+    classes = len(train.class_names)
+    if not form.views:
+        return MapPlan(form.transform(run.data), run.data.logits, classes).layout(sizes)
+    shape = teacher_shape(run.teacher, classes, *run.data.crop)
+    return logits_layout(run.data.logits, shape, len(train) * form.views)
+
+
+def some_sizes(data: Dataset, count: int = SAMPLES) -> list[Size]:
+    """Return the sizes (height, width) of at most `count` images of a split, evenly spread over it."""
+    picked = sorted({number * len(data) // count for number in range(count)})
+    return [(label.shape[0], label.shape[1]) for _, label in (data[index] for index in picked)]
+
+
 def map_pixels(plan: MapPlan, train: Dataset) -> float:
     """Return the pixels per image that the teacher reads for its maps, the mean of some images."""
-    picked = sorted({number * len(train) // SAMPLES for number in range(SAMPLES)})
-    sizes = [(label.shape[0], label.shape[1]) for _, label in (train[index] for index in picked)]
+    sizes = some_sizes(train)
     areas = [prod(padded_size(plan.scaled(size, step))) for size in sizes for step, _ in plan.forms]
     return sum(areas) / len(sizes)
 
@@ -185,6 +217,15 @@ def needs_features(config: RunConfig) -> bool:
         options = method.options if isinstance(method, Choice) else ()
         losses += [run_at(config.run(), {"loss.method": option}).loss for option in options]
     return any(term.needs == "teacher features" for loss in losses for term in terms_of(loss))
+
+
+def _most(run: RunConfig, path: str, base: int) -> int:
+    """Return the largest whole number that a run or a trial may have at a path where the run has `base`."""
+    varied = run.space.get(path) if isinstance(run, SearchConfig) else None
+    if varied is None:
+        return base
+    options = varied.options if isinstance(varied, Choice) else varied.bounds
+    return max(base, *(int(value) for value in options))
 
 
 def repeats(run: RunConfig, form: Form, images: int) -> str | None:

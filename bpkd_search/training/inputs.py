@@ -74,7 +74,8 @@ def store_left(data: Data, recipe: ViewRecipe) -> int:
     The first time it reads every sample. Raises what `data.views.describe` raises.
     """
     path = store_path(data, recipe)
-    layouts = store_layouts(recipe, describe(recipe, path), stored=data.images == "stored")
+    manifest = describe(recipe, path)
+    layouts = store_layouts(recipe, manifest.train_sizes, manifest.val_sizes, stored=data.images == "stored")
     return sum(bytes_left(path / part, layout) for part, layout in layouts.items())
 
 

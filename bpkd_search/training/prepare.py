@@ -17,7 +17,6 @@ from bpkd_search.data import TrainTransform
 from bpkd_search.data.keys import logits_key
 from bpkd_search.data.views import (
     Map,
-    MapPlan,
     ViewStore,
     build_logits,
     build_maps,
@@ -25,7 +24,6 @@ from bpkd_search.data.views import (
     cache_dir,
     describe,
     has_space,
-    logits_layout,
     logits_path,
     require_space,
     thread_map,
@@ -36,10 +34,10 @@ from bpkd_search.errors import ConfigError, DataError
 from bpkd_search.models.build import pick_device, teacher_precision
 from bpkd_search.training.agreement import TOLERANCE, measure
 from bpkd_search.training.check import check_classes, check_evaluation, check_networks, check_weights, try_step
-from bpkd_search.training.forms import Form, forms, repeats, teacher_form
+from bpkd_search.training.forms import Form, forms, repeats, teacher_form, teacher_layout
 from bpkd_search.training.inputs import Say, every_tenth, prepare_views, store_left, store_path, view_recipe
 from bpkd_search.training.own import check_metric
-from bpkd_search.training.probe import forget, teacher_shape
+from bpkd_search.training.probe import forget
 from bpkd_search.training.source import open_data
 from bpkd_search.training.teacher import FrozenTeacher, given_logits, prepare_teacher, teacher_identity
 
@@ -196,15 +194,11 @@ def needed_bytes(run: RunConfig, form: Form, teacher: Path | None = None) -> dic
     Without the `teacher`'s file, its logits count in full where images are still to be written, and else not.
     """
     recipe = view_recipe(run.data, form)
-    needed, classes = {"the images": store_left(run.data, recipe)}, len(recipe.train.class_names)
+    needed = {"the images": store_left(run.data, recipe)}
     if form.mode == "online" or not (needed["the images"] or teacher):
         return needed
-    if form.views:
-        shape = teacher_shape(run.teacher, classes, *run.data.crop)
-        layout = logits_layout(run.data.logits, shape, len(recipe.train) * form.views)
-    else:
-        sizes = describe(recipe, store_path(run.data, recipe)).train_sizes
-        layout = MapPlan(recipe.train_transform, run.data.logits, classes).layout(sizes)
+    sizes = () if form.views else describe(recipe, store_path(run.data, recipe)).train_sizes
+    layout = teacher_layout(run, form, recipe.train, sizes)
     left = layout.bytes
     if teacher:
         key = _logits_key(run, form, recipe.train_transform, teacher, recipe.train.class_names)

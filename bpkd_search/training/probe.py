@@ -12,7 +12,7 @@ from bpkd_search.models.teachers.huggingface import folder_of
 from bpkd_search.models.teachers.open import Probe
 
 # Keys of a `teacher` block that only teachers of other software have.
-FOREIGN_KEYS = ("arguments", "smp", "input", "classes", "missing_classes", "stride")
+FOREIGN_KEYS = ("factory", "arguments", "smp", "input", "classes", "missing_classes", "stride")
 
 
 def is_foreign(teacher: Teacher) -> bool:
@@ -21,8 +21,8 @@ def is_foreign(teacher: Teacher) -> bool:
 
 
 def source_of(teacher: Teacher) -> Path | None:
-    """Return the file or folder of a finished teacher, None if it has none. Raises `CheckpointError`."""
-    if teacher.checkpoint is None or teacher.function is not None:
+    """Return the file or folder of a teacher, None if it has none. Raises `CheckpointError`."""
+    if teacher.checkpoint is None:
         return None
     if str(teacher.checkpoint).startswith(HUB):
         return folder_of(teacher.checkpoint)

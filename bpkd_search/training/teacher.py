@@ -1,4 +1,4 @@
-"""The teacher: loaded from the cache, a file of this or other software or a function, or trained."""
+"""The teacher: loaded from the cache, a file of this or other software or a factory, or trained."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bpkd_search.metrics import SegmentationMetrics
 from bpkd_search.models import Network, load_segmentor, save_weights
 from bpkd_search.models.build import TEACHER_DTYPE, autocast, build_model, pick_device
 from bpkd_search.models.heads import resize
-from bpkd_search.models.teachers.function import content_of, weights_of
+from bpkd_search.models.teachers.factory import content_of, weights_of
 from bpkd_search.models.teachers.open import PACKAGES, class_map, open_network
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate
@@ -49,7 +49,7 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
     spec = run.teacher
     path, key = teacher_file(run, store.crops_key, store.class_names)
     where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.length} of training"
-    where = "its function" if spec.function else where
+    where = "its factory" if spec.factory and not spec.checkpoint else where
     folder, evaluation = cache_dir(run.data.views_dir) / "teachers", run.data.evaluation
     scores_file = folder / f"{key}-{digest(to_tree(evaluation))}.json"
     scores = _read_scores(scores_file) if path.exists() else None
@@ -57,7 +57,7 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
         doing = "evaluating" if path.exists() else "training"
         waiting = f"teacher: another process is {doing} it; waiting for it"
         with cache_lock(folder / f"{key}.lock", notice=lambda: say(waiting)):
-            if spec.function is not None:
+            if spec.factory is not None and spec.checkpoint is None:
                 write_bytes(path, save(weights_of(probe(spec).net.network)))
             elif spec.checkpoint is None and not path.is_file():
                 _train_teacher(run, store, path, say)
@@ -88,7 +88,7 @@ def teacher_parts(run: RunConfig, class_names: Sequence[str]) -> list[Any]:
     spec = run.teacher
     if (path := source_of(spec)) is not None:
         return teacher_identity(run, path, class_names)
-    if spec.function is not None:
+    if spec.factory is not None:
         return [_described(spec), content_of(weights_of(probe(spec).net.network)), list(class_names)]
     return [plain_model(spec), spec.train.identity(), content_hash(spec.weights) if spec.weights else None]
 
@@ -102,12 +102,24 @@ def teacher_identity(run: RunConfig, path: Path, class_names: Sequence[str]) -> 
 
 
 def open_teacher(run: RunConfig, class_names: Sequence[str], path: Path, device: torch.device) -> Network:
-    """Load the frozen teacher, in evaluation mode. Raises `CheckpointError` if it does not fit the data's classes."""
+    """Load the frozen teacher, in evaluation mode.
+
+    Raises `CheckpointError` if it does not fit the data's classes; of a damaged file of the cache, it says how to go
+    on.
+    """
     if software_of(run.teacher, path) != "own":
         return open_network(run.teacher, path, device, class_names)
     spec = run.teacher.model_copy(update={"weights": None, "auxiliary_weight": 0})
     model = build_model(spec, len(class_names), 0)
-    load_segmentor(model, path)
+    try:
+        load_segmentor(model, path)
+    except CheckpointError as e:
+        if run.teacher.checkpoint is not None:
+            raise
+        raise CheckpointError(
+            f"{e}; this file was written when the teacher was trained: delete it, and the next start trains the teacher"
+            " again, as it was"
+        ) from e
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -181,8 +193,7 @@ def _described(spec: Teacher) -> dict[str, Any]:
     software = software_of(spec)
     tree = {key: value for key, value in to_tree(spec).items() if key in FOREIGN_KEYS}
     package = PACKAGES.get(software)
-    version = package and metadata.version(package.replace("_", "-"))
-    return {"software": software, "version": version, "function": spec.function, **tree}
+    return {"software": software, "version": package and metadata.version(package.replace("_", "-")), **tree}
 
 
 def _scores(run: RunConfig, store: ViewStore, path: Path) -> dict[str, float]:

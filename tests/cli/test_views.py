@@ -49,7 +49,9 @@ def test_views_are_built_once_listed_mended_and_freed(call, space: Path, tmp_pat
     assert "unfinished" in call("views", "--list", "--dir", kept)[1]
     assert call("views", space, "--verify")[0] == 0
     assert labels.read_bytes() == before
-    assert call("views", "--verify", "--dir", kept) == (0, "", "")
+    sound = (0, f"{kept / 'views'}: 1 store(s) checked, no damaged chunks\n", "")
+    assert call("views", "--verify", "--dir", kept) == sound
+    assert f"{path}: checked, no damaged chunks" in call("views", space, "--verify")[2]
 
     reader = ViewStore(path)
     code, _, err = call("views", "--prune", path.name, "--dir", kept)

@@ -31,7 +31,7 @@ def test_a_search_with_a_finished_teacher_ends(
         tiny["data"]["local_dir"] = str(tmp_path / "local")
     elif kind == "function":
         (tmp_path / "my_own_networks.py").write_text(FUNCTION)
-        tiny["teacher"] = {"checkpoint": "my_own_networks:finished", "arguments": {"classes": 8}, "mode": "online"}
+        tiny["teacher"] = {"factory": "my_own_networks:finished", "arguments": {"classes": 8}, "mode": "online"}
     else:
         save_logits(tmp_path / "teacher", tiny)
         tiny["teacher"] = {"checkpoint": "teacher"}

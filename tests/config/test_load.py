@@ -225,3 +225,22 @@ def test_a_fault_of_the_run_is_listed_once_and_not_as_one_of_the_space() -> None
     with pytest.raises(ConfigError) as caught:
         parse(SearchConfig, {"space": SPACE, "train": {"lr": 0.1, "min_lr": 1}}, "test")
     assert caught.value.faults == ["train.min_lr: got 1, must not exceed train.lr = 0.1"]
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        ({"views": True}, "data.views: got True, must be auto or a whole number from 1 to 1000"),
+        ({"crop": 64}, "data.crop: got 64, must be [height, width] in pixels, such as [96, 128]"),
+        ({"crop": [64]}, "data.crop: got [64], must be [height, width] in pixels, such as [96, 128]"),
+        (
+            {"resize": 64},
+            "data.resize: got 64, must be [height, width] in pixels, or a length that keeps the aspect ratio:"
+            " {short: N}",
+        ),
+    ],
+)
+def test_numbers_of_the_wrong_shape_say_what_is_valid(data: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(RunConfig, {"data": data}, "test")
+    assert caught.value.faults == [fault]

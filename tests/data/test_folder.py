@@ -15,6 +15,7 @@ from PIL import Image
 
 from bpkd_search.data import Dataset, check, find_faults, open_split
 from bpkd_search.data.folder import FolderDataset, Pair
+from bpkd_search.data.masks import to_classes
 from bpkd_search.errors import DataError
 
 NAMES = ["sky", "road", "car"]
@@ -151,8 +152,31 @@ def test_ids_outside_the_classes(root: Path) -> None:
 
 def test_colour_coded_mask(root: Path) -> None:
     save(root / "masks/train/s0.png", IMAGE)
-    with fails("masks/train/s0.png", "mode RGB", "colour-coded", "one id per pixel"):
+    with fails("masks/train/s0.png", "mode RGB", "colour-coded", "one id per pixel", "data.folder.encoding: colours"):
         opened(root)[0]
+
+
+PALETTE = [(70, 130, 180), (128, 64, 128), (0, 0, 142)]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colours_of_masks_are_classes(root: Path, mode: str) -> None:
+    colours = np.array([*PALETTE, *[(0, 0, 0)] * 253], dtype=np.uint8)[MASK]
+    for index in range(3):
+        mask = Image.fromarray(colours)
+        (mask.quantize() if mode == "P" else mask.convert(mode)).save(root / f"masks/train/s{index}.png")
+    options = {"palette": PALETTE, "encoding": "colours", "ignore_colours": [(0, 0, 0)]}
+    data = opened(root, **options)
+    np.testing.assert_array_equal(data[0][1].numpy(), MASK)
+    assert data.palette == tuple(PALETTE)
+    assert data.identity() != opened(root, **options | {"palette": PALETTE[::-1]}).identity()
+    with fails("masks/train/s0.png", "mask holds colours #000000, valid are #00008e, #4682b4, #804080"):
+        opened(root, **options | {"ignore_colours": []})[0]
+
+
+def test_ids_that_no_mask_of_8_or_16_bits_has(root: Path) -> None:
+    values = np.array([[0, -1, 70_000, 2]])
+    np.testing.assert_array_equal(to_classes(values, opened(root).table), [[0, -1, -1, 2]])
 
 
 def test_image_deeper_than_8_bits(root: Path) -> None:
@@ -191,7 +215,13 @@ def test_check_reports_every_damaged_sample(root: Path) -> None:
         ({"id_map": {0: 3}}, "mask id 0 is mapped to 3, must be a class 0..2 or 255"),
         ({"id_map": {-1: 0}}, "mask id -1 is not in"),
         ({"images": "images"}, "got 'images', must hold {split}"),
-        ({"mask": "m"}, "unknown mask; it takes: images, masks, class_names, ignore_id, id_map"),
+        ({"mask": "m"}, "unknown mask; it takes: images, masks, class_names, ignore_id, id_map, palette, encoding"),
+        ({"palette": PALETTE[:2]}, "palette: got 2 colours, must be one for each of the 3 classes"),
+        ({"encoding": "colors"}, "encoding: got 'colors', must be ids or colours"),
+        ({"encoding": "colours"}, "palette: is required with encoding: colours"),
+        ({"encoding": "colours", "palette": PALETTE, "id_map": {0: 0}}, "id_map: must be left out"),
+        ({"encoding": "colours", "palette": PALETTE, "ignore_colours": PALETTE[:1]}, r"got \[70, 130, 180\] more than"),
+        ({"ignore_colours": [(0, 0, 0)]}, "ignore_colours: needs encoding: colours"),
     ],
 )
 def test_impossible_options(root: Path, options: dict[str, Any], message: str) -> None:

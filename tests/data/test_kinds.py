@@ -93,7 +93,11 @@ def test_labels_of_cityscapes_in_yaml(shared: Path) -> None:
         ({"folder": {"images": "x"}}, "data.folder.class_names: is required"),
         ({"synthetic": {"seed": -1}}, "data.synthetic.seed: got -1, must be greater than or equal to 0"),
         ({"camvid": {}}, "data.camvid: unknown key; valid: kind, root, crop"),
-        ({"kind": "kitti"}, "data.kind: got 'kitti', must be 'ade20k', 'camvid', 'cityscapes', 'folder'"),
+        ({"kind": "kitti"}, "data.kind: got 'kitti', must be 'ade20k', 'camvid', 'cityscapes', 'coco_stuff'"),
+        (
+            {"folder": {"class_names": ["a", "b"], "encoding": "colours"}},
+            "data.folder: got {'class_names': ['a', 'b'], 'encoding': 'colours'}, palette: is required",
+        ),
     ],
 )
 def test_wrong_options_are_named_with_their_path(data: dict[str, Any], message: str) -> None:

@@ -103,7 +103,7 @@ def test_faults_of_all_terms_come_at_once() -> None:
     assert error.value.faults == [
         "terms.0.weight.end: is required",
         "terms.0.tau: unknown key; valid: method, weight, temperature, standardise",
-        f"terms.1.method: got 'nope', must be one of {', '.join(METHODS)}",
+        f"terms.1.method: got 'nope', must be one of {', '.join(METHODS)}, custom",
         f"terms.2.edge_width: got {RAMP}, must be a valid integer",
         "terms.3.weight.shape: got 'step', must be 'constant', 'linear' or 'cosine'",
         "terms.3.weight.start: got 'x', must be a valid number, unable to parse string as a number",

@@ -39,7 +39,7 @@ def test_names_are_unique_and_every_score_is_maximised() -> None:
 
 
 def test_scores_computes_exactly_the_scores_of_the_table() -> None:
-    numbers = [field.name for field in dataclasses.fields(Scores) if field.type == "float"]
+    numbers = [field.name for field in dataclasses.fields(Scores) if field.type in ("float", "float | None")]
     assert set(numbers) - {"boundary_ratio"} == set(SCORES)
     values = {name: index / 10 for index, name in enumerate(SCORES)}
     assert Scores(**values, iou=(), edge_iou=(), band=3, boundary_ratio=0.02).as_dict() == values
@@ -70,6 +70,7 @@ def test_columns_of_the_tables_are_those_of_files_written_before() -> None:
 
 
 def with_search(tiny: dict[str, Any], **search: Any) -> SearchConfig:
+    tiny = tiny | {"data": {**tiny["data"], "eval": {"metric": {"factory": "own:Metric"}}}}
     return parse(SearchConfig, tiny | {"search": {**tiny["search"], **search}}, "test")
 
 

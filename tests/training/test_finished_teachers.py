@@ -135,8 +135,8 @@ def test_what_a_finished_teacher_cannot_do_is_said_before_anything_is_built(
     assert "reads images of 64x96 alone, got 32x48: set data.crop to [64, 96]" in said
     tiny["loss"] = {"method": "feature_mse"}
     tiny["space"] = {"loss.weight": {"float": [1, 2]}}
-    said = faults_of(a_run(tiny, tmp_path / "cache", {"checkpoint": "tests.models.teachers.foreign_networks:small"}))
-    assert "which a teacher of a function of yours does not give" in said
+    said = faults_of(a_run(tiny, tmp_path / "cache", {"factory": "tests.models.teachers.foreign_networks:small"}))
+    assert "which a teacher of teacher.factory does not give" in said
 
 
 def test_a_network_of_one_size_is_stored_on_views_if_maps_are_not_asked_for(
@@ -153,7 +153,7 @@ def test_a_network_of_one_size_is_stored_on_views_if_maps_are_not_asked_for(
 
 
 def test_maps_of_a_finished_teacher_agree_with_it(tiny: dict[str, Any], tmp_path: Path) -> None:
-    function = {"checkpoint": "tests.models.teachers.foreign_networks:small", "arguments": {"classes": 8}}
+    function = {"factory": "tests.models.teachers.foreign_networks:small", "arguments": {"classes": 8}}
     run = a_run(tiny, tmp_path / "cache", {**function, "mode": "maps"}, views="auto", colour=0.0)
     prepared = prepare(run, lambda line: None)
     assert prepared.mode == "maps" and prepared.grid == 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bpkd_search.data.geometry import base_size, scaled_size
+from bpkd_search.data.geometry import Size, base_size, scaled_size
 from bpkd_search.data.views import chunks
 from bpkd_search.data.views.chunks import Map, Progress, Table, cache_lock, thread_map
 from bpkd_search.data.views.codecs import Codec, open_codec
@@ -61,7 +61,7 @@ def build_views(
     path = root / "views" / recipe.key()
     opened = None if stored else recipe
     manifest = describe(recipe, path)
-    layouts = store_layouts(recipe, manifest, stored=stored)
+    layouts = store_layouts(recipe, manifest.train_sizes, manifest.val_sizes, stored=stored)
     if read_manifest(path) is not None and all(chunks.finished(path / name, part) for name, part in layouts.items()):
         return ViewStore(path, recipe=opened, transform=recipe.train_transform, seed=recipe.seed)
     require_space(root, {"the images": sum(bytes_left(path / name, layout) for name, layout in layouts.items())})
@@ -96,11 +96,14 @@ def describe(recipe: ViewRecipe, path: Path) -> Manifest:
     return manifest
 
 
-def store_layouts(recipe: ViewRecipe, manifest: Manifest, *, stored: bool) -> dict[str, Layout]:
-    """Return the layouts of the parts of a store: its training crops, if they are stored, and its validation images."""
-    validation = {"validation": val_records(recipe.eval_transform, manifest.val_sizes).layout}
+def store_layouts(recipe: ViewRecipe, train: Sequence[Size], val: Sequence[Size], *, stored: bool) -> dict[str, Layout]:
+    """Return the layouts of the parts of a store: its training crops, if they are stored, and its validation images.
+
+    `train` and `val` are the sizes (height, width) of the images; that of views does not depend on them.
+    """
+    validation = {"validation": val_records(recipe.eval_transform, val).layout}
     if not recipe.views:
-        return {"whole": whole_records(recipe.train_transform, manifest.train_sizes).layout, **validation}
+        return {"whole": whole_records(recipe.train_transform, train).layout, **validation}
     return {"train": recipe.views_layout, **validation} if stored else validation
 
 

@@ -46,7 +46,7 @@ class ForeignTeacher(Network):
         return self
 
     def outputs(self, images: Tensor) -> Outputs:
-        """Return logits [B, num_classes, h, w], and neither features nor auxiliary logits."""
+        """Return logits [B, num_classes, h, w]; there are neither features nor auxiliary logits."""
         height, width = images.shape[-2:]
         logits = self._in_parts(self._normalised(self._padded(images)))
         # Every size of the padded image is a multiple of the stride, if the network has one.

@@ -135,5 +135,5 @@ def _require_harmless(path: Path) -> None:
     if what is not None:
         raise CheckpointError(
             f"{path}: holds objects or machine code beside its graph and tensors ({what}), which could run code"
-            " (rejected); export the network again without them, or give a function that builds it"
+            " (rejected); export the network again without them, or build it with teacher.factory"
         )

@@ -11,12 +11,11 @@ import torch
 from bpkd_search.config.networks import Teacher
 from bpkd_search.config.software import Software, software_of
 from bpkd_search.errors import CheckpointError, ConfigError
-from bpkd_search.models.teachers import function, graphs, huggingface, smp
+from bpkd_search.models.teachers import factory, graphs, huggingface, smp
 from bpkd_search.models.teachers.classes import ClassMap, match_classes
 from bpkd_search.models.teachers.foreign import ForeignTeacher
 from bpkd_search.models.teachers.opened import Opened, sentence
 
-KEY = "teacher.checkpoint"
 Opener = Callable[[Teacher, Path, torch.device], Opened]
 
 OPENERS: dict[Software, Opener] = {
@@ -25,7 +24,7 @@ OPENERS: dict[Software, Opener] = {
     "torchscript": graphs.open_torchscript,
     "export": graphs.open_export,
     "onnx": graphs.open_onnx,
-    "function": function.open_function,
+    "factory": factory.open_factory,
 }
 # Packages whose versions decide what a network computes.
 PACKAGES: dict[Software, str] = {
@@ -35,6 +34,11 @@ PACKAGES: dict[Software, str] = {
 }
 
 
+def key_of(teacher: Teacher) -> str:
+    """Return the key of the configuration that gives a teacher of other software."""
+    return "teacher.checkpoint" if teacher.factory is None else "teacher.factory"
+
+
 def open_network(
     teacher: Teacher, path: Path, device: torch.device, ours: Sequence[str] | None = None
 ) -> ForeignTeacher:
@@ -42,12 +46,13 @@ def open_network(
 
     Raises `CheckpointError` or `ConfigError`.
     """
-    if teacher.function is None and not path.exists():
-        raise CheckpointError(f"{KEY}: {path}: no such file or folder")
+    key = key_of(teacher)
+    if teacher.checkpoint is not None and not path.exists():
+        raise CheckpointError(f"{key}: {path}: no such file or folder")
     try:
         opened = OPENERS[software_of(teacher, path)](teacher, path, device)
     except CheckpointError as e:
-        raise CheckpointError(f"{KEY}: {e}") from e
+        raise CheckpointError(f"{key}: {e}") from e
     match = None if ours is None else partial(class_map, teacher, opened.classes, ours=tuple(ours))
     return ForeignTeacher(opened, match, len(ours or ()), teacher.stride).to(device)
 
@@ -57,7 +62,7 @@ def class_map(teacher: Teacher, names: Sequence[str] | None, count: int, *, ours
     try:
         return match_classes(names, count, ours, lowest=teacher.missing_classes == "lowest")
     except CheckpointError as e:
-        raise CheckpointError(f"{KEY}: {teacher.checkpoint}: {e}") from e
+        raise CheckpointError(f"{key_of(teacher)}: {teacher.factory or teacher.checkpoint}: {e}") from e
 
 
 class Probe:
@@ -77,16 +82,18 @@ class Probe:
             try:
                 self._shapes[size] = self._run(height, width)
             except Exception as e:  # whatever networks raise for what they cannot read
+                name = self.teacher.factory or self.teacher.checkpoint
                 only = self.net.opened.size
                 advice = f": set data.crop to {list(only)}" if only else ""
-                what = f"{self.teacher.checkpoint} cannot read an image of {height}x{width}"
-                raise ConfigError([f"{KEY}: {what}: {sentence(e)}{advice}"]) from e
+                raise ConfigError(
+                    [f"{key_of(self.teacher)}: {name} cannot read an image of {height}x{width}: {sentence(e)}{advice}"]
+                ) from e
         return self._shapes[size]
 
     def _run(self, height: int, width: int) -> tuple[int, int, int]:
         images = torch.zeros(1, 3, height, width, dtype=torch.uint8)
         with torch.inference_mode():
-            if software_of(self.teacher) in ("function", "huggingface", "smp"):
+            if self.teacher.factory is not None or software_of(self.teacher) in ("huggingface", "smp"):
                 try:  # shapes alone, which costs neither time nor memory, where the network's operations allow it
                     state = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
                     meta = {name: x.to("meta") for name, x in state.items()}
