@@ -24,7 +24,7 @@ def small(classes: int = 5) -> Segmentor:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["encoder.conv1.weight", "segmentation_head.0.weight"], "is of segmentation_models_pytorch; only"),
+        (["encoder.conv1.weight", "segmentation_head.0.weight"], "is of segmentation_models_pytorch; as a teacher, it loads with"),
         (["segformer.encoder.block.0.0.layer_norm_1.weight", "decode_head.classifier.weight"], "is of Hugging Face"),
         (
             ["backbone.patch_embed.projection.weight", "decode_head.conv_seg.weight"],
@@ -52,7 +52,7 @@ def test_networks_of_timm_and_torchvision_are_told_apart(tmp_path: Path) -> None
     torch.save(lraspp_mobilenet_v3_large(weights=None, weights_backbone=None).state_dict(), tmp_path / "lraspp.pth")
     with pytest.raises(CheckpointError, match="is an image classifier"):
         load_segmentor(small(), tmp_path / "classifier.pth")
-    with pytest.raises(CheckpointError, match="is a segmentation network of torchvision; only"):
+    with pytest.raises(CheckpointError, match="is a segmentation network of torchvision; as a teacher"):
         load_segmentor(small(), tmp_path / "lraspp.pth")
 
 
