@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bpkd_search.errors import ResourceError, UserError
+from bpkd_search.training.inputs import Say
 
-Say = Callable[[str], None]
 # How often lines are fetched, and what it takes at most until a busy cluster gives its GPU.
 POLL_SECONDS, START_SECONDS = 0.5, 600.0
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from bpkd_search.cluster.nodes import Node, exist, live_nodes, on_each, pinned
 from bpkd_search.cluster.slots import Slots
-from bpkd_search.cluster.view_building import ray_maps
+from bpkd_search.cluster.view_building import ray_workers
 from bpkd_search.config.models import RunConfig
 from bpkd_search.data.views import cache_dir, require_space
 from bpkd_search.data.views.copies import OPTION, Contents, copy_store, local_root, read_chunk
@@ -46,7 +46,7 @@ def prepare_nodes(run: RunConfig, directory: Path, slots: Slots, say: Say) -> Pr
     views = cache_dir(run.data.views_dir)
     unseen = find_unseen([node for node in nodes if node.id != here], (directory, views))
     require_shared(trial_nodes, unseen, directory, views, copies=run.data.local_dir is not None)
-    prepared = prepare(run, say, *ray_maps(nodes, run.train.device, here if unseen[views] else None))
+    prepared = prepare(run, say, ray_workers(nodes, run.train.device, here if unseen[views] else None))
     if run.data.local_dir is None:
         return prepared
     return copy_to_nodes(prepared, run, trial_nodes, here, say)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bpkd_search.cluster.apart import on_ray
 from bpkd_search.cluster.nodes import Node, pinned
 from bpkd_search.cluster.slots import divide
 from bpkd_search.config.models import RunConfig
@@ -16,25 +17,30 @@ from bpkd_search.data.views import Map, thread_map
 from bpkd_search.errors import UserError
 from bpkd_search.training.inputs import Say
 from bpkd_search.training.prepare import Prepared, prepare
+from bpkd_search.training.workers import Workers
 
 # What starting actors takes, about: work that is done sooner stays here.
 START_SECONDS = 10.0
 Chunk = Callable[[int], tuple[int, int]]
 
 
-def ray_maps(nodes: Sequence[Node], device: str = "auto", node: str | None = None) -> tuple[Map, Map]:
-    """How to spread chunks of views and of logits over the nodes of a cluster, or over one `node` (by Ray's id).
+def ray_workers(nodes: Sequence[Node], device: str = "auto", node: str | None = None) -> Workers:
+    """How to spread the work of a preparation over the nodes of a cluster, or over one `node` (by Ray's id).
 
     Views take a CPU an actor. Logits take a GPU an actor with its share of the node's CPUs, or where there is none,
-    or `device` is `cpu`, a CPU. A named GPU (`cuda:1`) is that of this machine: its logits are computed here.
+    or `device` is `cpu`, a CPU. Where there are GPUs, no work on one is done in this process, which would keep its
+    memory. A named GPU (`cuda:1`) is that of this machine: its logits are computed here.
     """
     nodes = [each for each in nodes if node in (None, each.id)]
     views = ray_map(sum(int(each.cpus) for each in nodes), 1, 0, thread_map, node)
     if ":" in device or not any(each.cpus for each in nodes):
-        return views, map
+        return Workers(views)
     # As trials are placed by default.
     slots = divide(Search(), nodes, "cpu" if device == "cpu" else "auto")
-    return views, ray_map(slots.count, slots.cpus, slots.gpus, map, node)
+    logits = ray_map(slots.count, slots.cpus, slots.gpus, map, node)
+    if not slots.gpus:
+        return Workers(views, logits)
+    return Workers(views, logits, on_ray({"num_cpus": slots.cpus, "num_gpus": slots.gpus, **pinned(node)}), "cuda")
 
 
 def build_inputs(run: RunConfig, say: Say, *, address: str | None = None, verbose: bool = False) -> Prepared:
@@ -44,18 +50,22 @@ def build_inputs(run: RunConfig, say: Say, *, address: str | None = None, verbos
     from bpkd_search.cluster.connection import connect_ray
 
     with connect_ray(address, verbose) as nodes:
-        return prepare(run, say, *ray_maps(nodes, run.train.device))
+        return prepare(run, say, ray_workers(nodes, run.train.device))
 
 
 def ray_map(actors: int, cpus: float, gpus: float, local: Map, node: str | None = None) -> Map:
     """A `map` over actors with the given CPUs (and torch threads) and GPUs, on any node or on one.
 
-    The first chunk is made here; where the rest would be done before actors have started, `local` does it.
+    Without GPUs the first chunk is made here; where the rest would be done before actors have started, `local` does it.
     Raises those of the user that a chunk raises, as they were raised.
     """
 
     def spread(function: Chunk, chunks: Sequence[int]) -> Iterator[tuple[int, int]]:
         if not chunks:
+            return
+        options = {"num_cpus": cpus, "num_gpus": gpus, **pinned(node)}
+        if gpus:
+            yield from _on_actors(function, chunks, min(actors, len(chunks)), options)
             return
         start = time.perf_counter()
         yield function(chunks[0])
@@ -63,7 +73,6 @@ def ray_map(actors: int, cpus: float, gpus: float, local: Map, node: str | None 
         if actors < 2 or (time.perf_counter() - start) * len(rest) < START_SECONDS:
             yield from local(function, rest)
         else:
-            options = {"num_cpus": cpus, "num_gpus": gpus, **pinned(node)}
             yield from _on_actors(function, rest, min(actors, len(rest)), options)
 
     return spread

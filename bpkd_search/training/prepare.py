@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bpkd_search.config.data import Data
 from bpkd_search.config.loss import terms_by_path
 from bpkd_search.config.models import RunConfig
@@ -16,7 +18,6 @@ from bpkd_search.config.software import software_of, teacher_title
 from bpkd_search.data import TrainTransform
 from bpkd_search.data.keys import logits_key
 from bpkd_search.data.views import (
-    Map,
     ViewStore,
     build_logits,
     build_maps,
@@ -26,13 +27,12 @@ from bpkd_search.data.views import (
     has_space,
     logits_path,
     require_space,
-    thread_map,
 )
 from bpkd_search.data.views.codecs import open_codec
 from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.errors import ConfigError, DataError
 from bpkd_search.models.build import pick_device, teacher_precision
-from bpkd_search.training.agreement import TOLERANCE, measure
+from bpkd_search.training.agreement import TOLERANCE, Agreement, measure
 from bpkd_search.training.check import check_classes, check_evaluation, check_networks, check_weights, try_step
 from bpkd_search.training.forms import Form, forms, repeats, teacher_form, teacher_layout
 from bpkd_search.training.inputs import Say, every_tenth, prepare_views, store_left, store_path, view_recipe
@@ -40,6 +40,7 @@ from bpkd_search.training.own import check_metric
 from bpkd_search.training.probe import forget
 from bpkd_search.training.source import open_data
 from bpkd_search.training.teacher import FrozenTeacher, given_logits, prepare_teacher, teacher_identity
+from bpkd_search.training.workers import HERE, Workers
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,11 @@ class Prepared:
         return ViewStore(Path(self.store), logits, recipe, transform=form.transform(data), seed=data.seed)
 
 
-def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map = map) -> Prepared:
+def prepare(run: RunConfig, say: Say, workers: Workers = HERE) -> Prepared:
     """Find or create the images, teacher and logits of a run or search, in the first form of `forms` that will do.
 
-    `say` is called with lines of progress; the two maps distribute the work (see `data.views`). Raises `DataError`,
-    `CheckpointError`, `ResourceError`, `ConfigError`.
+    `say` is called with lines of progress; `workers` do the work. Raises `DataError`, `CheckpointError`,
+    `ResourceError`, `ConfigError`.
     """
     check_networks(run)
     train = open_data(run.data, "train")
@@ -121,24 +122,27 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     open_codec(run.data.logits, len(train.class_names))
     # What the last of the forms needs least: a disk too small for another is no reason to stop.
     require_space(cache_dir(run.data.views_dir), needed_bytes(run, order[-1]))
-    store = prepare_views(run.data, teacher_form(run.data), say, view_map)
+    store = prepare_views(run.data, teacher_form(run.data), say, workers.views)
     for size in sorted(set(store.manifest.evaluation_sizes)):
         check_evaluation(run, size)
     given = software_of(run.teacher) == "logits"
-    try_step(run, store, online=order[0].mode == "online", grid=order[0].grid if given else None)
-    teacher, scores = prepare_teacher(run, store, say)
+    online, grid = order[0].mode == "online", order[0].grid if given else None
+    workers.apart(_try_step, run, store, online, grid, say=say)
+    teacher, scores = workers.apart(prepare_teacher, run, store, say=say)
     agreed: dict[str, float] | None = None
     for form in order:
-        if form != order[-1] and not has_space(cache_dir(run.data.views_dir), needed_bytes(run, form, teacher)):
+        if form != order[-1] and not has_space(
+            cache_dir(run.data.views_dir), needed_bytes(run, form, teacher, workers.device)
+        ):
             say(f"{form.mode}: needs more than the disk has free; another form is used")
             continue
-        store = prepare_views(run.data, form, say, view_map)
+        store = prepare_views(run.data, form, say, workers.views)
         if form.mode == "online":
             break
-        store = _with_logits(run, form, store, teacher, say, logit_map)
+        store = _with_logits(run, form, store, teacher, say, workers)
         if form.mode == "stored" or given:
             break
-        agreement = measure(store, FrozenTeacher(run, store.class_names, teacher))
+        agreement = workers.apart(_agreement, run, store, teacher, say=say)
         agreed = asdict(agreement)
         say(agreement.line())
         if agreement.passed:
@@ -161,9 +165,17 @@ def prepare(run: RunConfig, say: Say, view_map: Map = thread_map, logit_map: Map
     )
 
 
-def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, say: Say, logit_map: Map) -> ViewStore:
+def _try_step(run: RunConfig, store: ViewStore, online: bool, grid: int | None, *, say: Say) -> None:
+    try_step(run, store, online=online, grid=grid)
+
+
+def _agreement(run: RunConfig, store: ViewStore, teacher: Path, *, say: Say) -> Agreement:
+    return measure(store, FrozenTeacher(run, store.class_names, teacher))
+
+
+def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, say: Say, workers: Workers) -> ViewStore:
     """Return the store with the logits of the teacher, on views or whole images; missing ones are computed."""
-    codec, key = run.data.logits, _logits_key(run, form, store.transform, teacher, store.class_names)
+    codec, key = run.data.logits, _logits_key(run, form, store.transform, teacher, store.class_names, workers.device)
     given = software_of(run.teacher) == "logits"
     what = f"{store.num_images * store.views} views" if form.views else f"{store.num_images} whole images"
     if not logits_path(store.path, key).is_dir():
@@ -181,15 +193,15 @@ def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, sa
         key,
         codec=codec,
         progress=every_tenth(say, "logits"),
-        map=logit_map,
+        map=workers.logits,
         waiting=lambda: say("logits: another process is building them; waiting for it"),
         about={"teacher": teacher_title(to_tree(run.teacher))},
     )
     return built
 
 
-def needed_bytes(run: RunConfig, form: Form, teacher: Path | None = None) -> dict[str, int]:
-    """Return the bytes that a run still has to write to disk, by content.
+def needed_bytes(run: RunConfig, form: Form, teacher: Path | None = None, device: str | None = None) -> dict[str, int]:
+    """Return the bytes that a run still has to write to disk, by content; `device` is that of `Workers`.
 
     Without the `teacher`'s file, its logits count in full where images are still to be written, and else not.
     """
@@ -201,15 +213,23 @@ def needed_bytes(run: RunConfig, form: Form, teacher: Path | None = None) -> dic
     layout = teacher_layout(run, form, recipe.train, sizes)
     left = layout.bytes
     if teacher:
-        key = _logits_key(run, form, recipe.train_transform, teacher, recipe.train.class_names)
+        key = _logits_key(run, form, recipe.train_transform, teacher, recipe.train.class_names, device)
         left = bytes_left(logits_path(store_path(run.data, recipe), key), layout)
     return {**needed, "the teacher's logits": left}
 
 
 def _logits_key(
-    run: RunConfig, form: Form, transform: TrainTransform, teacher: Path, class_names: Sequence[str]
+    run: RunConfig,
+    form: Form,
+    transform: TrainTransform,
+    teacher: Path,
+    class_names: Sequence[str],
+    device: str | None,
 ) -> str:
     # A teacher with the same weights gives the same logits, wherever its file is.
     parts = [*teacher_identity(run, teacher, class_names), run.data.logits]
     parts += [] if form.views else [transform.map_identity()]
-    return logits_key(parts, teacher_precision(pick_device(run.train.device), run.train.amp == "auto"))
+    return logits_key(
+        parts,
+        teacher_precision(torch.device(device) if device else pick_device(run.train.device), run.train.amp == "auto"),
+    )

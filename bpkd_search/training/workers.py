@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpkd_search.data.views import Map, thread_map
+from bpkd_search.training.inputs import Say
 
-Say = Callable[[str], None]
 # Calls `function(*arguments, say=say)`, here or elsewhere, and returns its result.
 Apart = Callable[..., Any]
 

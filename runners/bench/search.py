@@ -37,7 +37,7 @@ import parts
 
 from bpkd_search import run_search
 from bpkd_search.cluster.connection import connect_ray
-from bpkd_search.cluster.view_building import ray_maps
+from bpkd_search.cluster.view_building import ray_workers
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.config.networks import Model
@@ -142,7 +142,7 @@ def by_this_tool(options: dict[str, Any], folder: Path) -> dict[str, Any]:
     config = config_of(options, folder / "views")
     with connect_ray(None, False) as available:
         start = time.perf_counter()
-        prepare(config.run(), lambda line: None, *ray_maps(available, options["device"]))
+        prepare(config.run(), lambda line: None, ray_workers(available, options["device"]))
         preparation = time.perf_counter() - start
     start = time.perf_counter()
     run_search(config, folder / "search")
