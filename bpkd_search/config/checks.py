@@ -101,12 +101,13 @@ def space_faults(config: SearchConfig) -> list[str]:
         else:
             sound[path] = distribution
     base_run = config.run()
+    base = to_tree(base_run)
     # Every parameter is tried at its ends (choices at each option) beside the others' first values.
     firsts = {path: probe_values(d)[0] for path, d in sound.items() if not d.when}
     reported = set(run_faults(base_run))  # listed once, where they are
     for path, distribution in sound.items():
         for value in probe_values(distribution):
-            point = {**firsts, **_conditions(distribution, sound), path: value}
+            point = _completed({**firsts, **_conditions(distribution, sound), path: value}, sound, base)
             new = [f for f in _point_faults(base_run, point) if f not in reported]
             faults += [f"space.{_culprit(fault, path, point)}: {fault}" for fault in new]
             reported.update(new)
@@ -211,6 +212,14 @@ def _conditions(distribution: Distribution, space: Mapping[str, Distribution]) -
         if path in space:
             point |= _conditions(space[path], space)
         point[path] = wanted[0] if isinstance(wanted, list) else wanted
+    return point
+
+
+def _completed(point: Point, space: Mapping[str, Distribution], base: Mapping[str, Any]) -> Point:
+    """The point with the first values of those parameters whose `when` holds in it: a method may require some."""
+    for path, distribution in in_order(space):
+        if path not in point and distribution.when and is_active(distribution, base, point):
+            point[path] = probe_values(distribution)[0]
     return point
 
 

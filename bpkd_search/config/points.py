@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
-from bpkd_search.config.models import RunConfig
+from bpkd_search.config.loss import Loss
+from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.paths import get_path, set_path
 from bpkd_search.config.space import Choice, Distribution, FloatRange, IntRange
 from bpkd_search.losses.methods import METHODS, Bpkd
@@ -140,3 +141,44 @@ def probe_values(distribution: Distribution) -> list[Any]:
         return list(dict.fromkeys([*list(range(int(low), int(high) + 1, distribution.step))[:64], int(high)]))
     assert isinstance(distribution, FloatRange)
     return [low, high]
+
+
+def combinations(
+    config: SearchConfig, prefix: str, values: Callable[[str, Distribution], Sequence[Any]], most: int = 256
+) -> list[Point]:
+    """Return points of the parameters below `prefix` and of those they depend on: every combination of their `values`.
+
+    There are `most` at most.
+    """
+    wanted = {path for path in config.space if path.startswith(prefix)}
+    while more := {other for path in wanted for other in config.space[path].when if other in config.space} - wanted:
+        wanted |= more
+    base, points = to_tree(config.run()), [Point()]
+    for path, distribution in in_order({path: config.space[path] for path in config.space if path in wanted}):
+        options = values(path, distribution)
+        points = [
+            longer
+            for point in points
+            for longer in (
+                [{**point, path: value} for value in options] if is_active(distribution, base, point) else [point]
+            )
+        ][:most]
+    return [point for point in points if point]
+
+
+def losses_of(config: RunConfig) -> list[tuple[Point, Loss]]:
+    """Return the loss of a run, and those of other methods, functions or needs that its search may choose.
+
+    Each comes with its point, which is empty for the first; other parameters have one value that they may take.
+    """
+    found: list[tuple[Point, Loss]] = [(Point(), config.loss)]
+    if isinstance(config, SearchConfig):
+        run = config.run()
+        points = combinations(config, "loss.", _kinds)
+        found += [(point, run_at(run, point).loss) for point in points]
+    return found
+
+
+def _kinds(path: str, distribution: Distribution) -> Sequence[Any]:
+    decides = path.startswith("loss.") and path.rpartition(".")[2] in ("method", "function", "needs")
+    return probe_values(distribution) if decides else probe_values(distribution)[:1]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bpkd_search.errors import CheckpointError
 from bpkd_search.files import write_bytes
+from bpkd_search.imports import first_line
 from bpkd_search.models.formats import describe
 from bpkd_search.models.mmsegmentation import encoder_name, network_of, preprocessing_fault, translate
 
@@ -64,8 +65,8 @@ def read_weights(path: Path) -> Weights:
             f" tensors alone where it opens: torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'],"
             f" {path.stem + '-tensors.pth'!r})"
         ) from e
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
-        raise CheckpointError(f"{path}: is not a readable PyTorch file: {str(e).splitlines()[0]}") from e
+    except Exception as e:  # its unpickler stumbles over a damaged file in many ways
+        raise CheckpointError(f"{path}: is not a readable PyTorch file: {first_line(e)}") from e
     if isinstance(tree, Mapping) and {"student", "criterion", "optimizer"} <= tree.keys():
         raise CheckpointError(
             f"{path}: is a checkpoint from which training continues; `bpkd-search export` writes the student's weights"

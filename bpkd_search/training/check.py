@@ -15,9 +15,9 @@ import torch
 
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.networks import Model
-from bpkd_search.config.points import Point, in_order, is_active, run_at, to_tree
+from bpkd_search.config.points import Point, combinations, run_at
 from bpkd_search.config.software import HUB, WORDS, software_of
-from bpkd_search.config.space import Choice
+from bpkd_search.config.space import Choice, Distribution
 from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import CheckpointError, ConfigError, ResourceError, UserError
 from bpkd_search.models import Network
@@ -30,9 +30,6 @@ from bpkd_search.training.distill import Distillation
 from bpkd_search.training.forms import map_grid, needs_features
 from bpkd_search.training.own import check_functions
 from bpkd_search.training.probe import is_foreign, probe, source_of, teacher_shape
-
-# Students of a space that are built at most; each costs about 0.2 s.
-_STUDENTS = 256
 
 
 def check_networks(config: RunConfig) -> None:
@@ -215,7 +212,10 @@ def _step(run: RunConfig, store: ViewStore, device: torch.device, online: bool, 
             shape = teacher_shape(run.teacher, store.num_classes, *run.data.crop)
         stored = torch.randn(len(images), *shape, device=device).half()
     with training.train_mode():
-        training.step(images, labels, stored, progress=0.0)
+        terms = training.step(images, labels, stored, progress=0.0)
+    if odd := {name: float(value) for name, value in terms.items() if not value.isfinite()}:
+        shown = ", ".join(f"{name} is {value}" for name, value in odd.items())
+        raise ConfigError([f"loss: {shown} on the first batch, before any training; must be a finite number"])
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -230,23 +230,13 @@ def _students(config: RunConfig) -> Iterator[tuple[Point, Model]]:
     yield {}, config.student
     if not isinstance(config, SearchConfig):
         return
-    wanted = {path for path in config.space if path.startswith("student.")}
-    while more := {other for path in wanted for other in config.space[path].when if other in config.space} - wanted:
-        wanted |= more
-    base_run = config.run()
-    base, points = to_tree(base_run), [Point()]
-    for path, distribution in in_order({path: config.space[path] for path in config.space if path in wanted}):
-        values: tuple[Any, ...] = distribution.options if isinstance(distribution, Choice) else distribution.bounds
-        points = [
-            longer
-            for point in points
-            for longer in (
-                [{**point, path: value} for value in values] if is_active(distribution, base, point) else [point]
-            )
-        ][:_STUDENTS]
-    for point in points:
-        if point:
-            yield point, run_at(base_run, point).student
+    run = config.run()
+    for point in combinations(config, "student.", _ends):
+        yield point, run_at(run, point).student
+
+
+def _ends(path: str, distribution: Distribution) -> Sequence[Any]:
+    return distribution.options if isinstance(distribution, Choice) else distribution.bounds
 
 
 @lru_cache(1024)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import TypeGuard
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bpkd_search.config.data import Eval
 from bpkd_search.config.loss import terms_of
 from bpkd_search.config.models import RunConfig
-from bpkd_search.config.networks import Model
+from bpkd_search.config.networks import Model, Teacher
 from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.data.base import IGNORE_INDEX
 from bpkd_search.data.geometry import Size, windows
@@ -28,6 +29,7 @@ from bpkd_search.models.inference import input_sizes
 from bpkd_search.models.memory import LiveBytes
 from bpkd_search.training.check import plain, without_memory
 from bpkd_search.training.forward import forward
+from bpkd_search.training.probe import is_foreign, probe
 
 # Bytes of a number in float32.
 FLOAT = 4
@@ -53,10 +55,12 @@ class Step:
         return {"weights": weights, "optimizer": states(settings) * weights, "activations and gradients": held}
 
 
-def train_step(model: Model, run: RunConfig, classes: int, batch: int, *, teacher: Network | None = None) -> Step:
+def train_step(
+    model: Model, run: RunConfig, classes: int, batch: int, *, teacher: Network | tuple[int, ...] | None = None
+) -> Step:
     """Count one training step of a network on crops of a run; with `teacher`, with the run's losses on its outputs.
 
-    The teacher's own work and memory are not in it.
+    `teacher` is a network, or (C, h, w) of logits. The teacher's own work and memory are not in it.
     """
     student = without_memory(plain(model), classes).to("meta").train()
     criterion = None
@@ -65,9 +69,13 @@ def train_step(model: Model, run: RunConfig, classes: int, batch: int, *, teache
         labels = torch.zeros(batch, *run.data.crop, dtype=torch.uint8)
         if teacher is not None:
             terms = [term.model_dump() for term in terms_of(run.loss)]
-            criterion = Criterion(terms, student_channels=student.channels, teacher_channels=teacher.channels)
-            with torch.no_grad():
-                seen = teacher(images, return_features=True)
+            if isinstance(teacher, tuple):
+                channels, seen = None, (torch.zeros(batch, *teacher), None)
+            else:
+                channels = teacher.channels
+                with torch.no_grad():
+                    seen = teacher(images, return_features=True)
+            criterion = Criterion(terms, student_channels=student.channels, teacher_channels=channels)
         with FlopCounterMode(display=False) as counter, LiveBytes() as memory:
             logits, features, loss = forward(student, images, labels, IGNORE_INDEX)
             activations = memory.live
@@ -85,6 +93,9 @@ def train_step(model: Model, run: RunConfig, classes: int, batch: int, *, teache
 
 def pass_memory(model: Model, classes: int, images: int, size: Sequence[int]) -> int:
     """Return the bytes that a network's prediction of so many images of a size holds at once, without its weights."""
+    if _is_foreign(model):
+        height, width = size
+        return int(probe(model).run(height, width, images, LiveBytes)[1].peak)
     network = without_memory(plain(model), classes).to("meta").eval()
     with torch.inference_mode(False), torch.no_grad(), LiveBytes() as memory:
         network(torch.zeros(images, 3, *size, dtype=torch.uint8, device="meta"))
@@ -92,16 +103,28 @@ def pass_memory(model: Model, classes: int, images: int, size: Sequence[int]) ->
 
 
 @lru_cache(256)
+def _pass_flops(model: Model, classes: int, height: int, width: int) -> int:
+    """Return the floating-point operations of one pass of an image."""
+    if _is_foreign(model):
+        counter = partial(FlopCounterMode, display=False)
+        return int(probe(model).run(height, width, 1, counter)[1].get_total_flops())
+    return 2 * cost_of(plain(model), classes, height, width).multiply_adds
+
+
 def pass_flops(model: Model, classes: int, size: Size, evaluation: Eval) -> int:
     """Return the floating-point operations of one image of a size as `data.eval` segments it."""
     passes = (1 + evaluation.flip) * len(evaluation.scales)
     if evaluation.mode == "slide":
         crop, stride = evaluation.windows()
         padded = (max(size[0], crop[0]), max(size[1], crop[1]))
-        one = cost_of(model, classes, *crop).multiply_adds
-        return 2 * one * len(list(windows(padded, crop, stride))) * passes
+        return _pass_flops(model, classes, *crop) * len(list(windows(padded, crop, stride))) * passes
     seen = input_sizes(size, evaluation)
-    return sum(2 * cost_of(model, classes, *each).multiply_adds for each in seen) * (1 + evaluation.flip)
+    return sum(_pass_flops(model, classes, *each) for each in seen) * (1 + evaluation.flip)
+
+
+def _is_foreign(model: Model) -> TypeGuard[Teacher]:
+    """Return whether a network is a finished teacher of other software."""
+    return isinstance(model, Teacher) and is_foreign(model)
 
 
 @lru_cache(64)

@@ -9,15 +9,19 @@ from functools import cached_property
 from math import prod
 
 from bpkd_search.config.models import RunConfig
+from bpkd_search.config.networks import Model
 from bpkd_search.config.optimisation import Optimisation
+from bpkd_search.config.software import software_of
 from bpkd_search.data import Dataset
 from bpkd_search.data.geometry import Size, base_size
 from bpkd_search.data.views import MapPlan, store_layouts
-from bpkd_search.training.check import plain, without_memory
+from bpkd_search.models import Network
+from bpkd_search.training.check import check_classes, check_evaluation, plain, without_memory
 from bpkd_search.training.cost import FLOAT, Step, parameters, pass_flops, pass_memory, states, train_step
 from bpkd_search.training.evaluation import images_at_once
-from bpkd_search.training.forms import Form, forms, map_pixels, some_sizes, teacher_form, teacher_layout
+from bpkd_search.training.forms import Form, crop_shape, forms, map_pixels, some_sizes, teacher_form, teacher_layout
 from bpkd_search.training.inputs import view_recipe
+from bpkd_search.training.probe import is_foreign, probe
 from bpkd_search.training.speed import Speed, measure_speed
 
 # Floating-point operations a second that are assumed: a quarter of what the makers state for half precision (dense),
@@ -109,13 +113,19 @@ def estimate(run: RunConfig, trials: Trials, train: Dataset, val: Dataset, *, me
     A GPU's memory is that of half precision if `train.amp` is auto. Raises `ConfigError` if forms exclude each other.
     """
     form, classes, splits = forms(run, train)[0], len(train.class_names), Splits(train, val)
-    teacher = without_memory(plain(run.teacher.model_copy(update={"auxiliary_weight": 0})), classes)
-    step = train_step(run.student, run, classes, run.train.batch_size, teacher=teacher.to("meta").eval())
+    check_classes(run, train.class_names)
+    check_evaluation(run, splits.middle(run)[0])
+    teacher: Network | tuple[int, ...]
+    if software_of(run.teacher) == "own":
+        teacher = without_memory(_without_auxiliary(run), classes).to("meta").eval()
+    else:
+        teacher = crop_shape(run, form, classes)
+    step = train_step(run.student, run, classes, run.train.batch_size, teacher=teacher)
     work = work_of(run, form, train, val, trials)
     figures = [Figure("disk", what, size, "bytes", "computed") for what, size in disk(run, form, splits, trials)]
     figures += [Figure("memory", what, size, "bytes", "computed") for what, size in memory(run, form, step, splits)]
     if measured:
-        speed = measure_speed(run, classes, splits.middle(run), online=form.mode == "online")
+        speed = measure_speed(run, form, train.class_names, splits.middle(run))
         return figures + list(_measured_hours(run, work, speed))
     return figures + list(_assumed_hours(run, form, work, step, classes, splits.middle(run)))
 
@@ -123,10 +133,11 @@ def estimate(run: RunConfig, trials: Trials, train: Dataset, val: Dataset, *, me
 def work_of(run: RunConfig, form: Form, train: Dataset, val: Dataset, trials: Trials) -> Work:
     """Return the images that networks read in a search. A run of `gpu_seconds` counts as one of its epochs."""
     rounds, spec, logits = rounds_of(run, train), run.teacher.train, 0.0
+    given = software_of(run.teacher) == "logits"
     sample = min(run.data.val_images or len(val), len(val))
     if form.mode == "stored":
         logits = len(train) * form.views
-    elif form.mode == "maps":
+    elif form.mode == "maps" and not given:
         plan = MapPlan(form.transform(run.data), run.data.logits, len(train.class_names))
         logits = len(train) * map_pixels(plan, train) / prod(run.data.crop)
     # Trials that are stopped have no last validation, which is of all images.
@@ -134,8 +145,8 @@ def work_of(run: RunConfig, form: Form, train: Dataset, val: Dataset, trials: Tr
     return Work(
         trials.runs * _images(run.train, len(train)),
         trials.runs * rounds * sample + ends * (len(val) - sample),
-        0.0 if run.teacher.checkpoint else float(_images(spec, len(train))),
-        float(len(val)),
+        0.0 if is_finished(run) else float(_images(spec, len(train))),
+        0.0 if given else float(len(val)),
         logits,
     )
 
@@ -156,7 +167,7 @@ def disk(run: RunConfig, form: Form, splits: Splits, trials: Trials) -> Iterator
         yield "teacher's logits", round(layout.bytes * (1.0 if form.views else shares["whole"]))
     classes = len(train.class_names)
     if run.teacher.checkpoint is None:
-        yield "teacher's weights", FLOAT * parameters(run.teacher, classes)
+        yield "teacher's weights", teacher_bytes(run, classes)
     kept = trials.full + min(math.ceil(trials.sampled * trials.ended), STUDENTS)
     student = FLOAT * parameters(run.student, classes)
     yield f"{kept} students", kept * student
@@ -170,9 +181,9 @@ def memory(run: RunConfig, form: Form, step: Step, splits: Splits) -> Iterator[t
     factor = 0.5 if half else 1.0
     parts = step.memory(run.train, half=half)
     if form.mode == "online":
-        frozen = plain(run.teacher.model_copy(update={"auxiliary_weight": 0}))
+        frozen = run.teacher if is_foreign(run.teacher) else _without_auxiliary(run)
         passing = round(factor * pass_memory(frozen, classes, run.train.batch_size, run.data.crop))
-        parts |= {"teacher's weights": FLOAT * parameters(frozen, classes), "teacher's pass": passing}
+        parts |= {"teacher's weights": teacher_bytes(run, classes, frozen), "teacher's pass": passing}
     size = max(splits.val_sizes, key=prod)
     seen, evaluation = base_size(size, run.data.resize), run.data.evaluation
     if evaluation.mode == "slide":
@@ -192,19 +203,25 @@ def _assumed_hours(
     run: RunConfig, form: Form, work: Work, step: Step, classes: int, size: tuple[Size, Size]
 ) -> Iterator[Figure]:
     """Yield hours of the teacher and of all trials on each of `DEVICES`."""
-    teacher, student = plain(run.teacher), plain(run.student)
-    crop, seen = run.data.crop, size[0]
-    reading = pass_flops(teacher, classes, crop, type(run.data.eval)())
+    teacher, student, evaluation = run.teacher, run.student, run.data.evaluation
+    crop, seen, left_out = run.data.crop, size[0], ""
+    reading = checking = trained = 0.0
+    if software_of(teacher) == "onnx":
+        left_out = " without the teacher's passes, which ONNX Runtime does not count: --measure times them"
+    elif software_of(teacher) != "logits":
+        reading = pass_flops(teacher, classes, crop, type(run.data.eval)())
+        checking = pass_flops(teacher, classes, seen, evaluation)
+    if not is_finished(run):
+        batch = teacher.train.batch_size
+        trained = train_step(plain(teacher), run, classes, batch).flops / batch
     training = step.flops / run.train.batch_size + (reading if form.mode == "online" else 0)
-    trained = train_step(teacher, run, classes, run.teacher.train.batch_size).flops / run.teacher.train.batch_size
-    evaluation = run.data.evaluation
     trials = work.trained * training + work.validated * pass_flops(student, classes, seen, evaluation)
-    before = work.teacher_trained * trained + work.teacher_validated * pass_flops(teacher, classes, seen, evaluation)
-    before += work.logits * reading
+    before = work.teacher_trained * trained + work.teacher_validated * checking + work.logits * reading
     for device, rate in DEVICES.items():
         how = f"computed, at {rate / 1e12:.0f} TFLOP/s"
-        yield Figure("time", f"teacher, {device}", before / rate / 3600, "hours", how)
-        yield Figure("time", f"trials, {device}", trials / rate / 3600, "hours", how)
+        yield Figure("time", f"teacher, {device}", before / rate / 3600, "hours", how + left_out)
+        online = left_out if form.mode == "online" else ""
+        yield Figure("time", f"trials, {device}", trials / rate / 3600, "hours", how + online)
 
 
 def _measured_hours(run: RunConfig, work: Work, speed: Speed) -> Iterator[Figure]:
@@ -215,6 +232,20 @@ def _measured_hours(run: RunConfig, work: Work, speed: Speed) -> Iterator[Figure
     yield Figure("time", "teacher", before / 3600, "hours", how)
     yield Figure("time", "training of trials", work.trained * speed.training / 3600, "hours", how)
     yield Figure("time", "validation of trials", work.validated * speed.validation / 3600, "hours", how)
+
+
+def is_finished(run: RunConfig) -> bool:
+    """Return whether the teacher of a run need not be trained."""
+    return run.teacher.checkpoint is not None or run.teacher.factory is not None
+
+
+def teacher_bytes(run: RunConfig, classes: int, spec: Model | None = None) -> int:
+    """Return the bytes of the teacher's weights."""
+    return probe(run.teacher).bytes if is_foreign(run.teacher) else FLOAT * parameters(spec or run.teacher, classes)
+
+
+def _without_auxiliary(run: RunConfig) -> Model:
+    return plain(run.teacher.model_copy(update={"auxiliary_weight": 0}))
 
 
 def _per_pass(settings: Optimisation, images: int) -> int:

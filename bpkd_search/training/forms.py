@@ -14,7 +14,7 @@ from pathlib import Path
 from bpkd_search.config.data import Data
 from bpkd_search.config.loss import terms_of
 from bpkd_search.config.models import RunConfig, SearchConfig
-from bpkd_search.config.points import run_at
+from bpkd_search.config.points import losses_of
 from bpkd_search.config.software import software_of
 from bpkd_search.config.space import Choice
 from bpkd_search.data import Dataset, TrainTransform
@@ -196,6 +196,14 @@ def teacher_layout(run: RunConfig, form: Form, train: Dataset, sizes: Sequence[S
     return logits_layout(run.data.logits, shape, len(train) * form.views)
 
 
+def crop_shape(run: RunConfig, form: Form, classes: int) -> tuple[int, ...]:
+    """Return (C, h, w) of the teacher's logits on a crop."""
+    if software_of(run.teacher) == "logits":
+        height, width = run.data.crop
+        return classes, height // form.grid, width // form.grid
+    return teacher_shape(run.teacher, classes, *run.data.crop)
+
+
 def some_sizes(data: Dataset, count: int = SAMPLES) -> list[Size]:
     """Return the sizes (height, width) of at most `count` images of a split, evenly spread over it."""
     picked = sorted({number * len(data) // count for number in range(count)})
@@ -211,12 +219,7 @@ def map_pixels(plan: MapPlan, train: Dataset) -> float:
 
 def needs_features(config: RunConfig) -> bool:
     """Return whether the loss of a run, or one that its search may choose, reads the teacher's features."""
-    losses = [config.loss]
-    if isinstance(config, SearchConfig):
-        method = config.space.get("loss.method")
-        options = method.options if isinstance(method, Choice) else ()
-        losses += [run_at(config.run(), {"loss.method": option}).loss for option in options]
-    return any(term.needs == "teacher features" for loss in losses for term in terms_of(loss))
+    return any(term.needs == "teacher features" for _, loss in losses_of(config) for term in terms_of(loss))
 
 
 def _most(run: RunConfig, path: str, base: int) -> int:

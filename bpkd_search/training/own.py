@@ -8,6 +8,7 @@ import torch
 
 from bpkd_search.config.loss import terms_by_path
 from bpkd_search.config.models import RunConfig
+from bpkd_search.config.points import losses_of
 from bpkd_search.data.base import Dataset
 from bpkd_search.errors import ConfigError
 from bpkd_search.losses.custom import function_faults
@@ -16,18 +17,19 @@ from bpkd_search.training.evaluation import custom_metric
 
 
 def check_functions(run: RunConfig) -> None:
-    """Import a run's own losses and metric, and compare the names of their arguments with the functions'.
+    """Import the own losses of a run, or of those its search may choose, and compare the names of their arguments.
 
     Raises `ConfigError` with all faults.
     """
-    faults = [
-        f"{path}.{fault}"
-        for path, term in terms_by_path(run.loss).items()
-        if isinstance(term, Custom)
-        for fault in function_faults(term.function, dict(term.arguments))
-    ]
+    faults = []
+    for point, loss in losses_of(run):
+        for path, term in terms_by_path(loss).items():
+            if isinstance(term, Custom):
+                where = "space." if f"{path}.function" in point else ""
+                found = function_faults(term.function, dict(term.arguments))
+                faults += [f"{where}{path}.{fault}" for fault in found]
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError(list(dict.fromkeys(faults)))
 
 
 def check_metric(run: RunConfig, data: Dataset) -> None:

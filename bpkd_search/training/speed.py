@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -13,14 +14,18 @@ from torch import Tensor
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.networks import Model
 from bpkd_search.config.optimisation import Optimisation
+from bpkd_search.config.software import software_of
 from bpkd_search.data.geometry import Size
 from bpkd_search.data.views import ViewStore
 from bpkd_search.losses.methods import Ce
 from bpkd_search.models import Network
 from bpkd_search.models.build import autocast, build_model, pick_device
+from bpkd_search.models.teachers.open import open_network
 from bpkd_search.training.check import plain
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import BATCH, evaluate
+from bpkd_search.training.forms import Form, crop_shape
+from bpkd_search.training.probe import source_of
 from bpkd_search.training.runtime import clock, synchronize
 
 # Calls that are timed.
@@ -65,36 +70,47 @@ class RandomImages:
         yield from zip(*self.batch(BATCH, *self.size), strict=True)
 
 
-def measure_speed(run: RunConfig, classes: int, size: tuple[Size, Size], *, online: bool) -> Speed:
-    """Time some steps of training, a validation and a pass of the teacher, which `online` also runs at every step.
+def measure_speed(run: RunConfig, form: Form, class_names: Sequence[str], size: tuple[Size, Size]) -> Speed:
+    """Time some steps of training, a validation and a pass of the teacher, which a form may also run at every step.
 
     `size` is that of a validation image, and that of its label. Seconds are those of `runtime.clock`; waiting for
-    data is not in them.
+    data is not in them. The training of a finished teacher and the passes of given logits take 0 seconds.
     """
     device, settings = pick_device(run.train.device), run.train.model_copy(update={"compile": False})
+    software, classes = software_of(run.teacher), len(class_names)
     images = RandomImages(classes, size)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        teacher = build_model(plain(run.teacher), classes, 0).to(device).eval().requires_grad_(False)
+        teacher: Network | None = None
+        if software == "own":
+            teacher = build_model(plain(run.teacher), classes, 0).to(device).eval().requires_grad_(False)
+        elif software != "logits":
+            teacher = open_network(run.teacher, source_of(run.teacher) or Path(), device, class_names)
         crops, labels = images.batch(settings.batch_size, run.data.crop, run.data.crop)
-        with torch.inference_mode(), autocast(device, settings.amp == "auto"):
-            logits = teacher(crops.to(device)).clone()
-            passing = _seconds(lambda: teacher(crops.to(device)), device) / len(crops)
+        passing = 0.0 if teacher is None else _passing(teacher, crops.to(device), settings)
         store = cast(ViewStore, images)
-        training = Distillation(
-            plain(run.student), run.loss, settings, store, teacher=teacher if online else None, device=device
-        )
-        stored = None if online or not training.criterion.needs_teacher else logits.half()
+        online = teacher if form.mode == "online" else None
+        training = Distillation(plain(run.student), run.loss, settings, store, teacher=online, device=device)
+        stored = None
+        if online is None and training.criterion.needs_teacher:
+            stored = torch.randn(len(crops), *crop_shape(run, form, classes), device=device).half()
         student = _training(training, crops, labels, stored)
-        first = _training(_of_teacher(run.teacher, run.teacher.train, store, device), crops, labels, None)
+        first = 0.0
+        if software == "own" and run.teacher.checkpoint is None:
+            first = _training(_of_teacher(run.teacher, run.teacher.train, store, device), crops, labels, None)
         validation = _validation(training.student, store, run, device)
-        teacher_validation = _validation(teacher, store, run, device)
+        teacher_validation = 0.0 if teacher is None else _validation(teacher, store, run, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
     return Speed(name, student, validation, first, teacher_validation, passing)
 
 
 def _of_teacher(spec: Model, settings: Optimisation, store: ViewStore, device: torch.device) -> Distillation:
     return Distillation(plain(spec), Ce(), settings.model_copy(update={"compile": False}), store, device=device)
+
+
+def _passing(teacher: Network, crops: Tensor, settings: Optimisation) -> float:
+    with torch.inference_mode(), autocast(crops.device, settings.amp == "auto"):
+        return _seconds(lambda: teacher(crops), crops.device) / len(crops)
 
 
 def _training(run: Distillation, crops: Tensor, labels: Tensor, stored: Tensor | None) -> float:

@@ -143,7 +143,7 @@ class FrozenTeacher:
         self._net: Network | None = None
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits [B, C, h, w]."""
+        """Return logits [B, C, h, w]. Raises `CheckpointError` if they are not finite."""
         if self._net is None:
             self._net = open_teacher(*self._arguments, self._device)
         images = images.to(self._device, non_blocking=True)
@@ -151,7 +151,12 @@ class FrozenTeacher:
             with autocast(self._device, self._amp, dtype=TEACHER_DTYPE):
                 logits: torch.Tensor = self._net(images)
             # A network trained in bfloat16 or float32 may exceed the range of float16.
-            return logits if logits.isfinite().all() else self._net(images)
+            if not logits.isfinite().all() and not (logits := self._net(images)).isfinite().all():
+                raise CheckpointError(
+                    "teacher: gives logits that are not finite (nan or inf) for images of the data; check its weights"
+                    " and teacher.input"
+                )
+            return logits
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FrozenTeacher, self._arguments

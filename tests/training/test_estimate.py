@@ -11,11 +11,14 @@ from PIL import Image
 
 from bpkd_search.config import RunConfig
 from bpkd_search.config.load import parse
+from bpkd_search.errors import UserError
 from bpkd_search.training.estimate import DEVICES, Trials, estimate, work_of
-from bpkd_search.training.forms import first_form
+from bpkd_search.training.forms import Form, first_form
 from bpkd_search.training.prepare import prepare
 from bpkd_search.training.source import open_data
 from bpkd_search.training.speed import Speed, measure_speed
+from tests.models.teachers.foreign_networks import save_graphs, small
+from tests.training.test_finished_teachers import save_logits
 
 
 def a_run(tiny: dict[str, Any], *overrides: str) -> RunConfig:
@@ -108,7 +111,8 @@ def test_an_online_teacher_costs_memory_and_time(tiny: dict[str, Any]) -> None:
 
 def test_this_machine_is_measured_by_real_steps(tiny: dict[str, Any]) -> None:
     run = a_run(tiny)
-    speed = measure_speed(run, 8, ((32, 48), (32, 48)), online=False)
+    names = open_data(run.data, "train").class_names
+    speed = measure_speed(run, Form(2, "stored"), names, ((32, 48), (32, 48)))
     assert speed.device == "this CPU"
     assert all(0 < value < 10 for name, value in vars(speed).items() if name != "device")
     found = estimate(run, Trials(2), open_data(run.data, "train"), open_data(run.data, "val"), measured=True)
@@ -118,3 +122,61 @@ def test_this_machine_is_measured_by_real_steps(tiny: dict[str, Any]) -> None:
     # 2 runs of 4 epochs of 12 images; another process may slow either measurement down.
     assert hours["training of trials"].value * 3600 == pytest.approx(96 * speed.training, rel=1.0)
     assert isinstance(speed, Speed)
+
+
+def of_teacher(tiny: dict[str, Any], tmp_path: Path, teacher: dict[str, Any], **data: Any) -> RunConfig:
+    return a_run(tiny | {"teacher": teacher, "data": {**tiny["data"], **data}}, f"data.views_dir={tmp_path / 'cache'}")
+
+
+# Of `small(8)`, which has stride 4: products of a 3x3 convolution, two operations each, and bytes.
+PRODUCTS, WEIGHTS = 2 * 27 * 8 * (32 // 4) * (48 // 4), 4 * (27 * 8 + 8 + 4 * 8) + 8
+
+
+@pytest.mark.parametrize("software", ["function", "net.pt", "net.pt2"])
+def test_a_finished_teacher_of_other_software_counts_as_what_it_is(
+    tiny: dict[str, Any], tmp_path: Path, software: str
+) -> None:
+    save_graphs(tmp_path, small(8), 32, 48)
+    teacher: dict[str, Any] = {"checkpoint": str(tmp_path / software)}
+    if software == "function":
+        teacher = {"factory": "tests.models.teachers.foreign_networks:small", "arguments": {"classes": 8}}
+    run = of_teacher(tiny, tmp_path, {**teacher, "mode": "online"})
+    found = figures(run)
+    # It is not trained; its scores are measured on six images, and nothing is stored of it.
+    assert found["teacher, A100"] == pytest.approx(6 * PRODUCTS / DEVICES["A100"] / 3600)
+    # Constants of the normalisation, six numbers, are counted too; graphs fold nothing else into theirs.
+    assert found["teacher's weights"] == pytest.approx(WEIGHTS, abs=4 * 8)
+    without = figures(of_teacher(tiny, tmp_path, {**teacher, "mode": "stored"}))
+    more = found["trials, A100"] - without["trials, A100"]
+    assert more == pytest.approx(4 * 12 * PRODUCTS / DEVICES["A100"] / 3600)
+    assert found["teacher's pass"] > 4 * 4 * 8 * 8 * 12 / 2
+
+
+def test_hours_of_finished_teachers_are_measured_too(tiny: dict[str, Any], tmp_path: Path) -> None:
+    save_graphs(tmp_path, small(8), 32, 48)
+    train, val = (open_data(a_run(tiny).data, split) for split in ("train", "val"))
+    run = of_teacher(tiny, tmp_path, {"checkpoint": str(tmp_path / "net.onnx"), "mode": "online"})
+    hours = {f.what: f for f in estimate(run, Trials(1), train, val) if f.part == "time"}
+    assert hours["teacher, A100"].value == 0 and "--measure times them" in hours["teacher, A100"].how
+    assert "--measure times them" in hours["trials, A100"].how
+    measured = {f.what: f.value for f in estimate(run, Trials(1), train, val, measured=True) if f.part == "time"}
+    assert all(value > 0 for value in measured.values())
+
+
+def test_given_logits_cost_no_pass(tiny: dict[str, Any], tmp_path: Path) -> None:
+    save_logits(tmp_path / "logits", tiny)
+    given = {"views": "auto", "scale": [1.0, 1.0], "crop": [32, 32]}
+    run = of_teacher(tiny, tmp_path, {"checkpoint": str(tmp_path / "logits")}, **given)
+    found = figures(run)
+    assert found["teacher, A100"] == 0 and found["trials, A100"] > 0 and "teacher's weights" not in found
+    train, val = (open_data(run.data, split) for split in ("train", "val"))
+    measured = {f.what: f.value for f in estimate(run, Trials(1), train, val, measured=True) if f.part == "time"}
+    assert measured["teacher"] == 0 and measured["training of trials"] > 0
+
+
+def test_classes_of_a_finished_teacher_are_compared_before_its_cost_is_counted(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    function = {"factory": "tests.models.teachers.foreign_networks:small", "arguments": {"classes": 5}}
+    with pytest.raises(UserError, match="has 5 classes without names, the data 8"):
+        figures(of_teacher(tiny, tmp_path, function))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from bpkd_search.blocks import in_words
 from bpkd_search.config.networks import Input, Teacher
 from bpkd_search.errors import CheckpointError, ConfigError, UserError
 from bpkd_search.imports import argument_faults, first_line, import_object
@@ -42,9 +45,19 @@ def open_function(teacher: Teacher, path: Path, device: torch.device) -> Opened:
     names, said = teacher.classes or getattr(net, "classes", None), getattr(net, "input", None)
     return Opened(
         net.float().eval().to(device),
-        teacher.input or (Input.model_validate(said) if isinstance(said, dict) else Input()),
+        teacher.input or (_input(said, place) if isinstance(said, dict) else Input()),
         tuple(map(str, names)) if isinstance(names, tuple | list) else None,
     )
+
+
+def _input(said: dict[str, Any], place: str) -> Input:
+    try:
+        return Input.model_validate(said)
+    except ValidationError as e:
+        faults = [in_words(Input, error) for error in e.errors()]
+        raise ConfigError(
+            [f"teacher.factory: {place} returned a module whose input.{fault}" for fault in faults]
+        ) from e
 
 
 def weights_of(net: nn.Module) -> Weights:

@@ -120,7 +120,10 @@ class PixelScores(nn.Module):
 
 
 def read_input(path: Path) -> Input:
-    """Return what a network reads, as its folder says; ImageNet's mean and deviation if it says nothing."""
+    """Return what a network reads, as its folder says; ImageNet's mean and deviation if it says nothing.
+
+    Raises `CheckpointError` for numbers that cannot be a mean or a deviation.
+    """
     found = read_json(path / "preprocessor_config.json")
     found = found or read_json(path / "processor_config.json").get("image_processor", {})
     # Pixels after rescaling are in 0..1, and in 0..255 without it.
@@ -128,13 +131,25 @@ def read_input(path: Path) -> Input:
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if found.get("do_normalize", not found or "image_mean" in found):
         given = Input()
-        mean = tuple(found.get("image_mean") or [value / 255 for value in given.in_bytes()[0]])
-        std = tuple(found.get("image_std") or [value / 255 for value in given.in_bytes()[1]])
+        usual = {"image_mean": given.in_bytes()[0], "image_std": given.in_bytes()[1]}
+        mean, std = (_three(found.get(key) or [x / 255 for x in values], key, path) for key, values in usual.items())
     return Input(
         mean=tuple(value / largest for value in mean),
         std=tuple(value / largest for value in std),
         channels="bgr" if found.get("do_flip_channel_order") else "rgb",
     )
+
+
+def _three(value: Any, key: str, path: Path) -> tuple[float, float, float]:
+    """Return the values of three channels; one number is that of each."""
+    values = value if isinstance(value, list) else [value] * 3
+    least = 0 if key == "image_std" else float("-inf")
+    if len(values) != 3 or not all(isinstance(x, int | float) and x > least for x in values):
+        raise CheckpointError(
+            f"{path}: its preprocessor has {key} {value!r}, must be three numbers, deviations above 0"
+        )
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from bpkd_search.config.networks import Input, Teacher
 from bpkd_search.config.software import software_of, teacher_title
 from bpkd_search.errors import CheckpointError, ConfigError, MissingPackageError
+from bpkd_search.models.teachers.huggingface import read_input
 from bpkd_search.models.teachers.open import Probe, open_network
 from tests.models.teachers.foreign_networks import (
     images,
@@ -322,3 +324,39 @@ def test_a_package_that_is_not_installed_names_its_extra(tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'bpkd-search\[huggingface\]'"):
         open_network(Teacher(checkpoint=tmp_path), tmp_path, CPU)
+
+
+def test_a_function_s_faults_name_its_key_and_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        "from torch import nn",
+        "class Net(nn.Conv2d):",
+        "    input = {'mean': [1, 2], 'rnage': 255}",
+        "def odd(): return Net(3, 8, 3)",
+        "def flat(): return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())",
+    ]
+    (tmp_path / "odd_teacher.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        Probe(Teacher(factory="odd_teacher:odd"), Path())
+    said = str(caught.value)
+    assert "teacher.factory: odd_teacher:odd returned a module whose input.mean.2: is required" in said
+    assert "input.rnage: unknown key; did you mean range?" in said
+    with pytest.raises(ConfigError, match=r"odd_teacher:flat cannot read an image of 32x48: returns a tensor of shape"):
+        Probe(Teacher(factory="odd_teacher:flat"), Path()).shape(32, 48)
+    (tmp_path / "weights.pt").write_bytes(b"abc")
+    spoilt = Teacher(factory="odd_teacher:flat", checkpoint=tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"teacher\.checkpoint: .*weights\.pt: is not a readable PyTorch file"):
+        Probe(spoilt, tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize(
+    ("std", "expected"), [(0.5, (127.5,) * 3), ([0.1, 0.2, 0.4], (25.5, 51.0, 102.0)), ([0.5], None), ([1, 0, 1], None)]
+)
+def test_a_preprocessor_may_give_one_number_for_all_channels(tmp_path: Path, std: Any, expected: Any) -> None:
+    tree = {"do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": std}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(tree))
+    if expected is None:
+        with pytest.raises(CheckpointError, match=r"image_std .* must be three numbers"):
+            read_input(tmp_path)
+    else:
+        assert read_input(tmp_path).in_bytes()[1] == pytest.approx(expected)
