@@ -207,8 +207,8 @@ def test_a_damaged_file_of_the_cache_says_how_to_go_on(tiny: dict[str, Any], tmp
     run, path = parse(SearchConfig, tiny, "test").run(), tmp_path / "teacher.safetensors"
     path.write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match=r"teacher\.safetensors: .*: delete it, and the next start trains") as e:
-        teacher.open_teacher(run, 8, path, torch.device("cpu"))
+        teacher.open_teacher(run, [str(number) for number in range(8)], path, torch.device("cpu"))
     given = run.model_copy(update={"teacher": run.teacher.model_copy(update={"checkpoint": path})})
     with pytest.raises(CheckpointError) as own:
-        teacher.open_teacher(given, 8, path, torch.device("cpu"))
+        teacher.open_teacher(given, [str(number) for number in range(8)], path, torch.device("cpu"))
     assert str(e.value).startswith(str(own.value)) and "delete" not in str(own.value)
