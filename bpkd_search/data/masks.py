@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -138,7 +139,7 @@ def shown(values: Sequence[int], *, colours: bool = False) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
-class MaskDataset:
+class MaskDataset(ABC):
     """Images with masks whose values a table maps to class ids; see `Dataset`.
 
     `__getitem__` raises `DataError` if a file is damaged, sizes differ or a mask holds unknown values.
@@ -165,17 +166,17 @@ class MaskDataset:
         """Return the number of samples."""
         return len(self.names)
 
+    @abstractmethod
     def places(self, index: int) -> tuple[str, str]:
         """Return how image and mask of a sample are called in messages."""
-        raise NotImplementedError
 
+    @abstractmethod
     def image_file(self, index: int) -> File:
         """Return the file of a sample's image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mask(self, index: int) -> Values:
         """Return the values of a sample's mask, int64 [H, W]. Raises `DataError` if it is damaged."""
-        raise NotImplementedError
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """Return a sample's image, uint8 [H, W, 3] (RGB). Raises `DataError` if it is damaged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 Outputs = tuple[Tensor, Tensor | None, Tensor | None]
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A segmentation network: maps unnormalised images to class logits.
 
     Takes images [B, 3, H, W], red first, as uint8 or as float in 0..255, so that teacher and student read the same
@@ -23,15 +24,15 @@ class Network(nn.Module):
     auxiliary: nn.Module | None  # no default: a class attribute would hide the module of an instance
     auxiliary_weight: float = 0.0
 
+    @abstractmethod
     def outputs(self, images: Tensor) -> Outputs:
         """Return logits [B, num_classes, h, w], features [B, channels, h, w] or None, auxiliary logits or None."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, Tensor | None]:
         """Return logits [B, num_classes, h, w], with `return_features` also the features, None if it gives none."""
         logits, features, _ = self.outputs(images)
         return (logits, features) if return_features else logits
 
+    @abstractmethod
     def heads(self) -> Sequence[nn.Module]:
         """Return the parts that `train.head_lr` is about."""
-        raise NotImplementedError

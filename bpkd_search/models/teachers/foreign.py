@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -60,6 +60,10 @@ class ForeignTeacher(Network):
         if self.match is not None:
             logits = self.match(logits.shape[1])(logits)
         return logits, None, None
+
+    def heads(self) -> Sequence[nn.Module]:
+        """Return nothing: a finished teacher is not trained."""
+        return []
 
     def _padded(self, images: Tensor) -> Tensor:
         multiple = self.opened.input.multiple
