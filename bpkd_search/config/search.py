@@ -39,6 +39,19 @@ class GpSampler(Block):
     startup: int = Field(default=10, ge=1, description="Random points before the model is used.")
 
 
+class ModelSampler(Block):
+    """The search's own Gaussian process over the space, which also learns from early reports."""
+
+    name: Literal["model"] = "model"
+    startup: int | None = Field(
+        default=None, ge=1, description="Points of a Sobol sequence before the model is used; by default 4 to 10."
+    )
+
+    def points_before(self, trials: int) -> int:
+        """How many points precede the model's in a search of so many trials: one in eight, and 4 to 10."""
+        return self.startup if self.startup is not None else max(4, min(10, trials // 8))
+
+
 class CmaEsSampler(Block):
     """CMA-ES; samples choices and conditional parameters at random, and takes one objective."""
 
@@ -62,6 +75,7 @@ Sampler = Annotated[
     | Annotated[QmcSampler, Tag("qmc")]
     | Annotated[TpeSampler, Tag("tpe")]
     | Annotated[GpSampler, Tag("gp")]
+    | Annotated[ModelSampler, Tag("model")]
     | Annotated[CmaEsSampler, Tag("cmaes")]
     | Annotated[Nsga2Sampler, Tag("nsga2")],
     Discriminator(_sampler),
@@ -72,15 +86,17 @@ class Scheduler(Block):
     """The rule that stops trials early, judged on epochs or on GPU-seconds spent in training.
 
     `asha` keeps one in `reduction` at rungs of grace, grace * reduction, ...; `hyperband` runs several such
-    brackets that begin later and later; `median` stops what is below the median of the others' averages.
+    brackets that begin later and later; `median` stops what is below the median of the others' averages; `model`
+    stops a trial whose chance to be the best is small, once its predictions of other trials hold.
     """
 
-    name: Literal["asha", "hyperband", "median", "none"] = Field(
+    name: Literal["asha", "hyperband", "median", "model", "none"] = Field(
         default="asha", description="The rule; none runs every trial in full."
     )
     axis: Literal["epochs", "gpu_seconds"] = Field(default="epochs", description="What reports are compared at.")
     grace: float = Field(default=2, gt=0, description="Nothing is stopped before this much, in units of `axis`.")
     reduction: int = Field(default=3, ge=2, description="One in this many continues after each rung.")
+    chance: float = Field(default=0.1, gt=0, lt=1, description="`model` stops a trial whose chance is below this.")
 
 
 class Budget(Block):
@@ -193,7 +209,7 @@ class Search(Block):
         if self.sampler.name == "cmaes" and (several or self.constraints):
             raise ValueError("sampler cmaes takes one objective and no constraints; valid: tpe, gp, nsga2")
         if several and self.scheduler.name == "median":
-            raise ValueError("scheduler median takes one objective; valid: asha, hyperband, none")
+            raise ValueError("scheduler median takes one objective; valid: asha, hyperband, model, none")
         if several and next(iter(self.objectives)) not in SCORES:
             raise ValueError(f"the first objective ranks and must be one of {', '.join(SCORES)}")
         return self

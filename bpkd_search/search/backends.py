@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from bpkd_search.experiment.schema import BASELINE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.metrics.table import COSTS, SCORES
 from bpkd_search.results.leaderboard import Leaderboard
+from bpkd_search.search.encoding import parameters_of
 
 Report = dict[str, Any]
 
@@ -32,13 +35,17 @@ class Backend(Protocol):
 class TableBackend:
     """Recorded trials: a proposal gets the curve of the nearest recorded point of the space.
 
-    `table` holds a row an epoch of a trial: `number`, `epoch`, `gpu_seconds`, the metrics, and a column for every
-    parameter of the space. Nearness is the root mean square of the distances by parameter, each a share of its
-    range. Trials that were not recorded to the highest epoch are left out. Raises `ExperimentError`.
+    `table` holds a row an epoch of a trial: `number`, or `setting` and `seed` where settings were run with several
+    seeds, `epoch`, `gpu_seconds`, the metrics, and a column for every parameter of the space. Nearness is the root
+    mean square of the distances by parameter, each a share of its range. Of several seeds, a trial draws one by its
+    point, and its replicates, with other training seeds, get the others. Trials that were not recorded to the
+    highest epoch are left out. Raises `ExperimentError`.
     """
 
     def __init__(self, table: pd.DataFrame, config: SearchConfig) -> None:
-        needed = ["number", "epoch", "gpu_seconds", *config.search.goals, *config.space]
+        if "setting" not in table and "number" in table:
+            table = table.assign(setting=table["number"], seed=0)
+        needed = ["setting", "seed", "epoch", "gpu_seconds", *config.search.goals, *config.space]
         if missing := [name for name in needed if name not in table]:
             raise ExperimentError(f"table: has no column {', '.join(missing)}")
         self.config = config
@@ -48,31 +55,44 @@ class TableBackend:
                 f"table: holds trials of {self.epochs} epochs and train.epochs is {config.train.rounds()};"
                 f" say --set train.epochs={self.epochs}"
             )
-        curves = {int(str(n)): rows.sort_values("epoch") for n, rows in table.groupby("number")}
-        self.curves: dict[int, list[dict[str, Any]]] = {
-            n: [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
-            for n, rows in curves.items()
-            if len(rows) == self.epochs
-        }
+        # By setting, the curve of each seed.
+        self.curves: dict[int, list[list[dict[str, Any]]]] = {}
+        for (setting, _), rows in table.sort_values("epoch").groupby(["setting", "seed"]):
+            if len(rows) == self.epochs:
+                curve = [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
+                self.curves.setdefault(int(setting), []).append(curve)
         if not self.curves:
             raise ExperimentError(f"table: holds no trial with every epoch up to {self.epochs}")
-        self._points = {n: _present({path: rows[0][path] for path in config.space}) for n, rows in self.curves.items()}
+        self._points = {n: parameters_of(config.space, curves[0][0]) for n, curves in self.curves.items()}
+        self._nearest: dict[str, int] = {}
 
     def nearest(self, trial: Trial) -> int:
-        """The recorded trial nearest to a proposal."""
-        tree, space = to_tree(trial.run), self.config.space
-        point = _present({path: find(tree, path) for path in space})
-        return min(self.curves, key=lambda number: apart(space, point, self._points[number]))
+        """The recorded setting nearest to a proposal."""
+        point = self._point(trial)
+        if (key := repr(point)) not in self._nearest:
+            space = self.config.space
+            self._nearest[key] = min(self.curves, key=lambda number: apart(space, point, self._points[number]))
+        return self._nearest[key]
 
     def report(self, trial: Trial, epoch: int) -> Report:
         """The recorded report."""
-        row = self.curves[self.nearest(trial)][epoch - 1]
+        curves = self.curves[self.nearest(trial)]
+        drawn = crc32(repr(self._point(trial)).encode()) + trial.run.train.seed
+        row = curves[drawn % len(curves)][epoch - 1]
         report = {name: row[name] for name in (*SCORES, *COSTS) if name in row}
         return {**report, "epoch": epoch, "final": epoch >= self.epochs}
 
+    def mean(self, setting: int, metric: str) -> float:
+        """The mean final value of a setting over its seeds."""
+        return fmean(float(curve[-1][metric]) for curve in self.curves[setting])
+
     def best(self, metric: str) -> float:
-        """The highest final value on record."""
-        return max(float(rows[-1][metric]) for rows in self.curves.values())
+        """The highest mean final value on record."""
+        return max(self.mean(setting, metric) for setting in self.curves)
+
+    def _point(self, trial: Trial) -> Point:
+        tree = to_tree(trial.run)
+        return parameters_of(self.config.space, {path: find(tree, path) for path in self.config.space})
 
 
 class CurveBackend:
@@ -103,11 +123,6 @@ class CurveBackend:
             "gpu_seconds": seconds * epoch,
             "final": final,
         }
-
-
-def _present(values: Point) -> Point:
-    """The values without those that a table leaves empty."""
-    return {path: value for path, value in values.items() if value is not None and value == value}
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -27,10 +27,12 @@ from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, OOM, PRUNE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.history import History
 from bpkd_search.search.judging import Judging
+from bpkd_search.search.learned import Learned, LearnedRungs
+from bpkd_search.search.model import Model
 from bpkd_search.search.plan import Plan
 from bpkd_search.search.ranking import ranked
 from bpkd_search.search.spending import Spending, gpu_seconds
-from bpkd_search.search.stopping import make_rungs
+from bpkd_search.search.stopping import Stopping, make_rungs
 from bpkd_search.search.study import Study
 from bpkd_search.search.warm_start import Found, find_sources, judge
 
@@ -68,7 +70,13 @@ class Engine:
         self.closed: str | None = None
         scheduler = config.search.scheduler
         full = self.max_epochs if scheduler.axis == "epochs" else (config.train.gpu_seconds or math.inf)
-        self.rungs = make_rungs(scheduler, full)
+        modelled = "model" in (config.search.sampler.name, scheduler.name)
+        self.learned = Learned(config) if modelled else None
+        self._restoring = True
+        if self.learned is not None and scheduler.name == "model":
+            self.rungs: Stopping = LearnedRungs(self.learned, scheduler.grace, scheduler.chance)
+        else:
+            self.rungs = make_rungs(scheduler, full)
         self.plan = Plan(config, fixed, sampled)
         self.total = self.plan.total
         self._judging = Judging(config.search, self.plan.fixed, self.trials)
@@ -82,6 +90,7 @@ class Engine:
         for event in read_events(directory):
             self._restore(event)
         self._open_study(history, directory, storage)
+        self.study.learned, self._restoring = self.learned, False
         self.recorder = Recorder(directory, config.name, parameter_kinds(config), version, clock)
         self._spending.go_on()
         self._session_is_logged = False
@@ -117,8 +126,7 @@ class Engine:
             return self._unfinished.popleft() if self._unfinished else None
         self.judge_sources()
         trial = self.plan.trial(number, self.study.ask)
-        self.trials[number] = trial
-        self.plan.runs(trial.run)
+        self._begin(trial)
         tree = to_tree(trial.run)
         self._log(
             "ask",
@@ -215,6 +223,24 @@ class Engine:
         """The trials that ran their full budget, best first."""
         return ranked(self.trials.values(), self.metric)
 
+    def model(self) -> Model:
+        """A model of the metric that ranks, from all that the trials reported."""
+        if self.learned is not None:
+            return self.learned.models[0]
+        direction = self.goals[self.metric]
+        model = Model(self.config.space)
+        for number, trial in self.trials.items():
+            point = coordinates(self.config.space, self.plan.base, trial.run)
+            if point is not None:
+                model.asked(number, point)
+                for epoch, report in trial.reports.items():
+                    model.reported(number, epoch, report)
+        for number in self.states:
+            value = self.trials[number].last().get(self.metric)
+            if self.trials[number].state == COMPLETE and value is not None:
+                model.ended(number, value if direction == "max" else -value)
+        return model
+
     @property
     def done(self) -> bool:
         """Whether every trial has ended and no other is to come."""
@@ -227,12 +253,25 @@ class Engine:
         """Seconds inside training, over all trials."""
         return gpu_seconds(self.trials.values())
 
+    def _begin(self, trial: Trial) -> None:
+        """What follows from an ask, when it happens and when it is restored."""
+        self.trials[trial.number] = trial
+        self.plan.runs(trial.run)
+        if self.learned is not None:
+            point = coordinates(self.config.space, self.plan.base, trial.run)
+            if point is not None:
+                self.learned.asked(trial.number, point)
+
     def _take(self, trial: Trial, epoch: int, report: dict[str, Any]) -> None:
         trial.reports[epoch] = report
         values = self._judging.values(report)
         if values is None:
             return
         self.study.report(trial.number, epoch, [report[name] for name in self.goals])
+        if self.learned is not None:
+            self.learned.reported(trial.number, epoch, report)
+            if self._restoring and isinstance(self.rungs, LearnedRungs):
+                return  # the log says which trials were stopped, and the models need not be fitted again to know it
         position = epoch if self.config.search.scheduler.axis == "epochs" else report["gpu_seconds"]
         if trial.origin != BASELINE and not self._is_final(report):
             trial.stop = trial.stop or not self.rungs.report(trial.number, position, values)
@@ -249,6 +288,9 @@ class Engine:
         told = self._judging.told(trial)
         if told is not None:
             self.study.tell(trial.number, *told)
+            if self.learned is not None:
+                state, values, _, broken = told
+                self.learned.told(trial.number, state, values, broken)
         return told is not None
 
     def _judge_again(self) -> None:
@@ -306,8 +348,7 @@ class Engine:
         elif kind == "ask":
             # What is left of it runs where the data are now.
             run = at_its_place(event["config"], self.plan.base, self.config.space)
-            self.trials[number] = Trial(number, event["method"], event["origin"], run)
-            self.plan.runs(run)
+            self._begin(Trial(number, event["method"], event["origin"], run))
             given = event["origin"] != SAMPLED
             if event["origin"] != BASELINE or coordinates(self.config.space, self.plan.base, run) is not None:
                 point = active_part(self.config.space, to_tree(self.plan.base), event["point"])

@@ -13,6 +13,7 @@ from bpkd_search.config.distributions import quantile, to_optuna
 from bpkd_search.config.search import (
     CmaEsSampler,
     GpSampler,
+    ModelSampler,
     Nsga2Sampler,
     QmcSampler,
     RandomSampler,
@@ -63,13 +64,13 @@ class Sobol(samplers.BaseSampler):
 def make_sampler(
     settings: Sampler, space: Mapping[str, Distribution], seed: int, fixed_seed: int, number: int
 ) -> samplers.BaseSampler:
-    """The sampler that a `sampler` block names, for the ask of trial `number`.
+    """The sampler that a `sampler` block names, for the ask of trial `number`; for `model` the one that begins.
 
     `seed` differs from ask to ask; `fixed_seed` stays, for sequences that would restart with another. A
     conditional space is sampled by TPE in groups of parameters that occur together. Raises `MissingPackageError`
     if the package of a sampler is not installed.
     """
-    if isinstance(settings, QmcSampler):
+    if isinstance(settings, QmcSampler | ModelSampler):
         return Sobol(space, fixed_seed, number)
     return _MAKERS[type(settings)](settings, any(distribution.when for distribution in space.values()), seed)
 

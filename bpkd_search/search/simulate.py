@@ -36,17 +36,30 @@ class Outcome:
     """A simulated search: its engine, best-so-far at every full-budget end, and how busy the slots were.
 
     `curve` holds (GPU-seconds spent by all trials, best metric so far of trials that ran their full budget and keep
-    the constraints); `busy` is the share of the slots' time spent in trials until the last trial was handed out.
+    the constraints), `full` (GPU-seconds, trial) of each such trial; `busy` is the share of the slots' time spent in trials until the last trial was handed out.
     """
 
     engine: Engine
     curve: list[tuple[float, float]] = field(default_factory=list)
+    full: list[tuple[float, Trial]] = field(default_factory=list)
     wall_seconds: float = 0.0
     busy: float = 0.0
 
     def seconds_to(self, target: float) -> float:
         """GPU-seconds until the best reached `target`; infinite if it never did."""
         return next((spent for spent, best in self.curve if best >= target), math.inf)
+
+    def best_score(self) -> Trial:
+        """The full-budget trial with the best score of its own."""
+        return self.engine.ranked()[0]
+
+    def best_estimate(self) -> Trial:
+        """The full-budget trial whose setting has the best estimated mean, or the best score where none is known."""
+        model = self.engine.model()
+        if not model.ready:
+            return self.best_score()
+        numbers = model.full()
+        return self.engine.trials[numbers[int(np.argmax(model.estimate(numbers).mean))]]
 
 
 class Clock:
@@ -123,6 +136,7 @@ def _loop(engine: Engine, backend: Backend, slots: int, clock: Clock, outcome: O
         free += 1
         if trial.state == COMPLETE and trial.feasible is not False:
             best = max(best, float(trial.last()[engine.metric]))
+            outcome.full.append((spent, trial))
         outcome.curve.append((spent, best))
     outcome.wall_seconds = clock.now
 
@@ -137,21 +151,28 @@ def simulate(
 ) -> tuple[pd.DataFrame, dict[str, list[Outcome]]]:
     """Compare strategies (sampler, scheduler) on recorded trials, in simulated time, over seeds.
 
-    `table` holds the recorded trials as `TableBackend` takes them, or is a path that `read_table` takes.
-    Gives a row a strategy: quartiles of the GPU-seconds until `target` (infinite where a search never got there), of
-    the best found, and of GPU-seconds in all; and the outcomes by strategy. Raises `ConfigError`, `ExperimentError`.
+    `table` holds the recorded trials as `TableBackend` takes them, or is a path that `read_table` takes. What a setting
+    is worth is its mean over the recorded seeds, which a search does not see. Gives a row a strategy: quartiles of the
+    GPU-seconds until a trial of a setting worth `target` has run in full (infinite where none has), the share of
+    searches where one has, the best score found, GPU-seconds in all, and the mean regret (the best setting's worth less
+    the chosen one's) of choosing by the best estimate and by the best score; and the outcomes by strategy.
+    Raises `ConfigError`, `ExperimentError`.
     """
     table = table if isinstance(table, pd.DataFrame) else read_table(Path(table))
-    backend, goal = TableBackend(table, config), target(config, table)
+    backend, goal, metric = TableBackend(table, config), target(config, table), config.search.ranked_by
     configs = {
         f"{sampler} + {scheduler}": [with_strategy(config, sampler, scheduler, seed) for seed in range(seeds)]
         for sampler, scheduler in strategies
     }
+
+    def worth(trial: Trial) -> float:
+        return backend.mean(backend.nearest(trial), metric)
+
     rows, outcomes = [], {}
     for name, searches in configs.items():
         runs = [simulate_search(search, backend, slots=slots) for search in searches]
         outcomes[name] = runs
-        to_target = np.array([run.seconds_to(goal) for run in runs])
+        to_target = np.array([next((s for s, trial in run.full if worth(trial) >= goal), math.inf) for run in runs])
         found = np.array([run.curve[-1][1] for run in runs])
         rows.append(
             {
@@ -160,13 +181,16 @@ def simulate(
                 "reached": float(np.isfinite(to_target).mean()),
                 **_quartiles("best", found),
                 "gpu_seconds": float(np.median([run.curve[-1][0] for run in runs])),
+                "regret": backend.best(metric) - float(np.mean([worth(run.best_estimate()) for run in runs])),
+                "regret_of_best_score": backend.best(metric)
+                - float(np.mean([worth(run.best_score()) for run in runs])),
             }
         )
     return pd.DataFrame(rows), outcomes
 
 
 def target(config: SearchConfig, table: pd.DataFrame, tolerance: float = 0.005) -> float:
-    """What a simulated search should reach: the table's best final value less `tolerance`."""
+    """What a simulated search should reach: the mean final value of the table's best setting, less `tolerance`."""
     return TableBackend(table, config).best(config.search.ranked_by) - tolerance
 
 

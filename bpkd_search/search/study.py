@@ -15,8 +15,10 @@ from optuna.trial import TrialState
 from bpkd_search.config.distributions import distance, suggest, to_optuna
 from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.points import Point, in_order, is_active, to_tree
+from bpkd_search.config.search import ModelSampler
 from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED
 from bpkd_search.search.distinct import Distinct, every_point
+from bpkd_search.search.learned import Learned
 from bpkd_search.search.samplers import make_sampler
 
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
@@ -55,6 +57,8 @@ class Study:
         )
         self.study.set_metric_names(list(self.goals))
         self._storage = storage
+        # What the sampler `model` proposes by; set by the search that has it.
+        self.learned: Learned | None = None
         self._trials: dict[int, OptunaTrial] = {}
         self._points: dict[int, Point] = {}
         self._reported: dict[int, set[int]] = {}
@@ -76,6 +80,9 @@ class Study:
         seed, second_seed = (int(word) for word in entropy.generate_state(2))
         search, space = self.config.search, self.config.space
         sampler = make_sampler(search.sampler, space, seed, search.seed, number)
+        if self.learned is not None and isinstance(search.sampler, ModelSampler):
+            startup = search.sampler.points_before(search.trials)
+            sampler = self.learned.sampler(self._base, sampler, startup, seed)
         self.study.sampler = Distinct(sampler, space, self._base, self._repeats, self.every_point, second_seed)
         trial = self._trials.get(number)
         if trial is None:  # else a driver asked for it and died before the search knew

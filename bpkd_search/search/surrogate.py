@@ -1,0 +1,120 @@
+"""A Gaussian process over a space: what the mean over seeds at full budget is, at any point, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve
+from scipy.optimize import minimize
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
+
+from bpkd_search.search.encoding import Vectors
+
+Values = NDArray[np.float64]
+# Prior means and deviations of the logarithms of the kernel's parameters, for values of unit variance in a unit cube.
+# Noise: between-seed variance is some 0.2 of all variance in distillation searches. Length scales grow with
+# the root of the dimensions, as distances do (Hvarfner et al. 2024, arXiv 2402.02229).
+_SIGNAL = (math.log(0.7), 0.7)
+_NOISE = (math.log(0.2), 0.7)
+_LENGTH = (math.log(0.5), 0.7)
+_MOST_STEPS = 30
+
+
+class Prediction(NamedTuple):
+    """Mean and standard deviation of the mean over seeds, each float64 [points]."""
+
+    mean: Values
+    deviation: Values
+
+
+def fit_kernel(vectors: Vectors, values: Values) -> Kernel:
+    """The kernel with the most probable parameters: a Matern 5/2 kernel with a length scale an axis, and noise.
+
+    `values`, float64 [n], are those of trials at full budget at `vectors`, float64 [n, width]. The same input gives
+    the same kernel.
+    """
+    prior = _prior(vectors.shape[1])
+    if len(values) < 2 or np.ptp(values) == 0:
+        return prior
+    return _process(prior, 1e-10, _most_probable).fit(vectors, _scaled(values, values)).kernel_
+
+
+class Surrogate:
+    """A Gaussian process with a known kernel, given what trials came to.
+
+    `values` at `vectors` are those of full-budget trials, or forecasts of them; `variance`, float64 [n], is how unsure
+    a forecast is, in squared units of the values, and zero for a trial that ran in full. `scale` are the values that
+    the kernel was fitted to.
+    """
+
+    def __init__(self, kernel: Kernel, vectors: Vectors, values: Values, variance: Values, scale: Values) -> None:
+        self._mean, self._deviation = float(scale.mean()), float(scale.std()) or 1.0
+        self._vectors, self._values = vectors, values
+        self.process = _process(kernel, 1e-10 + variance / self._deviation**2, None)
+        self.process.fit(vectors, _scaled(values, scale))
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation between seeds."""
+        return self._deviation * math.sqrt(_white(self.process.kernel_))
+
+    def predict(self, vectors: Vectors) -> Prediction:
+        """The mean over seeds at each of the points."""
+        mean, deviation = self.process.predict(vectors, return_std=True)
+        # The process's own variance is that of one more trial, its noise included.
+        variance = np.maximum(deviation**2 - _white(self.process.kernel_), 1e-12)
+        return Prediction(self._mean + self._deviation * mean, self._deviation * np.sqrt(variance))
+
+    @cached_property
+    def held_out(self) -> Prediction:
+        """Each trial's value as all others predict it, with the deviation of a value, noise included."""
+        inverse = cho_solve((self.process.L_, True), np.eye(len(self._values)))
+        variance = 1 / np.diag(inverse)
+        return Prediction(
+            self._values - self._deviation * variance * self.process.alpha_, self._deviation * np.sqrt(variance)
+        )
+
+
+def _prior(width: int) -> Kernel:
+    lengths = np.full(width, math.exp(_LENGTH[0]) * math.sqrt(width))
+    signal = ConstantKernel(math.exp(_SIGNAL[0]), (1e-3, 1e2)) * Matern(lengths, (1e-2, 1e3), nu=2.5)
+    return signal + WhiteKernel(math.exp(_NOISE[0]), (1e-4, 1e1))
+
+
+def _most_probable(
+    objective: Callable[..., tuple[float, Values]], initial: Values, bounds: Values
+) -> tuple[Values, float]:
+    """Minimise the negative log likelihood less the log prior of the kernel's log parameters.
+
+    They come in the kernel's order: signal, length scales, noise; `initial` holds the prior means.
+    """
+    spread = np.array([_SIGNAL[1], *[_LENGTH[1]] * (len(initial) - 2), _NOISE[1]])
+
+    def loss(theta: Values) -> tuple[float, Values]:
+        value, gradient = objective(theta, eval_gradient=True)
+        away = (theta - initial) / spread
+        return value + 0.5 * float(away @ away), gradient + away / spread
+
+    found = minimize(loss, initial, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _MOST_STEPS})
+    return found.x, float(found.fun)
+
+
+def _process(kernel: Kernel, noise: Any, optimizer: Any) -> GaussianProcessRegressor:
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    return GaussianProcessRegressor(kernel, alpha=noise, optimizer=optimizer)
+
+
+def _scaled(values: Values, by: Values) -> Values:
+    return (values - by.mean()) / (float(by.std()) or 1.0)
+
+
+def _white(kernel: Any) -> float:
+    return float(kernel.k2.noise_level)
