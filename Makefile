@@ -20,7 +20,7 @@ test: $(STAMP)  ## The ordinary tests, under 8 minutes on two cores.
 test-long: $(STAMP)  ## Searches that are killed and resumed, and other tests of several minutes.
 	$(BIN)/pytest -m long
 
-test-paper: $(STAMP)  ## Two training steps of the paper's settings at full size, on drawn images: hours on a CPU.
+test-paper: $(STAMP)  ## Two training steps of the paper's settings at full size, on drawn images.
 	$(BIN)/pytest -m long tests/training/test_paper_spaces.py
 
 test-versions:  ## The fast tests on the oldest and the newest supported Python of this machine, each in .venv-VERSION.

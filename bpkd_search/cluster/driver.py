@@ -27,7 +27,7 @@ from bpkd_search.cluster.watch import watch_ray
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.config.search import Resources
-from bpkd_search.errors import ConfigError, FullDiskError, HeldError, ResourceError, UserError
+from bpkd_search.errors import FullDiskError, HeldError, ResourceError, UserError
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.commit import all_commits, code_commit
 from bpkd_search.experiment.events import read_events
@@ -98,13 +98,7 @@ def resume_search(
     `accept_changes` what its trials read has changed.
     """
     directory = Path(directory)
-    config, began = experiment.read_config(directory), experiment.noted(directory).get("working_directory")
-    try:
-        return _drive(config, directory, address, verbose, wait, accept_changes)
-    except ConfigError as e:
-        if began in (None, os.getcwd()) or "no module" not in str(e):
-            raise
-        raise ConfigError([*e.faults, f"the search was started in {began}; resume it there"], str(directory)) from e
+    return _drive(experiment.read_config(directory), directory, address, verbose, wait, accept_changes)
 
 
 def _drive(
@@ -142,7 +136,7 @@ def run_engine(
     keep_best_students(directory, engine)
     progress.notes()
     config = engine.config
-    with interruptible(again):
+    with interruptible(again), origin.explaining():
         if not engine.done:
             from bpkd_search.cluster.trial import DistillationTrial
 

@@ -25,7 +25,8 @@ from bpkd_search.errors import ResourceError
 from bpkd_search.files import shown_bytes, write_bytes
 from bpkd_search.training.inputs import Say
 from bpkd_search.training.prepare import Prepared, prepare
-from bpkd_search.training.teacher import content_hash, teacher_files
+from bpkd_search.training.probe import teacher_files
+from bpkd_search.training.teacher import content_hash
 
 # Chunks of up to 64 MiB that wait in the object store for other nodes to ask for the same.
 KEPT = 4

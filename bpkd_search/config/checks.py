@@ -15,7 +15,7 @@ from bpkd_search.config.optimisation import LENGTH, Optimisation
 from bpkd_search.config.paths import get_path
 from bpkd_search.config.points import Point, holds, in_order, is_active, lay, probe_values, run_at, to_tree
 from bpkd_search.config.space import Choice, Distribution, FloatRange
-from bpkd_search.data.kinds import KINDS
+from bpkd_search.data.kinds import KINDS, repeated
 
 OWN_SCORE = "custom_score"
 # Only these leave the stored views valid and the trials comparable.
@@ -33,6 +33,9 @@ def cross_faults(config: RunConfig) -> list[str]:
         )
     if (required := KINDS[kind].required) and config.data.options is None:
         faults.append(f"data.{kind}: got nothing, is required with data.kind: {kind} ({', '.join(required)})")
+    # Scores of classes are listed by name. Searches of earlier versions, where names may repeat, can still be read.
+    if twice := repeated(getattr(config.data.options, "class_names", ())):
+        faults.append(f"data.{kind}.class_names: got {', '.join(twice)} more than once, must be distinct")
     teacher = config.teacher
     if teacher.smp is not None and teacher.checkpoint is None:
         faults.append(f"teacher.smp: got {dict(teacher.smp)}, needs teacher.checkpoint, the weights of that network")

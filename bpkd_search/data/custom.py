@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bpkd_search.data.base import IGNORE_INDEX, MAX_CLASSES, digest
 from bpkd_search.data.classes import colour_map
+from bpkd_search.data.kinds import repeated
 from bpkd_search.errors import ConfigError, DataError, UserError
 from bpkd_search.imports import argument_faults, first_line, import_object
 
@@ -31,6 +32,8 @@ class CustomDataset:
         names = getattr(own, "class_names", None)
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names) or not names:
             raise self._error(f"class_names is {names!r}, must be a list of one name per class")
+        if twice := repeated(names):
+            raise self._error(f"class_names has {', '.join(map(repr, twice))} more than once, must be distinct")
         if len(names) > MAX_CLASSES:
             raise self._error(f"has {len(names)} classes, may have {MAX_CLASSES}")
         if lacking := [name for name in ("__len__", "__getitem__") if not hasattr(own, name)]:

@@ -99,6 +99,11 @@ def colour_faults(
     return faults
 
 
+def repeated(names: Sequence[str]) -> list[str]:
+    """Return the names that are there more than once."""
+    return sorted({name for name in names if names.count(name) > 1})
+
+
 class HuggingFaceData(Block):
     """Which columns and splits of a data set saved by Hugging Face `datasets` are read, and how its mask ids map."""
 

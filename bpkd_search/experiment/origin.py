@@ -6,7 +6,9 @@ change that the user has accepted. A change is refused before anything is built 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,7 +20,7 @@ from pydantic import ValidationError
 from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.paths import find, set_path
 from bpkd_search.config.points import to_tree
-from bpkd_search.errors import ExperimentError
+from bpkd_search.errors import CheckpointError, ConfigError, DataError, ExperimentError
 from bpkd_search.experiment.events import read_events
 from bpkd_search.experiment.folder import note, noted
 
@@ -82,6 +84,20 @@ class Origin:
             say(f"accepted: {change}")
         if not self._then and next(read_events(self._directory), None) is not None:
             say(f"{self._directory}: was begun by an older version; what it reads is recorded from now on")
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Errors of modules and relative paths that are not found say where the search was started, if not here."""
+        run, began = self._config, self._noted.get("working_directory")
+        places = (run.data.root, run.teacher.checkpoint, run.teacher.weights, run.student.weights)
+        relative = any(place is not None and not place.expanduser().is_absolute() for place in places)
+        try:
+            yield
+        except (CheckpointError, ConfigError, DataError) as e:
+            said = str(e).lower()
+            if began in (None, os.getcwd()) or not ("no module" in said or (relative and "no such" in said)):
+                raise
+            raise ExperimentError(f"{e}\n  the search was started in {began}; continue it there") from e
 
     def record(self, **made: Content) -> None:
         """Write down the configuration, the contents and the accepted changes with the time.

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from bpkd_search.errors import CheckpointError
+
 Outputs = tuple[Tensor, Tensor | None, Tensor | None]
 
 
@@ -36,3 +38,12 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def heads(self) -> Sequence[nn.Module]:
         """Return the parts that `train.head_lr` is about."""
+
+
+def require_finite(logits: Tensor, advice: str = "") -> None:
+    """Raise `CheckpointError` unless all logits of a frozen teacher are finite; waits for the device."""
+    if not logits.isfinite().all():
+        raise CheckpointError(
+            "teacher: gives logits that are not finite (nan or inf) for images of the data; check its weights and"
+            f" teacher.input{advice}"
+        )

@@ -18,6 +18,7 @@ from bpkd_search.config.networks import Model
 from bpkd_search.config.points import Point, combinations, run_at
 from bpkd_search.config.software import HUB, WORDS, software_of
 from bpkd_search.config.space import Choice, Distribution
+from bpkd_search.data import Dataset
 from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import CheckpointError, ConfigError, ResourceError, UserError
 from bpkd_search.models import Network
@@ -30,6 +31,7 @@ from bpkd_search.training.distill import Distillation
 from bpkd_search.training.forms import map_grid, needs_features
 from bpkd_search.training.own import check_functions
 from bpkd_search.training.probe import is_foreign, probe, source_of, teacher_shape
+from bpkd_search.training.teacher import given_logits
 
 
 def check_networks(config: RunConfig) -> None:
@@ -97,10 +99,16 @@ def _foreign_faults(config: RunConfig) -> list[str]:
     return faults
 
 
-def check_classes(run: RunConfig, class_names: Sequence[str]) -> None:
-    """Match the classes of a teacher of other software with the data's. Raises `CheckpointError`, `ConfigError`."""
+def check_classes(run: RunConfig, train: Dataset, val: Dataset) -> None:
+    """Match the classes of a teacher of other software, or of given logits, with the data's.
+
+    Raises `CheckpointError`, `ConfigError`, and `DataError` for files of logits that cannot be read.
+    """
     if is_foreign(run.teacher):
-        probe(run.teacher).class_map(class_names, *run.data.crop)
+        probe(run.teacher).class_map(train.class_names, *run.data.crop)
+    elif software_of(run.teacher) == "logits":
+        for split, name in ((train, "train"), (val, "val")):
+            given_logits(run, split, name)
 
 
 def check_evaluation(run: RunConfig, size: Sequence[int]) -> None:
@@ -109,12 +117,13 @@ def check_evaluation(run: RunConfig, size: Sequence[int]) -> None:
     Raises `ConfigError` with the sizes that a network cannot take.
     """
     sizes, faults = input_sizes(size, run.data.evaluation), []
+    remedy = "set data.eval.crop" if run.data.eval.mode == "slide" else "set data.eval.mode to slide and data.eval.crop"
     models: dict[str, Model] = {"teacher": run.teacher, "student": run.student}
     if is_foreign(run.teacher):
         del models["teacher"]
         for seen in sizes:
             try:
-                probe(run.teacher).shape(*seen)
+                probe(run.teacher).shape(*seen, remedy)
             except ConfigError as e:
                 faults += [f"data.eval: {fault}" for fault in e.faults]
     elif software_of(run.teacher) == "logits":
@@ -123,7 +132,7 @@ def check_evaluation(run: RunConfig, size: Sequence[int]) -> None:
         f"data.eval: {name}{fault}"
         for name, model in models.items()
         for seen in sizes
-        for fault in _network_faults(plain(model), 0, *seen)
+        for fault in _network_faults(plain(model), 0, *seen, remedy)
     ]
     if faults:
         raise ConfigError(faults)
@@ -152,6 +161,16 @@ def check_weights(run: RunConfig, num_classes: int | None = None) -> None:
                 encoder_weights(without_memory(spec, 1).get_submodule("encoder"), path)
         except CheckpointError as e:
             raise CheckpointError(f"{key}: {e}") from e
+
+
+def require_files(run: RunConfig) -> None:
+    """Raise `CheckpointError` that names the key and the path of a file or folder of weights that is not there."""
+    teacher = run.teacher
+    first = None if teacher.checkpoint else teacher.weights
+    found = {"teacher.checkpoint": source_of(teacher), "teacher.weights": first, "student.weights": run.student.weights}
+    for key, path in found.items():
+        if path is not None and not path.expanduser().exists():
+            raise CheckpointError(f"{key}: {path}: no such file or folder")
 
 
 def without_memory(spec: Model, num_classes: int) -> Network:
@@ -214,6 +233,8 @@ def _step(run: RunConfig, store: ViewStore, device: torch.device, online: bool, 
     with training.train_mode():
         terms = training.step(images, labels, stored, progress=0.0)
     if odd := {name: float(value) for name, value in terms.items() if not value.isfinite()}:
+        if is_foreign(run.teacher):
+            training.require_teacher(images)
         shown = ", ".join(f"{name} is {value}" for name, value in odd.items())
         raise ConfigError([f"loss: {shown} on the first batch, before any training; must be a finite number"])
     if device.type == "cuda":
@@ -240,9 +261,10 @@ def _ends(path: str, distribution: Distribution) -> Sequence[Any]:
 
 
 @lru_cache(1024)
-def _network_faults(spec: Model, batch: int, height: int, width: int) -> tuple[str, ...]:
+def _network_faults(spec: Model, batch: int, height: int, width: int, remedy: str = "set data.crop") -> tuple[str, ...]:
     """What is wrong with a network, each as `.key: ...` or `: ...`. `batch` is that of its training, 0 for none.
 
+    `remedy` is what brings images to the size that a network was made for.
     The last device has the last word: not every network can be built on the first, which costs no memory.
     """
     faults: tuple[str, ...] = ()
@@ -258,7 +280,7 @@ def _network_faults(spec: Model, batch: int, height: int, width: int) -> tuple[s
             except Exception as e:
                 reason = (str(e).strip() or type(e).__name__).splitlines()[0]
                 if size := native_size(spec.encoder):
-                    reason += f" (it reads {size[0]}x{size[1]}: set data.crop to that)"
+                    reason += f" (it reads {size[0]}x{size[1]}: {remedy} to {list(size)})"
                 faults = (
                     f": {spec.described} cannot {'train on' if batch else 'read'} {max(batch, 1)} image(s)"
                     f" of {height}x{width}: {reason}",

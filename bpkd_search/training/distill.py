@@ -37,9 +37,10 @@ from bpkd_search.files import write_bytes
 from bpkd_search.losses import Criterion
 from bpkd_search.models import Network, count_parameters
 from bpkd_search.models.build import TEACHER_DTYPE, autocast, build_model, half_precision, pick_device
+from bpkd_search.models.network import require_finite
 from bpkd_search.training.forward import compiled_forward, forward, train_mode
 from bpkd_search.training.optimizer import make_optimizer
-from bpkd_search.training.round import Round
+from bpkd_search.training.round import Diverged, Round
 from bpkd_search.training.runtime import clock, synchronize, torch_settings
 from bpkd_search.training.schedule import Schedule
 
@@ -117,7 +118,8 @@ class Distillation:
 
         Returns its mean loss terms, iterations and seconds inside training so far (`gpu_seconds`, as `runtime.clock`
         counts them, without validation), images per second, and peak memory in MiB on a GPU. To `checkpoint`, if
-        given, the state is written every `checkpoint_seconds`. Raises `Diverged` if a loss is not finite.
+        given, the state is written every `checkpoint_seconds`. Raises `Diverged` if a loss is not finite,
+        `CheckpointError` if that is because the logits of an online teacher are not.
         """
         iterations = self.schedule.round(self.epoch)
         if self._rest is not None:
@@ -145,7 +147,11 @@ class Distillation:
                     done.seconds = clock(self.device) - start
                     self.save(checkpoint, self._report)
                     start, saved = clock(self.device) - done.seconds, time.monotonic()
-            means = done.means(self.epoch + 1)  # waits for the device
+            try:
+                means = done.means(self.epoch + 1)  # waits for the device
+            except Diverged as e:
+                self.require_teacher(next(self.batches(iterations[e.step], 1))[0])
+                raise
             seconds = clock(self.device) - start
         self._round = None
         self.epoch += 1
@@ -235,11 +241,7 @@ class Distillation:
         teacher_logits = teacher_features = None
         if self.criterion.needs_teacher:
             if self.teacher is not None:
-                with torch.inference_mode(), autocast(self.device, self.amp, dtype=TEACHER_DTYPE):
-                    teacher_logits, teacher_features = self.teacher(images, return_features=True)
-                # Inference tensors may not be saved for backward; a clone may.
-                teacher_logits = teacher_logits.clone()
-                teacher_features = None if teacher_features is None else teacher_features.clone()
+                teacher_logits, teacher_features = self._ask(self.teacher, images)
             elif stored is not None:
                 teacher_logits = stored.to(self.device, non_blocking=True)
         with autocast(self.device, self.amp):
@@ -255,6 +257,19 @@ class Distillation:
                 teacher_features=teacher_features,
             )
         return losses
+
+    def _ask(self, teacher: TeacherNet, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        with torch.inference_mode(), autocast(self.device, self.amp, dtype=TEACHER_DTYPE):
+            logits, features = teacher(images, return_features=True)
+        # Inference tensors may not be saved for backward; a clone may.
+        return logits.clone(), None if features is None else features.clone()
+
+    def require_teacher(self, images: Tensor) -> None:
+        """Raise `CheckpointError` if an online teacher's logits for the images of an iteration are not finite."""
+        if self.teacher is not None and self.criterion.needs_teacher:
+            advice = ", or set train.amp to off" if self.amp and self.device.type == "cuda" else ""
+            for part in torch.split(images.to(self.device), self.settings.batch_size):
+                require_finite(self._ask(self.teacher, part)[0], advice)
 
     def latency_ms(self, repeats: int = 5) -> float:
         """Return milliseconds for one validation image through the student, the median of `repeats` passes."""

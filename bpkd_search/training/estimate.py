@@ -113,7 +113,7 @@ def estimate(run: RunConfig, trials: Trials, train: Dataset, val: Dataset, *, me
     A GPU's memory is that of half precision if `train.amp` is auto. Raises `ConfigError` if forms exclude each other.
     """
     form, classes, splits = forms(run, train)[0], len(train.class_names), Splits(train, val)
-    check_classes(run, train.class_names)
+    check_classes(run, train, val)
     check_evaluation(run, splits.middle(run)[0])
     teacher: Network | tuple[int, ...]
     if software_of(run.teacher) == "own":

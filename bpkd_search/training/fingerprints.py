@@ -11,6 +11,7 @@ from bpkd_search.experiment.origin import Content
 from bpkd_search.models.build import pick_device, teacher_precision
 from bpkd_search.training.forms import first_form, teacher_form
 from bpkd_search.training.inputs import view_recipe
+from bpkd_search.training.own import own_code
 from bpkd_search.training.source import data_root
 from bpkd_search.training.teacher import content_hash, teacher_file
 
@@ -18,7 +19,8 @@ from bpkd_search.training.teacher import content_hash, teacher_file
 def fingerprints(config: SearchConfig) -> dict[str, Content]:
     """Return the contents that determine a search's trials, by dotted name; nothing is built.
 
-    Raises `DataError` if the data cannot be read, `CheckpointError` if a file of weights cannot.
+    Raises `DataError` if the data cannot be read, `CheckpointError` if a file of weights cannot, `ConfigError` if a
+    module of the user's is not found.
     """
     run, form = config.run(), first_form(config)
     recipe = view_recipe(config.data, form)
@@ -39,11 +41,12 @@ def fingerprints(config: SearchConfig) -> dict[str, Content]:
         students += [Path(str(option)) for option in varied.options]
     if files := [path for path in students if path is not None]:
         found["student.weights"] = Content(
-            ", ".join(str(of_weights(path).value) for path in files), ", ".join(map(str, files))
+            ", ".join(str(of_weights(path, "student.weights").value) for path in files), ", ".join(map(str, files))
         )
+    found |= {f"code of {module}": Content(value, str(file)) for module, (value, file) in own_code(config).items()}
     return found | {f"version of {library}": Content(version(library)) for library in LIBRARIES}
 
 
-def of_weights(path: Path) -> Content:
-    """Return the content of a file or folder of weights. Raises `CheckpointError` if it cannot be read."""
-    return Content(content_hash(path)[:16], str(path))
+def of_weights(path: Path, key: str = "") -> Content:
+    """Return the content of a file or folder of weights. Raises `CheckpointError` with the `key` if it is missing."""
+    return Content(content_hash(path, key=key)[:16], str(path))

@@ -33,7 +33,14 @@ from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.errors import ConfigError, DataError
 from bpkd_search.models.build import pick_device, teacher_precision
 from bpkd_search.training.agreement import TOLERANCE, Agreement, measure
-from bpkd_search.training.check import check_classes, check_evaluation, check_networks, check_weights, try_step
+from bpkd_search.training.check import (
+    check_classes,
+    check_evaluation,
+    check_networks,
+    check_weights,
+    require_files,
+    try_step,
+)
 from bpkd_search.training.forms import Form, forms, repeats, teacher_form, teacher_layout
 from bpkd_search.training.inputs import Say, every_tenth, prepare_views, store_left, store_path, view_recipe
 from bpkd_search.training.own import check_metric
@@ -111,11 +118,13 @@ def prepare(run: RunConfig, say: Say, workers: Workers = HERE) -> Prepared:
     `ResourceError`, `ConfigError`.
     """
     check_networks(run)
+    require_files(run)
     train = open_data(run.data, "train")
-    check_metric(run, open_data(run.data, "val"))
+    val = open_data(run.data, "val")
+    check_metric(run, val)
     order = forms(run, train)
     check_weights(run, len(train.class_names))
-    check_classes(run, train.class_names)
+    check_classes(run, train, val)
     terms = terms_by_path(run.loss).items()
     if faults := [f"{path}.{fault}" for path, term in terms for fault in term.class_faults(len(train.class_names))]:
         raise ConfigError(faults)

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from bpkd_search.config.networks import Teacher
-from bpkd_search.config.software import HUB, software_of
+from bpkd_search.config.software import HUB, LOGIT_SUFFIXES, software_of
 from bpkd_search.models.build import logits_shape
 from bpkd_search.models.teachers.huggingface import folder_of
 from bpkd_search.models.teachers.open import Probe
@@ -36,8 +36,13 @@ def probe(teacher: Teacher) -> Probe:
     Raises `CheckpointError` or `ConfigError` if it cannot be opened.
     """
     path = source_of(teacher) or Path()
-    stamp = path.stat().st_mtime_ns if path.exists() else 0
-    return _opened(teacher.model_dump_json(), path, stamp)
+    return _opened(teacher.model_dump_json(), path, _stamps(path))
+
+
+def teacher_files(folder: Path) -> list[str]:
+    """Return the files of a folder that a teacher is made of, below it: configurations, weights and logits."""
+    wanted = {".json", ".safetensors", *LOGIT_SUFFIXES}
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.suffix in wanted)
 
 
 def teacher_shape(teacher: Teacher, num_classes: int, height: int, width: int) -> tuple[int, ...]:
@@ -47,8 +52,15 @@ def teacher_shape(teacher: Teacher, num_classes: int, height: int, width: int) -
     return logits_shape(teacher, num_classes, height, width)
 
 
+def _stamps(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and modification time of the file, or of each file of the folder, that a teacher is made of."""
+    names = teacher_files(path) if path.is_dir() else [""]
+    found = [(name, (path / name).stat()) for name in names if (path / name).exists()]
+    return tuple((name, status.st_size, status.st_mtime_ns) for name, status in found)
+
+
 @lru_cache(1)
-def _opened(tree: str, path: Path, stamp: int) -> Probe:
+def _opened(tree: str, path: Path, stamps: tuple[tuple[str, int, int], ...]) -> Probe:
     return Probe(Teacher.model_validate_json(tree), path)
 
 

@@ -10,7 +10,11 @@ from torch import Tensor
 
 
 class Diverged(Exception):
-    """A loss term is not finite; the message names the term, the epoch and the step."""
+    """A loss term is not finite; the message names the term, the epoch and the step, `step` counts from 0."""
+
+    def __init__(self, message: str, step: int = 0) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class Round:
@@ -43,7 +47,7 @@ class Round:
         means, first_bad = (self._sums / self.done).tolist(), self._first_bad.tolist()
         at, name = min(zip(first_bad, self.names, strict=True), key=lambda pair: pair[0])
         if at < float("inf"):
-            raise Diverged(f"loss term {name} is not finite at step {int(at) + 1} of epoch {epoch}")
+            raise Diverged(f"loss term {name} is not finite at step {int(at) + 1} of epoch {epoch}", int(at))
         return dict(zip(self.names, means, strict=True))
 
     def state(self, device: torch.device) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.networks import Model, Teacher
 from bpkd_search.config.points import to_tree
-from bpkd_search.config.software import LOGIT_SUFFIXES, software_of, teacher_title
+from bpkd_search.config.software import software_of, teacher_title
 from bpkd_search.data import Dataset
 from bpkd_search.data.base import digest
 from bpkd_search.data.hashes import content_hashes
@@ -30,12 +30,13 @@ from bpkd_search.metrics import SegmentationMetrics
 from bpkd_search.models import Network, load_segmentor, save_weights
 from bpkd_search.models.build import TEACHER_DTYPE, autocast, build_model, pick_device
 from bpkd_search.models.heads import resize
+from bpkd_search.models.network import require_finite
 from bpkd_search.models.teachers.function import content_of, weights_of
 from bpkd_search.models.teachers.open import PACKAGES, class_map, open_network
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.inputs import Say
-from bpkd_search.training.probe import FOREIGN_KEYS, is_foreign, probe, source_of
+from bpkd_search.training.probe import FOREIGN_KEYS, is_foreign, probe, source_of, teacher_files
 from bpkd_search.training.source import open_data
 
 
@@ -90,12 +91,17 @@ def teacher_parts(run: RunConfig, class_names: Sequence[str]) -> list[Any]:
         return teacher_identity(run, path, class_names)
     if spec.factory is not None:
         return [_described(spec), content_of(weights_of(probe(spec).net.network)), list(class_names)]
-    return [plain_model(spec), spec.train.identity(), content_hash(spec.weights) if spec.weights else None]
+    return [
+        plain_model(spec),
+        spec.train.identity(),
+        content_hash(spec.weights, key="teacher.weights") if spec.weights else None,
+    ]
 
 
 def teacher_identity(run: RunConfig, path: Path, class_names: Sequence[str]) -> list[Any]:
     """Return what determines the logits of the teacher in `path` beside libraries. Raises `CheckpointError`."""
-    spec, content = run.teacher, content_hash(path, cache_dir(run.data.views_dir))
+    spec = run.teacher
+    content = content_hash(path, cache_dir(run.data.views_dir), key="teacher.checkpoint" if spec.checkpoint else "")
     if software_of(spec) == "own":
         return [plain_model(spec), content]
     return [_described(spec), content, list(class_names)]
@@ -151,11 +157,8 @@ class FrozenTeacher:
             with autocast(self._device, self._amp, dtype=TEACHER_DTYPE):
                 logits: torch.Tensor = self._net(images)
             # A network trained in bfloat16 or float32 may exceed the range of float16.
-            if not logits.isfinite().all() and not (logits := self._net(images)).isfinite().all():
-                raise CheckpointError(
-                    "teacher: gives logits that are not finite (nan or inf) for images of the data; check its weights"
-                    " and teacher.input"
-                )
+            if not logits.isfinite().all():
+                require_finite(logits := self._net(images))
             return logits
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -172,10 +175,10 @@ def plain_model(model: Model) -> dict[str, Any]:
 _DETERMINING = ("encoder", "head", "channels", "output_stride", "factory", "arguments")
 
 
-def content_hash(path: Path, cache: Path | None = None) -> str:
+def content_hash(path: Path, cache: Path | None = None, *, key: str = "") -> str:
     """Return a hash of a file's bytes, or of the names and bytes of those files of a folder that a teacher is made of.
 
-    Hashes of the files of a folder are kept in `cache`. Raises `CheckpointError` if the path is missing.
+    Hashes of the files of a folder are kept in `cache`. Raises `CheckpointError` with the `key` if the path is missing.
     """
     path = path.expanduser()
     try:
@@ -184,13 +187,7 @@ def content_hash(path: Path, cache: Path | None = None) -> str:
             return digest([names, content_hashes([path / name for name in names], cache)])
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as e:
-        raise CheckpointError(f"{path}: weights file cannot be read: {e.strerror}") from e
-
-
-def teacher_files(folder: Path) -> list[str]:
-    """Return the files of a folder that a teacher is made of, below it: configurations, weights and logits."""
-    wanted = {".json", ".safetensors", *LOGIT_SUFFIXES}
-    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.suffix in wanted)
+        raise CheckpointError(f"{key}{': ' * bool(key)}{path}: weights file cannot be read: {e.strerror}") from e
 
 
 def _described(spec: Teacher) -> dict[str, Any]:
@@ -207,6 +204,9 @@ def _scores(run: RunConfig, store: ViewStore, path: Path) -> dict[str, float]:
     device = pick_device(run.train.device)
     if software_of(run.teacher) != "logits":
         teacher = open_teacher(run, store.class_names, path, device)
+        images, _, _ = next(store.epoch(0, 1, 0, device=device, logits=False))
+        with torch.inference_mode():
+            require_finite(teacher(images))
         return evaluate(teacher, store, device, run.data.evaluation, amp=run.train.amp == "auto").as_dict()
     given, metrics = given_logits(run, open_data(run.data, "val"), "val"), SegmentationMetrics(store.num_classes)
     if any(given.find(index) is None for index in range(store.num_val_images)):

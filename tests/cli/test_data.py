@@ -18,6 +18,7 @@ from bpkd_search.data import open_split
 from bpkd_search.pictures.contact_sheet import paint, samples_of
 from bpkd_search.training.forms import first_form
 from bpkd_search.training.inputs import view_recipe
+from tests.mounts import read_only
 
 NAMES = ["sky", "building", "road", "pavement", "tree", "pole", "sign", "vehicle"]
 
@@ -234,3 +235,15 @@ def test_ignored_pixels_are_white_and_grey_and_others_of_their_class() -> None:
     painted = paint(torch.full((3, 40, 60), 100, dtype=torch.uint8), label, [(0, 0, 0), (200, 0, 50)])
     assert (painted[:20] == (160, 40, 70)).all()
     assert {tuple(pixel) for pixel in painted[20:].reshape(-1, 3).tolist()} == {(255, 255, 255), (120, 120, 124)}
+
+
+def test_a_data_set_that_cannot_be_written_is_read_all_the_same(call, space: Path, root: Path, tmp_path: Path) -> None:
+    networks = {name: {"encoder": "mobilenetv3_small_050", "channels": 8} for name in ("teacher", "student")}
+    networks["teacher"]["train"] = {"epochs": 1, "batch_size": 4}
+    tree = yaml.safe_load(space.read_text())
+    space.write_text(yaml.safe_dump({**tree, **networks, "train": {"epochs": 1, "batch_size": 4}}))
+    with read_only(root):
+        assert call("data", "check", space)[0] == 0
+        assert call("data", "show", space, "--out", tmp_path / "sheet.png")[0] == 0
+        code, _, err = call("train", space, "--out", tmp_path / "run")
+        assert code == 0, err

@@ -92,3 +92,12 @@ def test_a_condition_on_a_parameter_that_has_one_itself_is_checked_with_both() -
         "loss.edge_weight": {"float": [0.1, 2], "when": {"loss.edge_width": 3}},
     }
     assert list(parse(SearchConfig, {"space": space}, "test").space) == list(space)
+
+
+@pytest.mark.parametrize("kind", ["folder", "huggingface"])
+def test_names_of_classes_are_distinct_but_older_searches_still_open(tmp_path, kind: str) -> None:
+    tree: dict[str, Any] = {"data": {"kind": kind, kind: {"class_names": ["car", "road", "car"]}}, "space": SPACE}
+    with pytest.raises(ConfigError, match=rf"data\.{kind}\.class_names: got car more than once, must be distinct"):
+        parse(SearchConfig, tree, "test")
+    (tmp_path / "config.yaml").write_text(to_text(tree))
+    assert load_saved(SearchConfig, tmp_path / "config.yaml").data.kind == kind

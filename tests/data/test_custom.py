@@ -41,6 +41,7 @@ def faulty(root, split, what):
     return {
         "empty": lambda: Own([]),
         "names": lambda: Own([sample(), sample()], names=["a", "a"]),
+        "classes": lambda: Own([sample()], class_names=["a", "b", "a"]),
         "palette": lambda: Own([sample()], palette=[(0, 0, 0)]),
         "length": lambda: type("Bare", (), {"class_names": ["a"]})(),
         "size": lambda: Own([(image, label[:2])]),
@@ -85,6 +86,7 @@ def test_what_is_given_is_used() -> None:
         ("open", "own_data:faulty raised OSError: no such file: list.txt for the train split"),
         ("empty", "has no samples"),
         ("names", "names has 1 different names, must have one for each of 2 samples"),
+        ("classes", "class_names has 'a' more than once, must be distinct"),
         ("palette", "palette has 1 colours, must have one for each of 2 classes"),
         ("length", "has no __len__ and no __getitem__"),
         ("size", "sample train_00000: image is [3, 4, 6], label [2, 6]: sizes differ"),

@@ -13,6 +13,7 @@ from PIL import Image
 
 from bpkd_search.data import Dataset, open_split
 from bpkd_search.errors import DataError
+from tests.mounts import read_only
 
 library = pytest.importorskip("datasets")
 
@@ -82,3 +83,10 @@ def test_what_is_missing_is_named(root: Path) -> None:
     state.write_text(json.dumps({}))
     with pytest.raises(DataError, match="train: is not a data set of save_to_disk, or is damaged"):
         opened(root)
+
+
+def test_a_folder_that_cannot_be_written_is_read_all_the_same(root: Path, tmp_path: Path) -> None:
+    with read_only(root):
+        data = opened(root)
+        assert data.identity(tmp_path / "cache") == opened(root).identity()
+        np.testing.assert_array_equal(data[0][1].numpy(), MASKS[0])

@@ -96,20 +96,55 @@ def test_the_search_runs_on_ray_and_its_student_loads(
     assert code == 2 and "its network cannot be built: factory: no module 'mine'" in err
 
 
+def with_only(search: dict[str, Any], key: str) -> dict[str, Any]:
+    """The search with one part that is of one's own."""
+    if not key.startswith("student"):
+        del search["student"], search["space"]["student.arguments.width"]
+    if not key.startswith("loss"):
+        search["loss"] = {"method": "cwd"}
+        search["space"] = {path: d for path, d in search["space"].items() if not path.startswith("loss")}
+        search["space"]["loss.weight"] = {"float": [1, 2]}
+    if not key.startswith("data.eval"):
+        del search["data"]["eval"], search["search"]["metric"]
+    if not key.startswith("data.custom"):
+        del search["data"]["custom"]
+        search["data"] |= {"kind": "synthetic", "synthetic": {"train_images": 4, "val_images": 2}}
+    return search
+
+
+@pytest.mark.parametrize(
+    "key", ["student.factory", "loss.terms.1.function", "data.eval.metric.factory", "data.custom.factory"]
+)
 def test_a_resumed_search_says_where_its_modules_were(
+    search: dict[str, Any], call: Call, mine: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    from bpkd_search.config.load import parse
+    from bpkd_search.config.models import SearchConfig
+    from bpkd_search.experiment import folder
+
+    folder.create(mine / "own", parse(SearchConfig, with_only(search, key), "space"))
+    folder.note(mine / "own", working_directory=str(mine))
+    (mine / "elsewhere").mkdir()
+    monkeypatch.chdir(mine / "elsewhere")
+    code, _, err = call("resume", mine / "own")
+    assert code == 2 and f"{key}: no module 'mine'" in err
+    assert f"the search was started in {mine}; continue it there" in err and "Traceback" not in err
+
+
+def test_a_resumed_search_says_where_its_relative_paths_were(
     search: dict[str, Any], call: Call, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from bpkd_search.config.load import parse
     from bpkd_search.config.models import SearchConfig
     from bpkd_search.experiment import folder
 
+    search["student"] = {"weights": "weights/mine.pt"}
+    del search["space"]["student.arguments.width"]
     folder.create(mine / "own", parse(SearchConfig, search, "space"))
-    folder.note(mine / "own", working_directory=str(mine))
-    (mine / "elsewhere").mkdir()
-    monkeypatch.chdir(mine / "elsewhere")
+    folder.note(mine / "own", working_directory="/begun/here")
     code, _, err = call("resume", mine / "own")
-    assert code == 2 and "no module 'mine'" in err
-    assert f"the search was started in {mine}; resume it there" in err and "Traceback" not in err
+    assert code == 2 and "weights/mine.pt: weights file cannot be read" in err
+    assert "the search was started in /begun/here; continue it there" in err and "Traceback" not in err
 
 
 BROKEN = """

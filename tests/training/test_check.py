@@ -81,7 +81,7 @@ def test_a_misspelt_encoder_comes_with_the_right_one(tiny: dict[str, Any]) -> No
 
 def test_a_transformer_for_one_size_comes_with_that_size(tiny: dict[str, Any]) -> None:
     (fault,) = faults_of(tiny, "student.encoder=levit_128s")
-    assert fault.endswith("(it reads 224x224: set data.crop to that)")
+    assert fault.endswith("(it reads 224x224: set data.crop to [224, 224])")
 
 
 @pytest.mark.parametrize("encoder", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "hrnetv2_w18_small"])

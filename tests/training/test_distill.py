@@ -18,6 +18,7 @@ from bpkd_search.config.points import run_at
 from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import CheckpointError, ResourceError
 from bpkd_search.losses import bpkd_loss
+from bpkd_search.losses.methods import METHODS
 from bpkd_search.models.build import pick_device
 from bpkd_search.models.heads import resize
 from bpkd_search.training import forward
@@ -137,11 +138,45 @@ def test_a_checkpoint_of_another_student_is_refused(tiny: dict[str, Any], store:
         start(base(tiny, student__channels=16), store).load(tmp_path / "c.pt")
 
 
-def test_void_alone_leaves_the_weights_finite(tiny: dict[str, Any], store: ViewStore) -> None:
-    run = start(base(tiny), store)
-    images, labels, logits = next(store.epoch(0, 4, 0))
-    losses = run._losses(images, torch.full_like(labels, 255), logits, progress=0.0)
+class Noise:
+    """An online teacher of logits and features that mean nothing, which are not finite from call `spoilt` on."""
+
+    channels = 4
+
+    def __init__(self, spoilt: int | None = None) -> None:
+        self.calls, self.spoilt = 0, spoilt
+
+    def __call__(self, images: torch.Tensor, return_features: bool = False) -> Any:
+        generator = torch.Generator().manual_seed(7)
+        logits, features = (torch.randn(len(images), n, 8, 12, generator=generator) for n in (8, self.channels))
+        self.calls += 1
+        if self.spoilt is not None and self.calls > self.spoilt:
+            logits[0, 0, 0, 0] = float("nan")
+        return logits, features
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_void_alone_leaves_the_weights_finite(tiny: dict[str, Any], store: ViewStore, method: str) -> None:
+    config = base(tiny)
+    student = config.student.model_copy(update={"auxiliary_weight": 0.4})
+    run = Distillation(student, METHODS[method](), config.train, store, teacher=Noise())
+    images, labels, _ = next(store.epoch(0, 4, 0))
+    with run.train_mode():
+        losses = run.step(images, torch.full_like(labels, 255), None, progress=0.0)
     assert all(value == 0 for value in losses.values())
+    assert all(value.isfinite().all() for value in weights(run).values())
+
+
+def test_an_online_teacher_that_is_not_finite_is_named(tiny: dict[str, Any], store: ViewStore) -> None:
+    config = base(tiny, loss__method="kd")
+    run = Distillation(config.student, config.loss, config.train, store, teacher=Noise(spoilt=2))
+    with pytest.raises(CheckpointError, match=r"^teacher: gives logits that are not finite .* teacher\.input$"):
+        run.train_epoch()
+    # Where it is the student that is not, the loss is named.
+    diverging = config.train.model_copy(update={"lr": 1e20})
+    run = Distillation(config.student, config.loss, diverging, store, teacher=Noise())
+    with pytest.raises(Diverged):
+        run.train_epoch()
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:

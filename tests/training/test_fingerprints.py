@@ -13,7 +13,7 @@ from PIL import Image
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.data import open_split
-from bpkd_search.errors import CheckpointError
+from bpkd_search.errors import CheckpointError, ConfigError
 from bpkd_search.training.fingerprints import fingerprints
 
 
@@ -108,5 +108,27 @@ def test_a_teacher_that_is_still_to_be_trained_is_missing(search: dict[str, Any]
 
 def test_a_missing_file_of_weights_is_an_error(search: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "student.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"student\.pt: weights file cannot be read"):
+    with pytest.raises(CheckpointError, match=r"^student\.weights: .*student\.pt: weights file cannot be read"):
+        fingerprints(parse(SearchConfig, search, "test"))
+    (tmp_path / "teacher.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"^teacher\.checkpoint: .*teacher\.pt: weights file cannot be read"):
+        fingerprints(parse(SearchConfig, search, "test"))
+
+
+def test_the_code_of_a_module_that_is_named_is_a_content(
+    search: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("fingerprinted_loss", "fingerprinted_metric"):
+        (tmp_path / f"{name}.py").write_text("def made(student, teacher, labels, *, ignore_index): ...")
+    search["loss"] = {"terms": [{"method": "cwd"}, {"method": "custom", "function": "fingerprinted_loss:made"}]}
+    search["space"] = {"loss.terms.1.weight": {"float": [1, 2]}}
+    search["data"]["eval"] = {"metric": {"factory": "fingerprinted_metric:made"}}
+    before = values(search)
+    (tmp_path / "fingerprinted_loss.py").write_text("def made(student, teacher, labels, *, ignore_index): pass")
+    assert changed(before, values(search)) == {"code of fingerprinted_loss"}
+    found = fingerprints(parse(SearchConfig, search, "test"))["code of fingerprinted_metric"]
+    assert found.place == str(tmp_path / "fingerprinted_metric.py")
+    search["loss"]["terms"][1]["function"] = "fingerprinted_loss:maed"
+    with pytest.raises(ConfigError, match=r"loss\.terms\.1\.function: got 'fingerprinted_loss:maed', but"):
         fingerprints(parse(SearchConfig, search, "test"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -16,11 +18,15 @@ from torch.nn import functional as F
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import RunConfig
+from bpkd_search.config.networks import Teacher
 from bpkd_search.data import open_split
 from bpkd_search.errors import UserError
+from bpkd_search.models import save_weights
+from bpkd_search.models.build import build_model
 from bpkd_search.training.agreement import measure
-from bpkd_search.training.check import check_networks
+from bpkd_search.training.check import check_evaluation, check_networks
 from bpkd_search.training.prepare import prepare
+from bpkd_search.training.probe import probe
 from bpkd_search.training.teacher import FrozenTeacher, content_hash, teacher_identity
 from tests.models.teachers.foreign_networks import save_graphs, save_segformer, small
 
@@ -115,6 +121,35 @@ def test_files_of_logits_that_do_not_fit_are_named(
         prepare(run, lambda line: None)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_logits_of_other_classes_are_told_before_any_image_is_stored(
+    tiny: dict[str, Any], tmp_path: Path, split: str
+) -> None:
+    save_logits(tmp_path / "logits", tiny)
+    for file in (tmp_path / "logits" / split).iterdir():
+        file.unlink()
+        np.save(file.with_suffix(".npy"), np.zeros((9, 8, 12), "f4"))
+    run = a_run(tiny, tmp_path / "cache", {"checkpoint": str(tmp_path / "logits")}, **GIVEN)
+    with pytest.raises(UserError, match=r"^teacher\.checkpoint: .*logits: has 9 classes without names, the data 8"):
+        prepare(run, lambda line: None)
+    assert not (tmp_path / "cache" / "views").exists()
+
+
+def test_a_teacher_whose_logits_are_not_finite_is_told_before_any_trial(tiny: dict[str, Any], tmp_path: Path) -> None:
+    spoilt = "tests.models.teachers.foreign_networks:not_finite"
+    run = a_run(tiny, tmp_path / "cache", {"factory": spoilt, "mode": "online"}, views="auto")
+    lines: list[str] = []
+    with pytest.raises(UserError, match=r"^teacher: gives logits that are not finite"):
+        prepare(run, lines.append)
+    # One of this package is not known before its file is opened.
+    own = {**tiny["teacher"], "mode": "online", "checkpoint": str(tmp_path / "own.safetensors")}
+    network = build_model(a_run(tiny, tmp_path / "cache", {**own, "checkpoint": None}).teacher, 8, seed=0)
+    torch.nn.init.constant_(network.classifier.bias, float("nan"))  # type: ignore[arg-type, union-attr]
+    save_weights(tmp_path / "own.safetensors", network)
+    with pytest.raises(UserError, match=r"^teacher: gives logits that are not finite"):
+        prepare(a_run(tiny, tmp_path / "cache", own, views="auto"), lines.append)
+
+
 def faults_of(run: RunConfig) -> str:
     with pytest.raises(UserError) as caught:
         check_networks(run)
@@ -133,6 +168,16 @@ def test_what_a_finished_teacher_cannot_do_is_said_before_anything_is_built(
     fixed = {"checkpoint": str(tmp_path / "net.pt2")}
     said = faults_of(a_run(tiny, tmp_path / "cache", fixed))
     assert "reads images of 64x96 alone, got 32x48: set data.crop to [64, 96]" in said
+    tiny["data"]["crop"] = [64, 96]
+    with pytest.raises(
+        UserError, match=r"data\.eval: .* got 32x48: set data\.eval\.mode to slide and data\.eval\.crop to \[64, 96\]"
+    ):
+        check_evaluation(a_run(tiny, tmp_path / "cache", fixed), (32, 48))
+    slide = {"eval": {"mode": "slide", "crop": [64, 64]}}
+    with pytest.raises(UserError, match=r"data\.eval: .* got 64x64: set data\.eval\.crop to \[64, 96\]"):
+        check_evaluation(a_run(tiny, tmp_path / "cache", fixed, **slide), (32, 48))
+    slide["eval"]["crop"] = [64, 96]
+    check_evaluation(a_run(tiny, tmp_path / "cache", fixed, **slide), (32, 48))
     tiny["loss"] = {"method": "feature_mse"}
     tiny["space"] = {"loss.weight": {"float": [1, 2]}}
     said = faults_of(a_run(tiny, tmp_path / "cache", {"factory": "tests.models.teachers.foreign_networks:small"}))
@@ -160,6 +205,22 @@ def test_maps_of_a_finished_teacher_agree_with_it(tiny: dict[str, Any], tmp_path
     store = prepared.open()
     # A network of one convolution sees of a crop almost what it sees of the image.
     assert measure(store, FrozenTeacher(run, store.class_names, Path(str(prepared.teacher)))).same_class > 0.9
+
+
+def test_a_folder_whose_files_have_changed_is_opened_again(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    save_segformer(tmp_path, NAMES)
+    teacher, before = Teacher(checkpoint=tmp_path), tmp_path.stat().st_mtime_ns
+    first = probe(teacher)
+    (tmp_path / "README.md").write_text("changes nothing")
+    assert probe(teacher) is first
+    # Written in place, as a copy over it is: the folder itself is as old as before.
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"]["0"] = "heaven"
+    os.utime(tmp_path, ns=(before, before))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    os.utime(tmp_path, ns=(before, before))
+    assert probe(teacher).net.opened.classes == ("heaven", *NAMES[1:])
 
 
 def test_what_changes_the_logits_changes_their_key(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -70,3 +70,13 @@ def test_half_a_trained_teacher_is_refused_in_one_sentence(tiny: dict[str, Any],
     os.truncate(teacher, teacher.stat().st_size // 2)
     with pytest.raises(CheckpointError, match=r"safetensors: is not a readable safetensors file: [^\n]*$"):
         prepare(run, lambda line: None)
+
+
+@pytest.mark.parametrize("key", ["teacher.checkpoint", "teacher.weights", "student.weights"])
+def test_a_file_of_weights_that_is_not_there_is_told_before_any_image_is_stored(
+    tiny: dict[str, Any], tmp_path: Path, key: str
+) -> None:
+    given = [f"{key}={tmp_path / 'gone.pth'}", f"data.views_dir={tmp_path / 'cache'}"]
+    with pytest.raises(CheckpointError, match=rf"^{key}: .*gone\.pth: no such file or folder$"):
+        prepare(parse(SearchConfig, tiny, "test", given).run(), lambda line: None)
+    assert not (tmp_path / "cache" / "views").exists()

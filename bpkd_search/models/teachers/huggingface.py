@@ -47,8 +47,8 @@ def folder_of(checkpoint: Path) -> Path:
         fault = CheckpointError("it has no .safetensors files")
     assert fault is not None
     raise CheckpointError(
-        f"{HUB}{place}: is not in the local cache and cannot be downloaded ({sentence(fault)}); download it where there"
-        " is a network, and give its folder"
+        f"teacher.checkpoint: {HUB}{place}: is not in the local cache and cannot be downloaded ({sentence(fault)});"
+        " download it where there is a network, and give its folder"
     )
 
 
@@ -70,6 +70,9 @@ def open_folder(teacher: Teacher, path: Path, device: torch.device) -> Opened:
             f"{path}: config.json names {name}{known} as its architecture, must be a network for semantic or universal"
             " segmentation, such as SegformerForSemanticSegmentation"
         )
+    kind, its = config.get("model_type"), getattr(transformers, name).config_class.model_type
+    if kind not in (None, its):
+        raise CheckpointError(f"{path}: config.json has model_type {kind!r}, must be {its!r}, that of {name}")
     if not any(path.glob("*.safetensors")):
         raise CheckpointError(
             f"{path}: holds no .safetensors; if you trust its .bin, which could run code, load it with transformers and"

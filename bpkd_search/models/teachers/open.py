@@ -76,10 +76,11 @@ class Probe:
         self.teacher, self.path, self.net = teacher, path, open_network(teacher, path, torch.device("cpu"))
         self._shapes: dict[tuple[int, int], Shape] = {}
 
-    def shape(self, height: int, width: int) -> Shape:
+    def shape(self, height: int, width: int, remedy: str = "set data.crop") -> Shape:
         """Return (C, h, w) of the logits of an image, with all the teacher's classes.
 
-        Raises `ConfigError` that names the size, and that which the network takes, if it is known.
+        Raises `ConfigError` that names the size, and if the network takes only one, the `remedy` that brings images to
+        it.
         """
         size = height, width
         if size not in self._shapes:
@@ -87,7 +88,7 @@ class Probe:
                 self._shapes[size] = self.run(height, width)[0]
             except Exception as e:  # whatever networks raise for what they cannot read
                 only = self.net.opened.size
-                advice = f": set data.crop to {list(only)}" if only else ""
+                advice = f": {remedy} to {list(only)}" if only else ""
                 what = f"{self.teacher.factory or self.teacher.checkpoint} cannot read an image of {height}x{width}"
                 raise ConfigError([f"{key_of(self.teacher)}: {what}: {sentence(e)}{advice}"]) from e
         return self._shapes[size]

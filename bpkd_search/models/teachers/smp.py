@@ -41,7 +41,8 @@ def open_smp(teacher: Teacher, path: Path, device: torch.device) -> Opened:
         # Whatever it was started from, all its weights are in the file.
         net: nn.Module = build(**{**arguments, "encoder_weights": None})
     except Exception as e:  # of several libraries
-        raise ConfigError([f"{key}: smp {smp.__version__} cannot build {arguments}: {sentence(e)}"]) from e
+        place = f"teacher.checkpoint: {path / key}" if path.is_dir() else key
+        raise ConfigError([f"{place}: smp {smp.__version__} cannot build {arguments}: {sentence(e)}"]) from e
     try:
         net.load_state_dict(weights)
     except (RuntimeError, KeyError) as e:

@@ -47,6 +47,13 @@ def small(classes: int = 5, seed: int = 0) -> nn.Module:
     return net.eval()
 
 
+def not_finite() -> nn.Module:
+    """A `small` of eight classes with a weight that is NaN."""
+    net: Any = small(8)
+    net.norm.bias.data[0] = float("nan")
+    return net  # type: ignore[no-any-return]
+
+
 def save_segformer(folder: Path, names: Sequence[str], *, seed: int = 0, bgr: bool = False) -> nn.Module:
     """A tiny SegFormer with these classes, saved with its image processor, whose mean and deviation are 0.5."""
     from transformers import SegformerConfig, SegformerForSemanticSegmentation

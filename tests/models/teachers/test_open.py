@@ -112,6 +112,15 @@ class TestHuggingFace:
         with pytest.raises(CheckpointError, match=said):
             open_network(Teacher(checkpoint=tmp_path), tmp_path, CPU)
 
+    def test_a_model_type_of_another_network_is_refused(self, tmp_path: Path) -> None:
+        save_segformer(tmp_path, NAMES)
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "nobodys"}))
+        with pytest.raises(
+            CheckpointError, match=r"^teacher\.checkpoint: .* model_type 'nobodys', must be 'segformer'"
+        ):
+            open_network(Teacher(checkpoint=tmp_path), tmp_path, CPU)
+
     def test_pickles_are_refused_with_the_way_out(self, tmp_path: Path) -> None:
         save_segformer(tmp_path, NAMES)
         (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
@@ -121,7 +130,9 @@ class TestHuggingFace:
     def test_a_hub_without_a_network_is_one_sentence(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from bpkd_search.training.probe import source_of
 
-        with pytest.raises(CheckpointError, match=r"^hf:nobody/nothing: is not in the local cache") as caught:
+        with pytest.raises(
+            CheckpointError, match=r"^teacher\.checkpoint: hf:nobody/nothing: is not in the local cache"
+        ) as caught:
             source_of(Teacher(checkpoint=Path("hf:nobody/nothing")))
         assert "\n" not in str(caught.value)
 
@@ -155,6 +166,13 @@ class TestSmp:
         net = smp.FPN("resnet18", encoder_weights=None, classes=3, decoder_pyramid_channels=8).eval()
         net.save_pretrained(tmp_path)
         assert logits_of(Teacher(checkpoint=tmp_path), images(40, 70)).shape == (2, 3, 40, 70)
+
+    def test_a_folder_that_cannot_be_built_names_the_key_and_its_file(self, tmp_path: Path) -> None:
+        save_smp(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | {"encoder_name": "resnet_18"}))
+        with pytest.raises(ConfigError, match=r"teacher\.checkpoint: .*config\.json: smp .* cannot build .*resnet_18"):
+            open_network(Teacher(checkpoint=tmp_path), tmp_path, CPU)
 
     def test_a_state_dict_needs_only_the_name_of_its_network(self, tmp_path: Path) -> None:
         net = save_smp(tmp_path)
