@@ -9,8 +9,9 @@ import pandas as pd
 
 from bpkd_search.config.points import PAPER, PLAIN_BASELINES
 from bpkd_search.experiment.schema import BASELINE, COMPLETE
+from bpkd_search.results.selection import leads, probability_best
 
-LEVEL, RESAMPLES = 0.95, 10_000
+LEVEL = 0.95
 
 
 def interval(values: np.ndarray[Any, Any]) -> tuple[float, float, float]:
@@ -35,27 +36,14 @@ def prediction(values: np.ndarray[Any, Any]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def probability_best(scores: pd.DataFrame, seed: int = 0) -> pd.Series:
-    """Return how often each setting (column) has the highest mean when seeds (rows) are resampled with replacement.
-
-    All settings use the same resamples; ties share one. A missing score is a failed run and counts as worse
-    than any other. The resamples are determined by `seed`. Without rows, NaN.
-    """
-    if scores.empty:
-        return pd.Series(np.nan, index=scores.columns, dtype=float)
-    draws = np.random.default_rng(seed).integers(len(scores), size=(RESAMPLES, len(scores)))
-    means = scores.fillna(-np.inf).to_numpy()[draws].mean(axis=1)
-    best = means == means.max(axis=1, keepdims=True)
-    return pd.Series((best / best.sum(axis=1, keepdims=True)).mean(axis=0), index=scores.columns)
-
-
 def summarise(rows: pd.DataFrame, metric: str, chosen_by: str | None = None) -> pd.DataFrame:
     """Return one row per setting, best mean first, from the rows of `confirm`.
 
     Columns: number, method, origin, seeds (with a value of the metric), failed, mean with its interval (`low`, `high`),
     the difference from `bpkd-paper` with its interval (`vs_paper`, `vs_paper_low`, `vs_paper_high`) and from the plain
     baseline with the highest mean (`vs_plain`, ...), both over the seeds that the two share, and `p_best`, see
-    `probability_best`. Intervals are 95 % by Student's t over seeds. Order, reference and candidate are chosen by
+    `selection.probability_best`. Intervals are 95 % by Student's t over seeds; those of the verdict are also corrected
+    for the number of searched settings, see `selection.leads`. Order, reference and candidate are chosen by
     `chosen_by`, by default the metric itself: nothing is chosen on a held-out split. `attrs` holds metric, paper
     and plain (numbers of the references), winner (a number or None) and verdict (a sentence).
     """
@@ -73,7 +61,7 @@ def summarise(rows: pd.DataFrame, metric: str, chosen_by: str | None = None) -> 
             ("plain", baselines[methods.isin(PLAIN_BASELINES)]),
         )
     }
-    best = probability_best(scores[settled])
+    best = pd.Series(probability_best(scores[settled].T.to_numpy(dtype=float)), index=scores.columns)
     lines = []
     for number in map(int, means.index):
         mine = scores[number].dropna()
@@ -86,7 +74,7 @@ def summarise(rows: pd.DataFrame, metric: str, chosen_by: str | None = None) -> 
             line |= _named(f"vs_{name}", f"vs_{name}_", gains)
         lines.append(line | {"p_best": float(best[number])})
     table = pd.DataFrame(lines, index=pd.RangeIndex(1, len(lines) + 1, name="rank"))
-    winner, verdict = _verdict(table, metric, references)
+    winner, verdict = _verdict(table, scores, metric, references)
     table.attrs.update({"metric": metric, **references, "winner": winner, "verdict": verdict})
     return table
 
@@ -104,32 +92,39 @@ def format_interval(row: pd.Series, of: str) -> str:
     """Format a difference with its interval, or the interval of the mean; empty if it is missing."""
     if not of:
         return "" if np.isnan(row["low"]) else f"[{row['low']:.4f}, {row['high']:.4f}]"
-    if np.isnan(row[of]):
+    return format_gain(row[of], row[f"{of}_low"], row[f"{of}_high"])
+
+
+def format_gain(gain: float, low: float, high: float) -> str:
+    """Format a difference and the ends of its interval as far as they are known."""
+    if np.isnan(gain):
         return ""
-    ends = "" if np.isnan(row[f"{of}_low"]) else f" [{row[f'{of}_low']:+.4f}, {row[f'{of}_high']:+.4f}]"
-    return f"{row[of]:+.4f}{ends}"
+    return f"{gain:+.4f}" if np.isnan(low) else f"{gain:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def _verdict(table: pd.DataFrame, metric: str, references: dict[str, int | None]) -> tuple[int | None, str]:
+def _verdict(
+    table: pd.DataFrame, scores: pd.DataFrame, metric: str, references: dict[str, int | None]
+) -> tuple[int | None, str]:
     """Return the number of the winner, or None, and the verdict.
 
     A winner never failed, and the whole intervals of its differences from bpkd-paper and from the best plain baseline
-    are above zero. It is the best of the searched settings: in simulation, with normal noise and
-    settings no better than one baseline, one of three was named the winner in 5 % of cases (3 seeds), one of ten in
-    8 %; with settings no better than all of them, below 1 %.
+    are above zero. It leads the searched settings, and the intervals are corrected for the number of those.
     """
     able = table[(table["origin"] != BASELINE) & table["mean"].notna() & (table["failed"] == 0)]
     if able.empty:
         return None, "No winner: no searched setting ran in full with every seed."
     row, parts, won = able.iloc[0], [], []
+    numbers = table.loc[table["mean"].notna(), "number"].tolist()
+    ends = leads(scores[numbers].T.to_numpy(dtype=float), [numbers.index(number) for number in able["number"]])
     for name, number in references.items():
         if number is None:
             continue
-        other = label(table[table["number"] == number].iloc[0])
-        low, high, gain = row[f"vs_{name}_low"], row[f"vs_{name}_high"], format_interval(row, f"vs_{name}")
+        other = table[table["number"] == number].iloc[0]
+        low, high = (float(end[numbers.index(row["number"]), numbers.index(number)]) for end in ends)
         won.append(low > 0)
         relation = "is better than" if low > 0 else "is worse than" if high < 0 else "cannot be told from"
-        parts.append(f"{relation} {other}{', the best plain baseline' * (name == 'plain')} ({gain})")
+        gain = format_gain(row[f"vs_{name}"], low, high)
+        parts.append(f"{relation} {label(other)}{', the best plain baseline' * (name == 'plain')} ({gain})")
     mean = f"{metric} {row['mean']:.4f} {format_interval(row, '')} over {row['seeds']} seeds"
     if not parts:
         return None, f"No winner: no baseline ran in full to compare {label(row)} with ({mean})."

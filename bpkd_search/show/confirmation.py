@@ -42,14 +42,16 @@ def confirmed(board: Leaderboard) -> tuple[list[Confirmed], list[str]]:
         shown["mean"] = [_digits(mean) for mean in table["mean"]]
         for title, name in _INTERVALS.items():
             shown[title] = [format_interval(row, name) for _, row in table.iterrows()]
-        shown["P(best)"] = [_digits(p, 2) for p in table["p_best"]]
+        if table["p_best"].notna().any():
+            shown["P(best)"] = [_digits(p, 2) for p in table["p_best"]]
         if metric == board.metric:
             shown["in the search"] = [_digits(searched[number]) for number in table["number"]]
         found.append(Confirmed(metric, shown, str(table.attrs["verdict"])))
     limits = [
         "Fresh training seeds, the same for every setting; differences are paired by seed; 95 % intervals by Student's"
-        " t. P(best): how often the mean is the highest when seeds are resampled. The verdict is on the best of the"
-        " searched settings and is not corrected for their number.",
+        " t. P(best): how likely the mean over all seeds is the highest, by Student's t, from 3 seeds on.",
+        "The verdict is on the best of the searched settings; its intervals are wider, corrected for the number of"
+        " those. The mean of the best of many is itself partly luck.",
         "The settings were chosen on this validation split: seeds do not show overfitting to its images"
         + ("; the held-out split does, and nothing was chosen on it." if tested else "."),
     ]

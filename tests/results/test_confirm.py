@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,8 +14,7 @@ from bpkd_search import Leaderboard
 from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.experiment.schema import confirm_schema
 from bpkd_search.experiment.tables import ChunkedTable
-from bpkd_search.results import confirm
-from bpkd_search.results.confirm import interval, probability_best, summarise
+from bpkd_search.results.confirm import interval, summarise
 from bpkd_search.show.confirmation import show_confirmation
 from tests.experiments import make
 
@@ -86,17 +84,29 @@ def test_a_clear_winner_is_named() -> None:
     table = summarise(rows_of(CLEAR), "miou")
     assert table.attrs["winner"] == 4
     assert (table.attrs["paper"], table.attrs["plain"]) == (3, 1)
-    assert table.attrs["verdict"] == (
-        "Winner: trial 4 (bpkd), miou 0.4017 [0.3704, 0.4329] over 3 seeds, is better than bpkd-paper (+0.1200"
-        " [+0.1076, +0.1324]) and is better than kd, the best plain baseline (+0.0683 [+0.0612, +0.0755])."
-    )
+    verdict = table.attrs["verdict"]
+    assert verdict.startswith("Winner: trial 4 (bpkd), miou 0.4017 [0.3704, 0.4329] over 3 seeds, is better than")
+    assert "is better than bpkd-paper (+0.1200 [" in verdict
+    assert "is better than kd, the best plain baseline (+0.0683 [" in verdict
+
+
+def test_the_verdict_is_wider_the_more_settings_compete() -> None:
+    """A lead that one setting shows beyond noise is no proof in the best of twelve."""
+    rng = np.random.default_rng(3)
+    kd, lead = np.array([0.33, 0.35, 0.32, 0.34]), np.array([0.012, 0.02, 0.009, 0.015])
+    alone = {"kd": kd.tolist(), "bpkd-paper": (kd - 0.1).tolist(), "4": (kd + lead).tolist()}
+    others = {str(n): (kd + rng.normal(-0.02, 0.01, 4)).tolist() for n in range(5, 16)}
+    assert summarise(rows_of(alone), "miou").attrs["winner"] == 4
+    crowded = summarise(rows_of({**alone, **others}), "miou")
+    assert crowded.attrs["winner"] is None
+    assert "trial 4 (bpkd)" in crowded.attrs["verdict"]
 
 
 @pytest.mark.parametrize(
     ("searched", "said"),
     [
         ([0.36, 0.34, 0.33], "cannot be told from kd"),  # a little better by mean
-        ([0.32, 0.34, 0.31], "is worse than kd"),  # always 0.01 below
+        ([0.23, 0.25, 0.22], "is worse than kd"),  # always 0.1 below
     ],
 )
 def test_without_a_lead_beyond_noise_there_is_no_winner(searched: list[float], said: str) -> None:
@@ -121,8 +131,7 @@ def test_a_setting_that_failed_once_is_no_winner_and_a_failed_run_is_the_worst()
     ends = stats.ttest_rel([0.40, 0.385], [0.33, 0.32]).confidence_interval(0.95)
     assert table.loc[4, ["vs_plain_low", "vs_plain_high"]].tolist() == pytest.approx([ends.low, ends.high])
     assert table.attrs["verdict"].startswith("No winner beyond noise: trial 5")
-    # Best whenever seed 2 is not drawn: (2/3)^3.
-    assert table.loc[4, "p_best"] == pytest.approx(8 / 27, abs=0.02)
+    assert table.loc[4, "p_best"] == 0
 
 
 def test_settings_that_cannot_be_compared() -> None:
@@ -134,29 +143,14 @@ def test_settings_that_cannot_be_compared() -> None:
     assert one.attrs["winner"] is None  # a single shared seed has no interval
 
 
-def test_the_probability_of_being_best_is_that_of_all_draws() -> None:
-    scores = pd.DataFrame({0: [0.30, 0.36, 0.33], 1: [0.33, 0.33, 0.33], 2: [0.33, 0.33, 0.33]})
-    shares = np.zeros(3)
-    for draw in itertools.product(range(3), repeat=3):
-        means = scores.to_numpy()[list(draw)].mean(axis=0)
-        best = np.isclose(means, means.max(), atol=0) if np.ptp(means) else np.ones(3, bool)
-        shares += best / best.sum() / 27
-    found = probability_best(scores)
-    assert found.sum() == pytest.approx(1)
-    assert found.to_numpy() == pytest.approx(shares, abs=0.06)  # (0.30 + 0.36 + 0.33) / 3 may differ in the last bit
-    pd.testing.assert_series_equal(found, probability_best(scores))
-    assert not found.equals(probability_best(scores, seed=1))
-
-
-def test_chance_is_seldom_named_a_winner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three settings that are as good as the paper's, ten times over: at most about one in twenty."""
-    monkeypatch.setattr(confirm, "RESAMPLES", 2)
+def test_the_best_of_twenty_equal_settings_is_seldom_named_a_winner() -> None:
+    """The leader of many is ahead by luck, which intervals for one setting do not know."""
     rng, named = np.random.default_rng(1), 0
-    for _ in range(200):
-        draw = {name: rng.normal(0.5, 0.02, 3).tolist() for name in ("bpkd-paper", "4", "5", "6")}
-        table = summarise(rows_of({"kd": [0.1, 0.1, 0.1], **draw}), "miou")
+    for _ in range(15):
+        draw = {name: rng.normal(0.5, 0.02, 10).tolist() for name in ("bpkd-paper", *map(str, range(4, 24)))}
+        table = summarise(rows_of({"kd": [0.1] * 10, **draw}), "miou")
         named += table.attrs["winner"] is not None
-    assert named <= 20
+    assert named <= 2
 
 
 def test_rows_are_read_and_summed_up_from_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

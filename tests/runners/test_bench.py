@@ -162,3 +162,11 @@ def test_both_sides_of_the_search(tmp_path: Path) -> None:
     assert ratios["trials_an_hour"] == pytest.approx(plain["seconds"] / ours["seconds"])
     assert ratios["share_of_bound"] == pytest.approx(ratios["epochs_an_hour_between"] / ratios["bound"])
     assert ratios["bound"] > 1
+
+
+def test_winners_counts_what_is_named_though_nothing_is_better(bench: Callable[[str], ModuleType]) -> None:
+    rows = bench("winners").confirmations([3], [5], 400)
+    assert [row["noise"] for row in rows] == ["normal", "unequal", "heavy"]
+    for row in rows:
+        assert row["false"] <= 0.06 < row["named"]
+        assert 0.92 <= row["mean"] <= 0.98
