@@ -46,7 +46,8 @@ def diagnose(
     """Ask every node of a Ray cluster, or of one started on this machine, and this process, and compare the answers.
 
     `experiments` is the folder of experiment folders; with a `config`, what it reads and writes is looked at too. Of
-    the files that this writes, only hashes of the data stay, with the views. Raises `ResourceError` if Ray cannot be reached or started.
+    the files that this writes, only hashes of the data stay, with the views. Raises `ResourceError` if Ray cannot be
+    reached or started.
     """
     folders = {EXPERIMENTS: str(experiments.absolute())}
     if config is not None:
