@@ -164,6 +164,11 @@ class Search(Block):
     concurrent: Annotated[_Auto | Annotated[int, Field(ge=1), Tag("figure")], Discriminator(_form)] = Field(
         default="auto", description="Trials at once; auto fills the machine."
     )
+    on_end: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="A shell command that is run when the search ends, is stopped or fails, with BPKD_SEARCH_DIRECTORY,"
+        " BPKD_SEARCH_OUTCOME and BPKD_SEARCH_MESSAGE in its environment.",
+    )
 
     @field_validator("objectives")
     @classmethod

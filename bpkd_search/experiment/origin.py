@@ -6,7 +6,7 @@ change that the user has accepted. A change is refused before anything is built 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bpkd_search.config import RunConfig, SearchConfig
-from bpkd_search.config.paths import find, set_path
+from bpkd_search.config.paths import find, leaves, set_path
 from bpkd_search.config.points import to_tree
 from bpkd_search.errors import ExperimentError
 from bpkd_search.experiment.events import read_events
@@ -42,6 +42,7 @@ MAY_CHANGE = (
     "search.warm_start",
     "search.resources",
     "search.concurrent",
+    "search.on_end",
 )
 
 
@@ -82,6 +83,10 @@ class Origin:
             say(f"accepted: {change}")
         if not self._then and next(read_events(self._directory), None) is not None:
             say(f"{self._directory}: was begun by an older version; what it reads is recorded from now on")
+
+    def go_on_with(self, config: SearchConfig) -> None:
+        """Take the configuration that requests have made of the checked one for what is recorded."""
+        self._config = config
 
     def record(self, **made: Content) -> None:
         """Write down the configuration, the contents and the accepted changes with the time.
@@ -139,15 +144,6 @@ def at_its_place(logged: Mapping[str, Any], base: RunConfig, searched: Container
         if path not in searched and path.split(".")[0] in now and path != "provenance":
             set_path(tree, path, find(now, path))
     return RunConfig.model_validate(tree)
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of a nested mapping by dotted path; a list is a value."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _shown(tree: Mapping[str, Any], path: str) -> str:

@@ -10,22 +10,24 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from optuna.storages import BaseStorage
 
+from bpkd_search.config.changes import with_changes
 from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.paths import find
-from bpkd_search.config.points import active_part, column_kind, coordinates, to_tree
+from bpkd_search.config.points import can_take, column_kind, to_tree
 from bpkd_search.errors import UserError
 from bpkd_search.experiment.events import Event, read_events
 from bpkd_search.experiment.origin import at_its_place
 from bpkd_search.experiment.recorder import Recorder
+from bpkd_search.experiment.requests import as_begun
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, OOM, PRUNED, SAMPLED
 from bpkd_search.experiment.trial import Trial
-from bpkd_search.search.history import History
+from bpkd_search.search.history import History, new_study
 from bpkd_search.search.judging import Judging
 from bpkd_search.search.plan import Plan
 from bpkd_search.search.ranking import ranked
@@ -40,8 +42,8 @@ class Engine:
 
     `fixed` trials come first, by default the baselines, then `enqueue:`, then the sampler's points, `sampled` in
     all (by default as the config says). Trials of origin `baseline` always run to the end.
-    `listen(event, trial)` is called after each `ask`, `report`, `lost` and `end`. `storage` is where the Optuna study
-    lives, by default a journal file in the folder; `clock` gives seconds, by default those since 1970.
+    `listen(event, trial)` is called after each `ask`, `report`, `lost`, `retry` and `end`. `storage` is where the
+    Optuna study lives, by default a journal file in the folder; `clock` gives seconds, by default those since 1970.
     """
 
     def __init__(
@@ -56,32 +58,37 @@ class Engine:
         storage: BaseStorage | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.config, self.listen, self.clock = config, listen, clock
+        now, self.listen, self.clock = config, listen, clock
+        # What requests have changed since the search began is changed below again, in its place.
+        self.config = config = as_begun(directory, config)
         self.max_epochs = config.train.rounds()
         self.goals = config.search.goals
         self.metric = config.search.ranked_by
         self.trials: dict[int, Trial] = {}
         self.states: dict[int, str] = {}
         self.notes: list[str] = []
-        self.interrupted = False
+        self.interrupted = self.paused = False
+        self.stopped: set[int] = set()  # trials that a request ends early
         self.fatal: UserError | None = None
         self.closed: str | None = None
         scheduler = config.search.scheduler
         full = self.max_epochs if scheduler.axis == "epochs" else (config.train.gpu_seconds or math.inf)
         self.rungs = make_rungs(scheduler, full)
         self.plan = Plan(config, fixed, sampled)
-        self.total = self.plan.total
         self._judging = Judging(config.search, self.plan.fixed, self.trials)
         self._spending = Spending(config.search.budget, clock)
         self._untold: list[Trial] = []  # ended trials that the study is not told of before they can be judged
         self._unfinished: deque[Trial] = deque()
         # Trials of other searches that wait until they can be judged; None before they were looked for.
         self._sources: dict[str, Found] | None = None
-        history = History()
-        self.study = cast(Study, history)  # only keeps what the log tells
+        self._learned: Found = []
+        self._directory, self._storage = directory, storage
+        self.study = cast(Study, History())  # only keeps what the log tells
         for event in read_events(directory):
             self._restore(event)
-        self._open_study(history, directory, storage)
+        self._use(now)
+        self.paused = False
+        self._open_study(cast(History, self.study), directory, storage)
         self.recorder = Recorder(directory, config.name, parameter_kinds(config), version, clock)
         self._spending.go_on()
         self._session_is_logged = False
@@ -113,12 +120,12 @@ class Engine:
             self._unfinished.remove(again)
             return again
         number = len(self.trials)
-        if number >= self.total or self._budget_is_spent():
+        if self.paused or number >= self.total or self._budget_is_spent():
             return self._unfinished.popleft() if self._unfinished else None
         self.judge_sources()
         trial = self.plan.trial(number, self.study.ask)
         self.trials[number] = trial
-        self.plan.runs(trial.run)
+        self.plan.began(trial)
         tree = to_tree(trial.run)
         self._log(
             "ask",
@@ -162,6 +169,7 @@ class Engine:
                 message = f"{' or '.join(self.goals)} is undefined on this validation split"
         elif trial.stop:
             state = PRUNED
+            message = "stopped by request" if number in self.stopped else None
         else:
             return
         feasible = self._judging.feasible(trial) if state == COMPLETE else None
@@ -185,6 +193,17 @@ class Engine:
         self._unfinished.append(trial)
         self.listen("lost", trial)
 
+    def request(self, event: Mapping[str, Any]) -> None:
+        """Do what a request asks, as `search.requests` puts it for the log."""
+        self._log("request", -1, **event)
+        self._steer(event)
+        for number in event.get("retry", ()):
+            self._unfinished.append(self.trials[number])
+            self.listen("retry", self.trials[number])
+        for trial in [trial for trial in self._unfinished if trial.number in self.stopped]:
+            self._unfinished.remove(trial)
+            self.end(trial.number)
+
     def stop_for(self, error: UserError) -> None:
         """Stop the search for something that the user has to fix, such as a full disk."""
         self.fatal, self.interrupted = error, True
@@ -195,8 +214,8 @@ class Engine:
 
     def learn(self, found: Found) -> None:
         """Bring trials of other searches into the study."""
-        self._sources = {}
-        self.study.learn(found)
+        self._sources, self._learned = {}, list(found)
+        self.study.learn([trial for trial in found if self._holds(trial["point"])])
 
     def judge_sources(self) -> Found | None:
         """Learn from the sources that agree with the own trials; None while nothing can be decided.
@@ -214,6 +233,11 @@ class Engine:
     def ranked(self) -> list[Trial]:
         """The trials that ran their full budget, best first."""
         return ranked(self.trials.values(), self.metric)
+
+    @property
+    def total(self) -> int:
+        """The number of trials of the whole search."""
+        return self.plan.total
 
     @property
     def done(self) -> bool:
@@ -257,6 +281,50 @@ class Engine:
             trial.feasible = feasible
             self._log("judge", trial.number, feasible=feasible)
 
+    def _steer(self, event: Mapping[str, Any]) -> None:
+        """What follows from a request, when it is made and when it is restored."""
+        self.paused = self.paused or bool(event.get("pause"))
+        for point in event.get("enqueue", ()):
+            self.plan.request(point)
+        for number in event.get("stop", ()):
+            self.trials[number].stop = True
+            self.stopped.add(number)
+        for number in event.get("retry", ()):
+            self._again(self.trials[number])
+        self._use(with_changes(self.config, event.get("changes", {})))
+
+    def _again(self, trial: Trial) -> None:
+        """Take the end of a trial back; what the study was told of it stays, and it gets a second place there."""
+        del self.states[trial.number]
+        self.stopped.discard(trial.number)
+        trial.restart()
+        was_told = all(waiting is not trial for waiting in self._untold)
+        self._untold = [waiting for waiting in self._untold if waiting is not trial]
+        if was_told and (point := self.plan.point(trial)) is not None:
+            self.study.ask(trial.number, point)
+
+    def _use(self, config: SearchConfig) -> None:
+        """Go on with another configuration of the search; after a change of the space, with a new study."""
+        before, self.config = self.config, config
+        self.plan.config, self._spending.budget = config, config.search.budget
+        if config.search.budget != before.search.budget:
+            self.closed = None
+        if config.space == before.space:
+            return
+        restoring = isinstance(self.study, History)
+        self.study = cast(Study, History()) if restoring else new_study(self._directory, config, self._storage)
+        self.study.learn([trial for trial in self._learned if self._holds(trial["point"])])
+        for number, trial in self.trials.items():
+            if (point := self.plan.point(trial)) is not None:
+                self.study.ask(number, point)
+                for epoch, report in trial.reports.items():
+                    if self._judging.values(report) is not None:
+                        self.study.report(number, epoch, [report[name] for name in self.goals])
+        self._untold = [ended for ended in map(self.trials.__getitem__, self.states) if not self._tell(ended)]
+
+    def _holds(self, point: Mapping[str, Any]) -> bool:
+        return all(can_take(self.config.space[path], value) for path, value in point.items())
+
     def _open_session(self) -> None:
         """Log the start of a session, once: the time before it was a pause."""
         if not self._session_is_logged:
@@ -272,7 +340,8 @@ class Engine:
 
     def _budget_is_spent(self) -> bool:
         # The baselines are what everything is compared with: they run whatever the budget says.
-        if len(self.trials) < len(self.plan.fixed):
+        # So do those that somebody asks for by name.
+        if len(self.trials) < len(self.plan.fixed) or self.plan.requested:
             return False
         ended = [trial for trial in map(self.trials.__getitem__, self.states) if self._judging.counts(trial)]
         self.closed = self._spending.closed(self.trials.values(), map(self._judging.result, ended)) or self.closed
@@ -299,19 +368,21 @@ class Engine:
     def _restore(self, event: Event) -> None:
         kind, number = event["event"], int(event["number"])
         self._spending.passed(event)
-        if kind == "sources":
+        if kind == "session":
+            self.paused = False
+        elif kind == "request":
+            self._steer(event)
+        elif kind == "sources":
             self.offer(event["sources"])
         elif kind == "warm_start":
             self.learn(event["trials"])
         elif kind == "ask":
             # What is left of it runs where the data are now.
             run = at_its_place(event["config"], self.plan.base, self.config.space)
-            self.trials[number] = Trial(number, event["method"], event["origin"], run)
-            self.plan.runs(run)
-            given = event["origin"] != SAMPLED
-            if event["origin"] != BASELINE or coordinates(self.config.space, self.plan.base, run) is not None:
-                point = active_part(self.config.space, to_tree(self.plan.base), event["point"])
-                cast(History, self.study).asked(number, point, given)
+            trial = self.trials[number] = Trial(number, event["method"], event["origin"], run)
+            if (point := self.plan.point(trial)) is not None:
+                cast(History, self.study).asked(number, point, event["origin"] != SAMPLED)
+            self.plan.began(trial)
         elif kind == "report":
             self._take(self.trials[number], int(event["epoch"]), event)
         elif kind == "lost":

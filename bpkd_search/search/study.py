@@ -82,6 +82,7 @@ class Study:
             if fixed is not None and not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 self.study.enqueue_trial(fixed)
             trial = self.study.ask()
+            self._reported.pop(number, None)  # of an attempt before, if it runs again
         point: Point = {}
         for path, distribution in in_order(self.config.space):
             if is_active(distribution, self._base, point):
