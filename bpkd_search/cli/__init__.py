@@ -10,13 +10,14 @@ from bpkd_search.errors import UserError
 # Help lists commands in the order of these imports.
 from bpkd_search.cli import search  # isort: skip
 from bpkd_search.cli import doctor  # isort: skip
+from bpkd_search.cli import steering  # isort: skip
 from bpkd_search.cli import results  # isort: skip
 from bpkd_search.cli import students  # isort: skip
 from bpkd_search.cli import data  # isort: skip
 from bpkd_search.cli import spaces  # isort: skip
 from bpkd_search.cli import networks  # isort: skip
 
-__all__ = ["app", "data", "doctor", "main", "networks", "results", "search", "spaces", "students"]
+__all__ = ["app", "data", "doctor", "main", "networks", "results", "search", "spaces", "steering", "students"]
 
 
 def main() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +23,7 @@ from bpkd_search.cli.app import (
     say,
     warnings_as_lines,
 )
-from bpkd_search.errors import UserError
+from bpkd_search.errors import HeldError, UserError
 
 
 @app.command()
@@ -117,21 +119,65 @@ def run(
 @app.command()
 def resume(
     directory: Experiment,
+    trials: Annotated[
+        str | None, typer.Option(metavar="+N|N", help="N more trials, or N in all, not counting the baselines.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change search.trials, search.budget, search.concurrent, search.on_end or a range of the space.",
+        ),
+    ] = None,
     address: Address = None,
     verbose: Verbose = False,
     no_wait: NoWait = False,
     accept_changes: AcceptChanges = False,
 ) -> None:
-    """Resume a search that was stopped or killed."""
-    _resume(directory, address, verbose, no_wait, accept_changes)
+    """Resume a search that was stopped, killed or paused, or change one that runs or has ended, by --trials and --set.
+
+    More trials are those that a longer search would have had. Of a search that runs elsewhere, its driver is told.
+    """
+    settings, more = list(overrides or ()), 0
+    if trials is not None:
+        if not re.fullmatch(r"\+?[0-9]+", trials) or int(trials) == 0:
+            raise UserError(f"--trials: got {trials!r}, must be +N for N more, or N for N in all, as in +20")
+        if trials.startswith("+"):
+            more = int(trials)
+        else:
+            settings.append(f"search.trials={int(trials)}")
+    try:
+        _resume(directory, address, verbose, no_wait, accept_changes, more, settings)
+    except HeldError:
+        if not settings and not more:
+            raise
+        from bpkd_search.search.requests import Change
+        from bpkd_search.search.sending import send
+
+        print(send(directory, Change(settings=tuple(settings), more_trials=more)))
 
 
-def _resume(directory: Path, address: str | None, verbose: bool, no_wait: bool, accept_changes: bool) -> None:
+def _resume(
+    directory: Path,
+    address: str | None,
+    verbose: bool,
+    no_wait: bool,
+    accept_changes: bool,
+    more_trials: int = 0,
+    settings: Sequence[str] = (),
+) -> None:
     from bpkd_search.cluster.driver import resume_search
 
     _finish(
         lambda: resume_search(
-            directory, address=address, verbose=verbose, wait=not no_wait, accept_changes=accept_changes
+            directory,
+            address=address,
+            verbose=verbose,
+            wait=not no_wait,
+            accept_changes=accept_changes,
+            more_trials=more_trials,
+            settings=settings,
         )
     )
 

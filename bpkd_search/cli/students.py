@@ -21,6 +21,12 @@ def export(
     ],
     out: Annotated[Path | None, typer.Option(help="Output directory.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of settings.")] = 1,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="Export this trial, by its number, not the best ones.")
+    ] = None,
+    confirmed: Annotated[
+        bool, typer.Option("--confirmed", help="Rank by the mean over the seeds of `confirm`, not by the search.")
+    ] = False,
     format: Annotated[
         list[str] | None, typer.Option(help="yaml, json, mmseg, card, safetensors, onnx, torch, or all; repeatable.")
     ] = None,
@@ -33,6 +39,8 @@ def export(
     With --verify, each YAML file is trained once more: with a fresh seed against its 95 % prediction interval where
     `confirm` has run, else with its own seed against its score.
     """
+    if trial is not None and (top != 1 or confirmed):
+        raise UserError(f"--trial: got {trial} with {'--confirmed' if confirmed else f'--top {top}'}, use one of them")
     if source.is_file():
         if not verify or out is not None:
             raise UserError(f"{source}: is a file, which can only be verified: use --verify without --out")
@@ -46,7 +54,7 @@ def export(
     else:
         from bpkd_search.export.write import export as export_files
 
-        files = export_files(source, out, top, format or ["yaml"], claimed=verify)
+        files = export_files(source, out, top, format or ["yaml"], claimed=verify, trial=trial, confirmed=confirmed)
         for path in files:
             print(path, flush=True)
         runs = [path for path in files if path.suffix == ".yaml"]

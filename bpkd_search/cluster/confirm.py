@@ -19,7 +19,7 @@ from typing import Any
 from optuna.storages import InMemoryStorage
 
 from bpkd_search import __version__
-from bpkd_search.cluster.driver import continuation, interruptible, patient, run_engine, short
+from bpkd_search.cluster.driver import continuation, interruptible, patient, run_engine
 from bpkd_search.cluster.listener import listener
 from bpkd_search.cluster.progress import make_progress
 from bpkd_search.config import RunConfig, SearchConfig
@@ -31,7 +31,8 @@ from bpkd_search.errors import ConfigError, DataError, ExperimentError
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.events import read_events
 from bpkd_search.experiment.origin import Origin, at_its_place
-from bpkd_search.experiment.paths import CONFIG, CONFIRM, CONFIRMATION, student_file
+from bpkd_search.experiment.paths import CONFIG, CONFIRM, CONFIRMATION, short, student_file
+from bpkd_search.experiment.requests import settle
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, confirm_schema
 from bpkd_search.experiment.tables import ChunkedTable
 from bpkd_search.experiment.trial import Trial
@@ -72,6 +73,8 @@ def confirm(
     again = f"confirm {short(directory)} --top {top} --seeds {seeds}" + " --test" * test
     again = continuation(again, address)
     with experiment.hold(directory), make_progress(_undisturbed(config)) as progress, patient(progress, wait, again):
+        settle(directory)
+        config = experiment.read_config(directory)
         origin = Origin(directory, config, again, accept_changes)
         origin.check_configuration()
         confirmation = Confirmation(directory, top, seeds, listener(directory / CONFIRMATION, progress))

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 from bpkd_search import __version__
 from bpkd_search.cluster import packing
 from bpkd_search.cluster.connection import connect_ray
+from bpkd_search.cluster.ending import FAILED, FINISHED, PAUSED, STOPPED, best_in_words, run_on_end
 from bpkd_search.cluster.failures import require_a_result
 from bpkd_search.cluster.listener import keep_best_students, listener
 from bpkd_search.cluster.nodes import Node
 from bpkd_search.cluster.progress import Progress, make_progress
+from bpkd_search.cluster.requests import Requests
 from bpkd_search.cluster.sharing import prepare_nodes
-from bpkd_search.cluster.slots import Slots, divide
+from bpkd_search.cluster.slots import Slots, at_once, divide, room
 from bpkd_search.cluster.watch import watch_ray
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.points import to_tree
@@ -32,13 +34,15 @@ from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.commit import all_commits, code_commit
 from bpkd_search.experiment.events import read_events
 from bpkd_search.experiment.origin import Origin
-from bpkd_search.experiment.paths import RAY
+from bpkd_search.experiment.paths import RAY, short
+from bpkd_search.experiment.requests import post, settle
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.files import pause, pausing, with_room
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.results.loggers import make_loggers
 from bpkd_search.search.engine import Engine
 from bpkd_search.search.ranking import require_measured
+from bpkd_search.search.requests import Change
 from bpkd_search.training.check import check_networks
 from bpkd_search.training.fingerprints import fingerprints, of_weights
 
@@ -47,10 +51,11 @@ if TYPE_CHECKING:
 
 
 class Interrupted(Exception):
-    """A search or confirmation was stopped by the user before its end; `again` is the command that continues it."""
+    """A search or confirmation was stopped, or paused, by the user before its end; `again` is how it continues."""
 
-    def __init__(self, again: str) -> None:
-        super().__init__(f"stopped; continue with: bpkd-search {again}")
+    def __init__(self, again: str, outcome: str = STOPPED) -> None:
+        self.outcome = outcome
+        super().__init__(f"{outcome}; continue with: bpkd-search {again}")
 
 
 def run_search(
@@ -90,23 +95,65 @@ def resume_search(
     verbose: bool = False,
     wait: bool = True,
     accept_changes: bool = False,
+    more_trials: int = 0,
+    settings: Sequence[str] = (),
 ) -> Leaderboard:
     """Continue a search where it stopped: finished trials stay, unfinished ones go on from their checkpoints.
 
-    With `accept_changes` it continues although its data, teacher or configuration have changed, which is recorded.
+    `more_trials` and `settings` (`KEY=VALUE`) change it for good, also if it has ended: they are requests as
+    `search.requests.Change` has them. Others that wait in the folder are taken too. With `accept_changes` it continues
+    although its data, teacher or configuration have changed, which is recorded.
     Raises what `run_search` raises; `ExperimentError` when the folder is no experiment, is held, or without
     `accept_changes` what its trials read has changed.
     """
     directory = Path(directory)
-    return _drive(experiment.read_config(directory), directory, address, verbose, wait, accept_changes)
+    change = Change(settings=tuple(settings), more_trials=more_trials) if settings or more_trials else None
+    return _drive(experiment.read_config(directory), directory, address, verbose, wait, accept_changes, change)
 
 
 def _drive(
-    config: SearchConfig, directory: Path, address: str | None, verbose: bool, wait: bool, accept: bool = False
+    config: SearchConfig,
+    directory: Path,
+    address: str | None,
+    verbose: bool,
+    wait: bool,
+    accept: bool = False,
+    change: Change | None = None,
 ) -> Leaderboard:
-    given, directory = directory, directory.resolve()
+    """Drive a search to its end, then run the command of `search.on_end` if any of it was still to do."""
+    on_end: list[str] = []
+    outcome, message = FAILED, ""
+    try:
+        _hold_and_drive(config, directory.resolve(), address, verbose, wait, accept, change, on_end.append)
+        board = Leaderboard(directory)
+        outcome, message = FINISHED, best_in_words(board)
+    except Interrupted as e:
+        outcome, message = e.outcome, str(e)
+        raise
+    except UserError as e:
+        message = str(e)
+        raise
+    finally:
+        for command in on_end:
+            run_on_end(command, directory.resolve(), outcome, message, lambda line: print(line, file=sys.stderr))
+    return board
+
+
+def _hold_and_drive(
+    config: SearchConfig,
+    directory: Path,
+    address: str | None,
+    verbose: bool,
+    wait: bool,
+    accept: bool,
+    change: Change | None,
+    begins: Callable[[str], None],
+) -> None:
+    """Hold the folder and run the search in it; `begins` gets the command of `search.on_end` before the first trial."""
     again = continuation(f"resume {short(directory)}", address)
     with experiment.hold(directory), make_progress(config) as progress, patient(progress, wait, again):
+        settle(directory)
+        config = experiment.read_config(directory)  # it may have changed until it was held
         listeners = [listener(directory, progress), *make_loggers(config, directory)]
 
         def listen(event: str, trial: Trial) -> None:
@@ -117,10 +164,16 @@ def _drive(
         origin.check_configuration()  # the engine acts on it
         engine = Engine(config, directory, __version__, listen)
         with closing(engine.recorder):
+            own = post(directory, change.model_dump(mode="json")) if change is not None else ""
+            refused = Requests(engine, directory, progress.say).take(beginning=True)
+            if own in refused:
+                raise refused[own]
+            origin.go_on_with(engine.config)
+            if engine.config.search.on_end is not None and not engine.done:
+                begins(engine.config.search.on_end)
             run_engine(engine, directory, origin, progress, again, address, verbose)
         if engine.closed is not None:
             progress.say(f"the search ends after {len(engine.trials)} trials: {engine.closed}")
-    return Leaderboard(given)
 
 
 def run_engine(
@@ -143,7 +196,8 @@ def run_engine(
             origin.check_contents(fingerprints(config), progress.say)
             with connect_ray(address, verbose) as nodes:
                 slots, task = _get_ready(config, directory, origin, nodes, progress)
-                progress.say(f"ray: {slots.count} trial(s) at once, {slots.cpus:g} CPU and {slots.gpus:g} GPU each")
+                each = f"{slots.cpus:g} CPU and {slots.gpus:g} GPU each"
+                progress.say(f"ray: {at_once(config.search, slots)} trial(s) at once, {each}")
                 with (
                     _on_interrupt(engine, progress),
                     watch_ray(lambda: engine.interrupted, partial(_leave, engine, again)),
@@ -152,7 +206,7 @@ def run_engine(
     if engine.fatal is not None:
         raise engine.fatal
     if not engine.done:
-        raise Interrupted(again)
+        raise Interrupted(again, PAUSED if engine.paused and not engine.interrupted else STOPPED)
     require_a_result(engine, directory)
 
 
@@ -182,6 +236,8 @@ def _get_ready(
     if packing.wanted(search, slots.gpus):
         facts["packing"] = packing.pack_on_ray(search, task, slots, known.get("packing"), progress.say)
         slots = divide(search, nodes, config.train.device, Resources(**facts["packing"]["resources"]))
+    # The engine's searcher keeps to `search.concurrent`, which a request may raise.
+    slots = room(slots, nodes)
     experiment.note(directory, **facts)
     origin.record(teacher=of_weights(Path(str(prepared.teacher))))
     return slots, replace(task, threads=slots.threads)
@@ -207,11 +263,12 @@ def run_on_ray(
 
     placement = Placement(slots, say)
     searcher = EngineSearcher(engine, task_of, placement)
+    scheduler = EngineScheduler(engine, searcher)
     tuner = tune.Tuner(
         tune.with_resources(trainable, request),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=EngineScheduler(engine, searcher),
+            scheduler=scheduler,
             # The engine says when there are no more; a lost trial is a new sample to Ray.
             num_samples=-1,
             max_concurrent_trials=slots.count,
@@ -222,7 +279,7 @@ def run_on_ray(
         run_config=tune.RunConfig(
             name=RAY,
             storage_path=str(directory),
-            stop=StopOnRequest(engine, placement),
+            stop=StopOnRequest(engine, placement, Requests(engine, directory, say), scheduler),
             failure_config=tune.FailureConfig(max_failures=0),
             # Trials write their own checkpoints, which outlive Ray.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -300,9 +357,3 @@ def _leave(engine: Engine, again: str) -> None:
 def continuation(command: str, address: str | None) -> str:
     """The command that continues a run, on the same cluster."""
     return command if address is None else f"{command} --address {shlex.quote(address)}"
-
-
-def short(directory: Path) -> str:
-    """The folder as a person at this prompt would write it."""
-    relative = os.path.relpath(directory)
-    return str(directory) if relative.startswith("..") else relative

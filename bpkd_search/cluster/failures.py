@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from bpkd_search.errors import SearchFailed
-from bpkd_search.experiment.paths import trial_log
+from bpkd_search.experiment.paths import short, trial_log
 from bpkd_search.experiment.schema import COMPLETE, FAILED
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.engine import Engine
@@ -37,7 +37,8 @@ class FailureStreak:
         lines[0] += f" {trial.method}: {describe_failure(engine, trial)}"
         if (log := trial_log(self.directory, trial.number)).is_file():
             lines.append(f"its log: {log}")
-        lines.append("failed trials are not run again by `resume`: fix the cause and start the search anew")
+        folder = short(self.directory)
+        lines.append(f"fix the cause, then run them again: bpkd-search retry {folder} --failed, then resume {folder}")
         engine.stop_for(SearchFailed("\n".join(lines)))
 
 

@@ -22,11 +22,11 @@ def listener(directory: Path, progress: Progress) -> Callable[[str, Trial], None
 
     def listen(event: str, trial: Trial) -> None:
         progress.event(event, trial)
-        if event == "end":
+        if event in ("end", "retry"):
             checkpoint_file(directory, trial.number).unlink(missing_ok=True)
-            if progress.engine is not None:
-                keep_best_students(directory, progress.engine)
-                failures.ended(progress.engine, trial)
+        if event == "end" and progress.engine is not None:
+            keep_best_students(directory, progress.engine)
+            failures.ended(progress.engine, trial)
 
     return listen
 

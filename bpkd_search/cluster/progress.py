@@ -133,7 +133,7 @@ class Progress:
     def time_left(self, engine: Engine) -> str:
         """A guess from the pace so far."""
         ended = len(engine.states) - self._ended_before
-        if not ended:
+        if ended < 1:  # a request may take ends back
             return "time left unknown"
         left = (engine.total - len(engine.states)) * (time.monotonic() - self._started) / ended
         return f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"

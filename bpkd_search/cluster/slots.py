@@ -92,7 +92,17 @@ def divide(search: Search, nodes: Sequence[Node], device: str = "auto", measured
         raise ResourceError(
             f"search.resources: no node has {cpus:g} CPU(s) and {gpus:g} GPU(s) for a trial; there are {there}"
         )
-    return Slots(count if search.concurrent == "auto" else min(count, search.concurrent), cpus, gpus)
+    return replace(slots, count=at_once(search, replace(slots, count=count)))
+
+
+def room(slots: Slots, nodes: Sequence[Node]) -> Slots:
+    """The same trials, as many as the nodes hold whatever `search.concurrent` says."""
+    return replace(slots, count=sum(slots.on(node) for node in nodes if node.cpus > 0))
+
+
+def at_once(search: Search, slots: Slots) -> int:
+    """Trials that run at once where there is room for `slots`."""
+    return slots.count if search.concurrent == "auto" else min(slots.count, search.concurrent)
 
 
 def on_gpus(node: Node, gpus: float) -> int | None:

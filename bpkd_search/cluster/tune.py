@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import ray
 from ray.tune import Stopper
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from bpkd_search.cluster.losses import loss_of
 from bpkd_search.cluster.placement import Placement
+from bpkd_search.cluster.requests import Requests
 from bpkd_search.cluster.slots import PLACE
 from bpkd_search.errors import UserError
 from bpkd_search.experiment.schema import OOM
@@ -55,6 +57,8 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's task; None while a running one may still be lost and asked again; `Searcher.FINISHED`."""
+        if self._is_full() and not self.engine.interrupted:
+            return None
         trial = None
         with stopping(self.engine):
             trial = self.engine.ask()
@@ -63,6 +67,11 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
         self.numbers[trial_id] = trial.number
         self.running[trial_id] = trial.epoch
         return self.task_of(trial) | {PLACE: self.placement.of(trial)}
+
+    def _is_full(self) -> bool:
+        """Whether as many trials run as the configuration allows, which a request may change."""
+        most = self.engine.config.search.concurrent
+        return most != "auto" and len(self.running) >= most
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler's adapter has passed the report on."""
@@ -89,6 +98,8 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
                 self.engine.end(number, ("error", str(error)[-2000:].strip()))
             return
         self.engine.lost(number, loss.cause, loss.message, loss.node.name)
+        if number in self.engine.stopped:
+            return
         if self.engine.trials[number].epoch == began and not self.engine.interrupted:
             self.placement.lost(loss.node)
 
@@ -124,6 +135,27 @@ class EngineScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
     def __init__(self, engine: Engine, searcher: EngineSearcher) -> None:
         super().__init__()
         self.engine, self.searcher = engine, searcher
+        self._controller: Any = None
+        self._trials: dict[str, Any] = {}
+        self._killed: set[str] = set()
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Keep what `stop_requested` needs."""
+        self._controller, self._trials[trial.trial_id] = tune_controller, trial
+
+    def stop_requested(self) -> None:
+        """End the trials that a request stops, in the middle of an epoch too: Ray Tune would wait for its end."""
+        for trial_id in self._to_stop():
+            self._killed.add(trial_id)
+            trial = self._trials[trial_id]
+            if (actor := trial.temporary_state.ray_actor) is not None:
+                ray.kill(actor)  # Ray Tune takes it for a loss, and the engine for the end that was asked for
+            else:
+                self._controller.stop_trial(trial)
+
+    def _to_stop(self) -> list[str]:
+        stopped, numbers = self.engine.stopped, self.searcher.numbers
+        return [key for key in self.searcher.running if numbers[key] in stopped and key not in self._killed]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Keep the error for the searcher's adapter, which is told next and only that there was one."""
@@ -144,19 +176,21 @@ class EngineScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
 
 
 class StopOnRequest(Unsaved, Stopper):  # type: ignore[misc]
-    """Stops all trials once the engine has been interrupted."""
+    """Stops all trials once the engine has been interrupted, and single ones that a request names."""
 
-    def __init__(self, engine: Engine, placement: Placement) -> None:
-        self.engine, self.placement = engine, placement
+    def __init__(self, engine: Engine, placement: Placement, requests: Requests, scheduler: EngineScheduler) -> None:
+        self.engine, self.placement, self.requests, self.scheduler = engine, placement, requests, scheduler
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """No single trial is stopped here."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether the engine has been interrupted; also the moment to write rows that wait."""
+        """Whether the engine has been interrupted; also the moment to take requests and to write rows that wait."""
         with stopping(self.engine):
             self.engine.recorder.flush_if_due()
             if not self.engine.interrupted:
+                self.requests.take_if_due()
+                self.scheduler.stop_requested()
                 self.placement.check_if_due()
         return self.engine.interrupted

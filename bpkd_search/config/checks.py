@@ -13,7 +13,7 @@ from bpkd_search.config.loss import terms_by_path
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.optimisation import LENGTH, Optimisation
 from bpkd_search.config.paths import get_path
-from bpkd_search.config.points import Point, holds, in_order, is_active, lay, probe_values, run_at, to_tree
+from bpkd_search.config.points import Point, can_take, in_order, is_active, lay, probe_values, run_at, to_tree
 from bpkd_search.config.space import Choice, Distribution, FloatRange
 from bpkd_search.data.kinds import KINDS, repeated
 
@@ -121,30 +121,26 @@ def space_faults(config: SearchConfig) -> list[str]:
 
 def enqueue_faults(config: SearchConfig) -> list[str]:
     """What is wrong with `enqueue:`: unknown parameters, values that a parameter cannot take, and missing values."""
-    faults: list[str] = []
+    return [
+        f"enqueue.{index}{fault if fault.startswith(':') else f'.{fault}'}"
+        for index, given in enumerate(config.enqueue)
+        for fault in given_faults(config, given)
+    ]
+
+
+def given_faults(config: SearchConfig, given: Point) -> list[str]:
+    """What is wrong with a point that is to be tried; a fault of no single parameter begins with a colon."""
     base_run = config.run()
     base = to_tree(base_run)
-    for index, given in enumerate(config.enqueue):
-        here = f"enqueue.{index}"
-        own = []
-        for path, value in given.items():
-            if path not in config.space:
-                own.append(f"{here}.{path}: is no parameter of the space; valid: {', '.join(config.space)}")
-            elif not _can_take(config.space[path], value):
-                own.append(f"{here}.{path}: got {value!r}, {_rule(config.space[path])}")
-        missing = [p for p, d in config.space.items() if p not in given and is_active(d, base, given)]
-        missing = [p for p in missing if not _has(base, p)]
-        own += [f"{here}: no value for {path}" for path in missing]
-        faults += own or [f"{here}: {fault}" for fault in _point_faults(base_run, given)]
-    return faults
-
-
-def _can_take(distribution: Distribution, value: Any) -> bool:
-    """Whether the study can hold the value; `1` and `1.0` are the same there, `1` and `true` are not."""
-    if isinstance(distribution, Choice):
-        options = distribution.options
-        return any(value == option and isinstance(value, bool) == isinstance(option, bool) for option in options)
-    return holds(distribution, value)
+    faults = []
+    for path, value in given.items():
+        if path not in config.space:
+            faults.append(f"{path}: is no parameter of the space; valid: {', '.join(config.space)}")
+        elif not can_take(config.space[path], value):
+            faults.append(f"{path}: got {value!r}, {_rule(config.space[path])}")
+    missing = [p for p, d in config.space.items() if p not in given and is_active(d, base, given)]
+    faults += [f": no value for {path}" for path in missing if not _has(base, path)]
+    return faults or [f": {fault}" for fault in _point_faults(base_run, given)]
 
 
 def _rule(distribution: Distribution) -> str:

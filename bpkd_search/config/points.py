@@ -112,6 +112,14 @@ def holds(distribution: Distribution, value: Any) -> bool:
     return abs(steps - round(steps)) < 1e-9
 
 
+def can_take(distribution: Distribution, value: Any) -> bool:
+    """Whether a study can hold the value; `1` and `1.0` are the same there, `1` and `true` are not."""
+    if isinstance(distribution, Choice):
+        options = distribution.options
+        return any(value == option and isinstance(value, bool) == isinstance(option, bool) for option in options)
+    return holds(distribution, value)
+
+
 def coordinates(space: Mapping[str, Distribution], base: RunConfig, run: RunConfig) -> Point | None:
     """The point of the space that gives a run: its value of every active parameter; None if the run is outside.
 

@@ -47,9 +47,12 @@ class ModelSampler(Block):
         default=None, ge=1, description="Points of a Sobol sequence before the model is used; by default 4 to 10."
     )
 
-    def points_before(self, trials: int) -> int:
-        """How many points precede the model's in a search of so many trials: one in eight, and 4 to 10."""
-        return self.startup if self.startup is not None else max(4, min(10, trials // 8))
+    def points_before(self, parameters: int) -> int:
+        """How many points precede the model's: one more than there are parameters, 4 to 10.
+
+        Not by the number of trials, so that a search that is made longer is the one that was longer from the start.
+        """
+        return self.startup if self.startup is not None else max(4, min(10, parameters + 1))
 
 
 class CmaEsSampler(Block):
@@ -179,6 +182,11 @@ class Search(Block):
     ] = Field(default=None, description="What one trial gets; `auto` measures how many train fastest together.")
     concurrent: Annotated[_Auto | Annotated[int, Field(ge=1), Tag("figure")], Discriminator(_form)] = Field(
         default="auto", description="Trials at once; auto fills the machine."
+    )
+    on_end: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="A shell command that is run when the search ends, is stopped or fails, with BPKD_SEARCH_DIRECTORY,"
+        " BPKD_SEARCH_OUTCOME and BPKD_SEARCH_MESSAGE in its environment.",
     )
 
     @field_validator("objectives")

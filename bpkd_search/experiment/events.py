@@ -70,15 +70,27 @@ class EventLog:
                 os.fsync(file.fileno())
 
 
-def read_events(directory: Path) -> Iterator[Event]:
-    """Yield every complete event of an experiment, in order. Raises `ExperimentError` for a damaged line."""
+def log_size(directory: Path) -> int:
+    """Return the size of the log in bytes, where the events of the future begin."""
     path = directory / EVENTS
+    return path.stat().st_size if path.exists() else 0
+
+
+def read_events(directory: Path, kind: str = "", start: int = 0) -> Iterator[Event]:
+    """Yield the complete events of an experiment, in order: of one kind or of all, from the byte `start` of the log.
+
+    Raises `ExperimentError` for a damaged line.
+    """
+    path, begin = directory / EVENTS, f'{{"event":"{kind}'.encode()
     if not path.exists():
         return
     with path.open("rb") as file:
+        file.seek(start)
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
+            if kind and not line.startswith(begin):
+                continue
             try:
                 yield json.loads(line)
             except ValueError as e:

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bpkd_search.config import RunConfig, SearchConfig
-from bpkd_search.config.paths import find, set_path
+from bpkd_search.config.paths import find, leaves, set_path
 from bpkd_search.config.points import to_tree
 from bpkd_search.errors import CheckpointError, ConfigError, DataError, ExperimentError
 from bpkd_search.experiment.events import read_events
@@ -44,6 +44,7 @@ MAY_CHANGE = (
     "search.warm_start",
     "search.resources",
     "search.concurrent",
+    "search.on_end",
 )
 
 
@@ -98,6 +99,10 @@ class Origin:
             if began in (None, os.getcwd()) or not ("no module" in said or (relative and "no such" in said)):
                 raise
             raise ExperimentError(f"{e}\n  the search was started in {began}; continue it there") from e
+
+    def go_on_with(self, config: SearchConfig) -> None:
+        """Take the configuration that requests have made of the checked one for what is recorded."""
+        self._config = config
 
     def record(self, **made: Content) -> None:
         """Write down the configuration, the contents and the accepted changes with the time.
@@ -155,15 +160,6 @@ def at_its_place(logged: Mapping[str, Any], base: RunConfig, searched: Container
         if path not in searched and path.split(".")[0] in now and path != "provenance":
             set_path(tree, path, find(now, path))
     return RunConfig.model_validate(tree)
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of a nested mapping by dotted path; a list is a value."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _shown(tree: Mapping[str, Any], path: str) -> str:

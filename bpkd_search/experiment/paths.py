@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 CONFIG = "config.yaml"
@@ -9,6 +10,8 @@ FACTS = "experiment.json"
 EVENTS = "events.jsonl"
 STUDY = "study.journal"
 LOCK = "lock"
+# Requests that wait for the driver, a JSON file each.
+REQUESTS = "requests"
 
 # The tables: directories of Parquet files, named as the table.
 TRIALS, REPORTS, CONFIRM = "trials", "reports", "confirm"
@@ -40,3 +43,9 @@ def trial_log(directory: Path, number: int) -> Path:
 def checkpoint_file(directory: Path, number: int) -> Path:
     """Return the path of the checkpoint of an unfinished trial."""
     return directory / CHECKPOINTS / f"{number:05d}.pt"
+
+
+def short(directory: Path) -> str:
+    """Return the folder as a person at this prompt would write it."""
+    relative = os.path.relpath(directory)
+    return str(directory) if relative.startswith("..") else relative

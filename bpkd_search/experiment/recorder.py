@@ -31,6 +31,8 @@ class Recorder:
     - `lost`: number, cause, message, node: the trial lost its process or node and is asked again;
     - `end`: number, state, reason, message, feasible;
     - `judge`: number, feasible, if it has changed since the end;
+    - `request`, number -1: id, and either `refused` (why), or request (mapping), `answer` and what it does: `changes`
+      of the configuration, `enqueue` (points), `pause`, and the trials to `stop` and to `retry`;
     - `session`, `sources` (trials of other searches) and `warm_start` (what of them the study learns), of the whole
       search, with number -1: only in the log.
 
@@ -86,6 +88,11 @@ class Recorder:
 
     def _apply(self, event: Event) -> None:
         kind, number = event["event"], int(event["number"])
+        for again in event.get("retry", ()):
+            row = self.trials[again]
+            row |= {**dict.fromkeys((*MEASURED, "reason", "feasible", "ended")), "state": RUNNING, "epochs": 0}
+            row["retries"] += 1
+            self._trial_table.put(again, row)
         if number < 0:
             return
         when = datetime.fromtimestamp(event["time"], timezone.utc)

@@ -45,7 +45,8 @@ _COSTS = tuple(_column(measure) for measure in MEASURES if measure.role != "scor
 _RETRIES: Column = (
     "retries",
     pa.int64(),
-    "times the trial was lost with its process or node, or ran out of memory, and continued from its checkpoint",
+    "times the trial was lost with its process or node, or ran out of memory, and continued from its checkpoint, or was"
+    " run again by `retry`",
 )
 
 TRIAL_COLUMNS: tuple[Column, ...] = (

@@ -10,7 +10,10 @@ from bpkd_search.config.models import RunConfig
 
 @dataclass
 class Trial:
-    """A trial that the engine has started: its run, its reports so far, and how it ended."""
+    """A trial that the engine has started: its run, its reports so far, and how it ended.
+
+    `retried_seconds` are the GPU-seconds of its failed attempts, if it was run again by request.
+    """
 
     number: int
     method: str
@@ -22,6 +25,7 @@ class Trial:
     state: str | None = None
     reason: str | None = None
     feasible: bool | None = None
+    retried_seconds: float = 0.0
 
     @property
     def retries(self) -> int:
@@ -32,6 +36,12 @@ class Trial:
     def epoch(self) -> int:
         """Epochs reported so far."""
         return max(self.reports, default=0)
+
+    def restart(self) -> None:
+        """Go back to before the first report, as a request to run it again asks."""
+        self.retried_seconds += float(self.last().get("gpu_seconds", 0.0))
+        self.reports, self.stop = {}, False
+        self.state = self.reason = self.feasible = None
 
     def last(self) -> dict[str, Any]:
         """Return the newest report; empty before the first."""

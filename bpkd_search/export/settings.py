@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from bpkd_search.config import RunConfig, terms_of
@@ -65,16 +66,21 @@ def export_settings(settings: Sequence[Setting], out: Path, writers: Mapping[str
     return [out / file for _, file, _ in plan]
 
 
-def best_settings(board: Leaderboard, top: int) -> list[Setting]:
-    """Return the `top` full-budget trials of an experiment, best first.
+def best_settings(
+    board: Leaderboard, top: int, trial: int | None = None, confirmed_only: bool = False
+) -> list[Setting]:
+    """Return the `top` full-budget trials of an experiment, best first, or the one of number `trial`.
 
-    Baselines are included: if plain distillation is best, that is the result.
-    Raises `ExperimentError` if no trial ran its full budget.
+    With `confirmed_only`, those of `confirm` that never failed there, by their mean over its seeds. Baselines are
+    included: if plain distillation is best, that is the result.
+    Raises `ExperimentError` if no such trial ran its full budget.
     """
-    best = board.best(top)
+    trials = board.trials()
+    best = _chosen(board, trials, trial) if trial is not None else board.best(top)
+    if confirmed_only:
+        best = _confirmed(board, trials, top)
     if best.empty:
         raise ExperimentError(f"{board.directory}: no trial has run its full budget yet")
-    trials = board.trials()
     plain = trials[(trials["origin"] == BASELINE) & (trials["state"] == COMPLETE)]
     baselines = {f"{row['method']} ({board.metric})": float(row[board.metric]) for _, row in plain.iterrows()}
     last = board.reports(["class_iou"], best["number"].tolist()).groupby("number")["class_iou"].last()
@@ -106,6 +112,31 @@ def best_settings(board: Leaderboard, top: int) -> list[Setting]:
         name = f"{rank}-{row['method']}-trial{row['number']}"
         settings.append(Setting(name, config, metrics, student, baselines, classes))
     return settings
+
+
+def _chosen(board: Leaderboard, trials: pd.DataFrame, number: int) -> pd.DataFrame:
+    """Return the row of a trial that ran its full budget."""
+    found = trials[trials["number"] == number]
+    if found.empty or str(found["state"].iloc[0]) != COMPLETE:
+        what = "there is none" if found.empty else f"it is {found['state'].iloc[0]}"
+        full = ", ".join(map(str, sorted(board.best(len(trials))["number"]))) or "none yet"
+        raise ExperimentError(
+            f"{board.directory}: --trial: got {number}, but {what}; valid are trials that ran their full budget: {full}"
+        )
+    return found
+
+
+def _confirmed(board: Leaderboard, trials: pd.DataFrame, top: int) -> pd.DataFrame:
+    """Return the rows of confirmed trials in the order of their means, ranked anew."""
+    if not board.confirmed:
+        raise ExperimentError(f"{board.directory}: is not confirmed yet; run `bpkd-search confirm`")
+    means = board.winner()
+    order = means.loc[means["mean"].notna() & (means["failed"] == 0), "number"].head(top)
+    if order.empty:
+        raise ExperimentError(f"{board.directory}: no confirmed setting ran with every seed")
+    rows = trials.set_index("number", drop=False).loc[order]
+    rows.index = pd.RangeIndex(1, len(rows) + 1, name="rank")
+    return rows
 
 
 def _by_class(names: Sequence[str] | None, values: Any) -> dict[str, float]:

@@ -60,7 +60,7 @@ class TableBackend:
         for (setting, _), rows in table.sort_values("epoch").groupby(["setting", "seed"]):
             if len(rows) == self.epochs:
                 curve = [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
-                self.curves.setdefault(int(setting), []).append(curve)
+                self.curves.setdefault(int(str(setting)), []).append(curve)
         if not self.curves:
             raise ExperimentError(f"table: holds no trial with every epoch up to {self.epochs}")
         self._points = {n: parameters_of(config.space, curves[0][0]) for n, curves in self.curves.items()}

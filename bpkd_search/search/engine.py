@@ -10,22 +10,24 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from optuna.storages import BaseStorage
 
+from bpkd_search.config.changes import with_changes
 from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.paths import find
-from bpkd_search.config.points import active_part, column_kind, coordinates, to_tree
+from bpkd_search.config.points import can_take, column_kind, to_tree
 from bpkd_search.errors import UserError
 from bpkd_search.experiment.events import Event, read_events
 from bpkd_search.experiment.origin import at_its_place
 from bpkd_search.experiment.recorder import Recorder
+from bpkd_search.experiment.requests import as_begun
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, OOM, PRUNED, SAMPLED
 from bpkd_search.experiment.trial import Trial
-from bpkd_search.search.history import History
+from bpkd_search.search.history import History, new_study
 from bpkd_search.search.judging import Judging
 from bpkd_search.search.learned import Learned, LearnedRungs
 from bpkd_search.search.model import Model
@@ -42,8 +44,8 @@ class Engine:
 
     `fixed` trials come first, by default the baselines, then `enqueue:`, then the sampler's points, `sampled` in
     all (by default as the config says). Trials of origin `baseline` always run to the end.
-    `listen(event, trial)` is called after each `ask`, `report`, `lost` and `end`. `storage` is where the Optuna study
-    lives, by default a journal file in the folder; `clock` gives seconds, by default those since 1970.
+    `listen(event, trial)` is called after each `ask`, `report`, `lost`, `retry` and `end`. `storage` is where the
+    Optuna study lives, by default a journal file in the folder; `clock` gives seconds, by default those since 1970.
     """
 
     def __init__(
@@ -58,38 +60,40 @@ class Engine:
         storage: BaseStorage | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.config, self.listen, self.clock = config, listen, clock
+        now, self.listen, self.clock = config, listen, clock
+        # What requests have changed since the search began is changed below again, in its place.
+        self.config = config = as_begun(directory, config)
         self.max_epochs = config.train.rounds()
         self.goals = config.search.goals
         self.metric = config.search.ranked_by
         self.trials: dict[int, Trial] = {}
         self.states: dict[int, str] = {}
         self.notes: list[str] = []
-        self.interrupted = False
+        self.interrupted = self.paused = False
+        self.stopped: set[int] = set()  # trials that a request ends early
         self.fatal: UserError | None = None
         self.closed: str | None = None
         scheduler = config.search.scheduler
         full = self.max_epochs if scheduler.axis == "epochs" else (config.train.gpu_seconds or math.inf)
-        modelled = "model" in (config.search.sampler.name, scheduler.name)
-        self.learned = Learned(config) if modelled else None
+        self.learned = self._make_learned()
         self._restoring = True
-        if self.learned is not None and scheduler.name == "model":
-            self.rungs: Stopping = LearnedRungs(self.learned, scheduler.grace, scheduler.chance)
-        else:
-            self.rungs = make_rungs(scheduler, full)
+        by_model = LearnedRungs(lambda: self.learned, scheduler.grace, scheduler.chance)
+        self.rungs: Stopping = by_model if scheduler.name == "model" else make_rungs(scheduler, full)
         self.plan = Plan(config, fixed, sampled)
-        self.total = self.plan.total
         self._judging = Judging(config.search, self.plan.fixed, self.trials)
         self._spending = Spending(config.search.budget, clock)
         self._untold: list[Trial] = []  # ended trials that the study is not told of before they can be judged
         self._unfinished: deque[Trial] = deque()
         # Trials of other searches that wait until they can be judged; None before they were looked for.
         self._sources: dict[str, Found] | None = None
-        history = History()
-        self.study = cast(Study, history)  # only keeps what the log tells
+        self._learned: Found = []
+        self._directory, self._storage = directory, storage
+        self.study = cast(Study, History())  # only keeps what the log tells
         for event in read_events(directory):
             self._restore(event)
-        self._open_study(history, directory, storage)
+        self._use(now)
+        self.paused = False
+        self._open_study(cast(History, self.study), directory, storage)
         self.study.learned, self._restoring = self.learned, False
         self.recorder = Recorder(directory, config.name, parameter_kinds(config), version, clock)
         self._spending.go_on()
@@ -122,7 +126,7 @@ class Engine:
             self._unfinished.remove(again)
             return again
         number = len(self.trials)
-        if number >= self.total or self._budget_is_spent():
+        if self.paused or number >= self.total or self._budget_is_spent():
             return self._unfinished.popleft() if self._unfinished else None
         self.judge_sources()
         trial = self.plan.trial(number, self.study.ask)
@@ -170,6 +174,7 @@ class Engine:
                 message = f"{' or '.join(self.goals)} is undefined on this validation split"
         elif trial.stop:
             state = PRUNED
+            message = "stopped by request" if number in self.stopped else None
         else:
             return
         feasible = self._judging.feasible(trial) if state == COMPLETE else None
@@ -193,6 +198,17 @@ class Engine:
         self._unfinished.append(trial)
         self.listen("lost", trial)
 
+    def request(self, event: Mapping[str, Any]) -> None:
+        """Do what a request asks, as `search.requests` puts it for the log."""
+        self._log("request", -1, **event)
+        self._steer(event)
+        for number in event.get("retry", ()):
+            self._unfinished.append(self.trials[number])
+            self.listen("retry", self.trials[number])
+        for trial in [trial for trial in self._unfinished if trial.number in self.stopped]:
+            self._unfinished.remove(trial)
+            self.end(trial.number)
+
     def stop_for(self, error: UserError) -> None:
         """Stop the search for something that the user has to fix, such as a full disk."""
         self.fatal, self.interrupted = error, True
@@ -203,8 +219,8 @@ class Engine:
 
     def learn(self, found: Found) -> None:
         """Bring trials of other searches into the study."""
-        self._sources = {}
-        self.study.learn(found)
+        self._sources, self._learned = {}, list(found)
+        self.study.learn([trial for trial in found if self._holds(trial["point"])])
 
     def judge_sources(self) -> Found | None:
         """Learn from the sources that agree with the own trials; None while nothing can be decided.
@@ -230,7 +246,7 @@ class Engine:
         direction = self.goals[self.metric]
         model = Model(self.config.space)
         for number, trial in self.trials.items():
-            point = coordinates(self.config.space, self.plan.base, trial.run)
+            point = self.plan.point(trial)
             if point is not None:
                 model.asked(number, point)
                 for epoch, report in trial.reports.items():
@@ -240,6 +256,11 @@ class Engine:
             if self.trials[number].state == COMPLETE and value is not None:
                 model.ended(number, value if direction == "max" else -value)
         return model
+
+    @property
+    def total(self) -> int:
+        """The number of trials of the whole search."""
+        return self.plan.total
 
     @property
     def done(self) -> bool:
@@ -253,14 +274,17 @@ class Engine:
         """Seconds inside training, over all trials."""
         return gpu_seconds(self.trials.values())
 
+    def _make_learned(self) -> Learned | None:
+        """The models of the search, where its sampler or scheduler needs them."""
+        search = self.config.search
+        return Learned(self.config) if "model" in (search.sampler.name, search.scheduler.name) else None
+
     def _begin(self, trial: Trial) -> None:
         """What follows from an ask, when it happens and when it is restored."""
         self.trials[trial.number] = trial
-        self.plan.runs(trial.run)
-        if self.learned is not None:
-            point = coordinates(self.config.space, self.plan.base, trial.run)
-            if point is not None:
-                self.learned.asked(trial.number, point)
+        self.plan.began(trial)
+        if self.learned is not None and (point := self.plan.point(trial)) is not None:
+            self.learned.asked(trial.number, point)
 
     def _take(self, trial: Trial, epoch: int, report: dict[str, Any]) -> None:
         trial.reports[epoch] = report
@@ -299,6 +323,58 @@ class Engine:
             trial.feasible = feasible
             self._log("judge", trial.number, feasible=feasible)
 
+    def _steer(self, event: Mapping[str, Any]) -> None:
+        """What follows from a request, when it is made and when it is restored."""
+        self.paused = self.paused or bool(event.get("pause"))
+        for point in event.get("enqueue", ()):
+            self.plan.request(point)
+        for number in event.get("stop", ()):
+            self.trials[number].stop = True
+            self.stopped.add(number)
+        for number in event.get("retry", ()):
+            self._again(self.trials[number])
+        self._use(with_changes(self.config, event.get("changes", {})))
+
+    def _again(self, trial: Trial) -> None:
+        """Take the end of a trial back; what the study was told of it stays, and it gets a second place there."""
+        del self.states[trial.number]
+        self.stopped.discard(trial.number)
+        trial.restart()
+        was_told = all(waiting is not trial for waiting in self._untold)
+        self._untold = [waiting for waiting in self._untold if waiting is not trial]
+        if was_told and (point := self.plan.point(trial)) is not None:
+            self.study.ask(trial.number, point)
+            if self.learned is not None:
+                self.learned.asked(trial.number, point)
+
+    def _use(self, config: SearchConfig) -> None:
+        """Go on with another configuration of the search; after a change of the space, with a new study."""
+        before, self.config = self.config, config
+        self.plan.config, self._spending.budget = config, config.search.budget
+        if config.search.budget != before.search.budget:
+            self.closed = None
+        if config.space == before.space:
+            return
+        restoring = isinstance(self.study, History)
+        self.study = cast(Study, History()) if restoring else new_study(self._directory, config, self._storage)
+        self.learned = self._make_learned()
+        self.study.learned = self.learned
+        self.study.learn([trial for trial in self._learned if self._holds(trial["point"])])
+        for number, trial in self.trials.items():
+            if (point := self.plan.point(trial)) is not None:
+                self.study.ask(number, point)
+                if self.learned is not None:
+                    self.learned.asked(number, point)
+                for epoch, report in trial.reports.items():
+                    if self._judging.values(report) is not None:
+                        self.study.report(number, epoch, [report[name] for name in self.goals])
+                        if self.learned is not None:
+                            self.learned.reported(number, epoch, report)
+        self._untold = [ended for ended in map(self.trials.__getitem__, self.states) if not self._tell(ended)]
+
+    def _holds(self, point: Mapping[str, Any]) -> bool:
+        return all(can_take(self.config.space[path], value) for path, value in point.items())
+
     def _open_session(self) -> None:
         """Log the start of a session, once: the time before it was a pause."""
         if not self._session_is_logged:
@@ -314,7 +390,8 @@ class Engine:
 
     def _budget_is_spent(self) -> bool:
         # The baselines are what everything is compared with: they run whatever the budget says.
-        if len(self.trials) < len(self.plan.fixed):
+        # So do those that somebody asks for by name.
+        if len(self.trials) < len(self.plan.fixed) or self.plan.requested:
             return False
         ended = [trial for trial in map(self.trials.__getitem__, self.states) if self._judging.counts(trial)]
         self.closed = self._spending.closed(self.trials.values(), map(self._judging.result, ended)) or self.closed
@@ -341,18 +418,21 @@ class Engine:
     def _restore(self, event: Event) -> None:
         kind, number = event["event"], int(event["number"])
         self._spending.passed(event)
-        if kind == "sources":
+        if kind == "session":
+            self.paused = False
+        elif kind == "request":
+            self._steer(event)
+        elif kind == "sources":
             self.offer(event["sources"])
         elif kind == "warm_start":
             self.learn(event["trials"])
         elif kind == "ask":
             # What is left of it runs where the data are now.
             run = at_its_place(event["config"], self.plan.base, self.config.space)
-            self._begin(Trial(number, event["method"], event["origin"], run))
-            given = event["origin"] != SAMPLED
-            if event["origin"] != BASELINE or coordinates(self.config.space, self.plan.base, run) is not None:
-                point = active_part(self.config.space, to_tree(self.plan.base), event["point"])
-                cast(History, self.study).asked(number, point, given)
+            trial = Trial(number, event["method"], event["origin"], run)
+            self._begin(trial)
+            if (point := self.plan.point(trial)) is not None:
+                cast(History, self.study).asked(number, point, event["origin"] != SAMPLED)
         elif kind == "report":
             self._take(self.trials[number], int(event["epoch"]), event)
         elif kind == "lost":

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -59,6 +60,10 @@ class History:
         """Trial `number` got `point`; `given` where it is not the sampler's own."""
         self._asked[number] = point, given
         self._calls.append(("ask", (number, point if given else None)))
+
+    def ask(self, number: int, fixed: Point) -> None:
+        """As `Study.ask` with a point."""
+        self.asked(number, fixed, True)
 
     def report(self, *arguments: Any) -> None:
         """As `Study.report`."""
@@ -125,16 +130,21 @@ class History:
         """What contradicts the log in a study; what the study has not been told yet is no contradiction."""
         told, reports = dict[int, tuple[Any, ...]](), dict[int, dict[int, float]]()
         expected: list[tuple[Any, Point]] = []
-        for name, arguments in self._calls:
+        # The place of each trial in the study; one that is run again has a new one.
+        places: dict[int, int] = {}
+        for name, (first, *rest) in self._calls:
             if name == "ask":
-                expected.append((arguments[0], self._asked[arguments[0]][0]))
+                places[first] = len(expected)
+                expected.append((first, self._asked[first][0]))
             elif name == "learn":
-                expected += [(trial["source"], trial["point"]) for trial in arguments[0]]
+                expected += [(trial["source"], trial["point"]) for trial in first]
+            elif (place := places.get(first)) is None:
+                continue
             elif name == "tell":
-                told.setdefault(arguments[0], arguments[1:])
+                told.setdefault(place, tuple(rest))
             else:
-                number, epoch, values = arguments
-                reports.setdefault(number, {}).setdefault(epoch, values[0])
+                epoch, values = rest
+                reports.setdefault(place, {}).setdefault(epoch, values[0])
         found = [(t.user_attrs.get("warm_start", t.user_attrs.get("number")), t.params) for t in trials]
         if len(found) < len(expected) and all(_same(*pair) for pair in zip(found, expected, strict=False)):
             return "lacks trials that the event log has"
@@ -142,13 +152,13 @@ class History:
             return "has trials that the event log lacks"
         if not all(_same(*pair) for pair in zip(found, expected, strict=True)):
             return "has other trials than the event log"
-        for trial in trials:
+        for place, trial in enumerate(trials):
             number = trial.user_attrs.get("number")
             if number is None:
                 continue
-            if trial.state.is_finished() and (number not in told or _outcome(trial) != frozen_state(*told[number][:2])):
+            if trial.state.is_finished() and (place not in told or _outcome(trial) != frozen_state(*told[place][:2])):
                 return f"has another end of trial {number} than the event log"
-            if not trial.intermediate_values.items() <= reports.get(number, {}).items():
+            if not trial.intermediate_values.items() <= reports.get(place, {}).items():
                 return f"has other reports of trial {number} than the event log"
         return None
 
@@ -163,6 +173,22 @@ class History:
             if study.ask(number, point if force else fixed) != point:
                 return force
         return True
+
+
+def new_study(directory: Path, config: SearchConfig, storage: BaseStorage | None = None) -> Study:
+    """An empty study in the place of one that has another space, which is kept: its journal, or in `storage` its name.
+
+    Optuna knows no study whose choices change.
+    """
+    if storage is None:
+        if (path := directory / STUDY).exists():
+            set_aside(path)
+        return Study(journal(directory), config)
+    known = optuna.study.get_all_study_names(storage)
+    kept = next(name for i in count(1) if (name := f"{config.name}.old-{i}") not in known)
+    optuna.copy_study(from_study_name=config.name, from_storage=storage, to_storage=storage, to_study_name=kept)
+    optuna.delete_study(study_name=config.name, storage=storage)
+    return Study(storage, config)
 
 
 def set_aside(path: Path) -> Path:

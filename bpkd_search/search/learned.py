@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,9 +78,11 @@ class Learned:
 class LearnedRungs:
     """Stops a trial whose chance to be among the best is below `chance`, from `grace` on."""
 
-    def __init__(self, learned: Learned, grace: float, chance: float) -> None:
+    def __init__(self, learned: Callable[[], Learned | None], grace: float, chance: float) -> None:
+        """`learned` gives what the search knows at the time of a report."""
         self.learned, self.grace, self.chance = learned, grace, chance
 
     def report(self, number: int, position: float, values: Values) -> bool:
         """Whether trial `number` continues."""
-        return position < self.grace or self.learned.chance(number) >= self.chance
+        learned = self.learned()
+        return position < self.grace or learned is None or learned.chance(number) >= self.chance

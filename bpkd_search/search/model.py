@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from bpkd_search.config.points import Point
 from bpkd_search.config.space import Distribution
@@ -64,7 +64,11 @@ class Model:
         self._rows: list[int] = []
 
     def asked(self, number: int, point: Point) -> None:
-        """Take a trial that has begun."""
+        """Take a trial that has begun, or begun anew."""
+        if number in self._full:
+            self._full.remove(number)
+            self._forecasts, self._kernels = {}, {}
+        self._surrogate = None
         self.evidence[number] = Evidence(dict(point))
         self._vectors[number] = self.encoding.vectors([point])[0]
 

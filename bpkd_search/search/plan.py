@@ -1,13 +1,28 @@
-"""Which trials a search runs, in order: fixed ones, by default the baselines, then `enqueue:`, then sampled points."""
+"""Which trials a search runs, in order: fixed ones, by default the baselines, then `enqueue:`, then sampled points.
+
+Points that a request asks for come before the next of these.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from bpkd_search.config.loss import label_of
 from bpkd_search.config.models import RunConfig, SearchConfig
-from bpkd_search.config.points import BASELINES, Point, baseline_run, coordinates, run_at
+from bpkd_search.config.paths import find
+from bpkd_search.config.points import (
+    BASELINES,
+    Point,
+    active_part,
+    baseline_run,
+    can_take,
+    coordinates,
+    run_at,
+    to_tree,
+)
 from bpkd_search.experiment.schema import BASELINE, ENQUEUED, SAMPLED
 from bpkd_search.experiment.trial import Trial
 
@@ -17,14 +32,15 @@ Ask = Callable[[int, Point | None], Point]
 class Plan:
     """The order of a search's trials: `total` in all, the first of them `fixed`.
 
-    By default the baselines are fixed, and as many are sampled as the config says.
+    By default the baselines are fixed, and as many are sampled as `config` says, which may be replaced by one with
+    another search or space. `requested` are the points of requests that wait for their trials.
     """
 
     def __init__(self, config: SearchConfig, fixed: Sequence[Trial] | None, sampled: int | None) -> None:
-        self.config, self.base = config, config.run()
+        self.config, self.base, self._sampled = config, config.run(), sampled
         self.fixed = baseline_trials(self.base) if fixed is None else list(fixed)
-        self.sampled = max(config.search.trials, len(config.enqueue)) if sampled is None else sampled
-        self.total = len(self.fixed) + self.sampled
+        self.requested: deque[Point] = deque()
+        self._given, self._requests = deque(config.enqueue), 0
         # The training seeds of equal runs.
         self._seeds: dict[str, set[int]] = {}
 
@@ -36,18 +52,52 @@ class Plan:
             if point is not None:
                 ask(number, point)
             return trial
-        given: Point | None = None
-        if number < len(self.fixed) + len(self.config.enqueue):
-            given = self._complete(self.config.enqueue[number - len(self.fixed)])
+        waiting = self._waiting()
+        given = self._complete(waiting[0]) if waiting else None
         run = run_at(self.base, ask(number, given))
         if used := self._used_seeds(run):
             # The same seed again would be the same training again; another one is a replicate.
             run = run.model_copy(update={"train": run.train.model_copy(update={"seed": max(used) + 1})})
         return Trial(number, label_of(run.loss), SAMPLED if given is None else ENQUEUED, run)
 
-    def runs(self, run: RunConfig) -> None:
-        """Note that a run is made, so that an equal one gets another seed."""
-        self._used_seeds(run).add(run.train.seed)
+    @property
+    def sampled(self) -> int:
+        """The number of trials beside the fixed ones and those of requests."""
+        search = self.config.search
+        return max(search.trials, len(self.config.enqueue)) if self._sampled is None else self._sampled
+
+    @property
+    def total(self) -> int:
+        """The number of trials."""
+        return len(self.fixed) + self.sampled + self._requests
+
+    @property
+    def tried(self) -> int:
+        """How many points of `enqueue:` have got their trials."""
+        return len(self.config.enqueue) - len(self._given)
+
+    def request(self, point: Mapping[str, Any]) -> None:
+        """Try a point before all that is still to come, beside the trials that are planned."""
+        self.requested.append(dict(point))
+        self._requests += 1
+
+    def began(self, trial: Trial) -> None:
+        """Note that a trial has begun: its point waits no more, and an equal run gets another seed."""
+        self._used_seeds(trial.run).add(trial.run.train.seed)
+        if trial.origin == ENQUEUED and (waiting := self._waiting()):
+            waiting.popleft()
+
+    def point(self, trial: Trial, config: SearchConfig | None = None) -> Point | None:
+        """Where a trial is in the space, by default the plan's own; None where it is outside."""
+        tree, space = to_tree(trial.run), (config or self.config).space
+        if trial.origin == BASELINE:
+            return coordinates(space, self.base, trial.run)
+        point = active_part(space, to_tree(self.base), {path: find(tree, path) for path in space})
+        return point if all(can_take(space[path], value) for path, value in point.items()) else None
+
+    def _waiting(self) -> deque[Point]:
+        """The points that are tried next, the first in front."""
+        return self.requested or self._given
 
     def _complete(self, given: Point) -> Point:
         """An enqueued point with the base run's values where it names none."""

@@ -111,7 +111,8 @@ class ModelSampler(BaseSampler):
             drawn = mean + deviation * random.standard_normal()
             gains.append((drawn - high) / ((high - low) or 1.0))
         weighted = np.array([weight * gain for weight, gain in zip(weights, gains, strict=True)])
-        return weighted.min(0) + 0.05 * weighted.sum(0) + 0.1 * self._log_feasible(vectors)
+        worth = weighted.min(0) + 0.05 * weighted.sum(0) + 0.1 * self._log_feasible(vectors)
+        return np.asarray(worth, dtype=np.float64)
 
     def _log_feasible(self, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
         """The logarithm of the chance to keep every constraint; a limit's model is of what is left to it."""

@@ -10,9 +10,10 @@ from typing import Any
 from optuna.storages import InMemoryStorage
 
 from bpkd_search.config.points import to_tree
-from bpkd_search.experiment.events import read_events
+from bpkd_search.experiment.events import Event, read_events
 from bpkd_search.experiment.folder import read_config
 from bpkd_search.experiment.origin import at_its_place
+from bpkd_search.experiment.requests import as_begun
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.engine import Engine
 
@@ -20,11 +21,11 @@ from bpkd_search.search.engine import Engine
 def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, list[str]]:
     """Regenerate every suggestion and state of an experiment from its event log.
 
-    A fresh engine with an empty study is told the recorded reports and ends in their order. Gives the number of
-    trials regenerated, and a line for every one that comes out differently. `fixed` are the trials that the search
+    A fresh engine with an empty study is told the recorded reports, ends and requests in their order. Gives the number
+    of trials regenerated, and a line for every one that comes out differently. `fixed` are the trials that the search
     ran first, by default the baselines. Raises `ExperimentError`, `ConfigError`.
     """
-    config = read_config(directory)
+    config = as_begun(directory, read_config(directory))
     # What was learned from other experiments is in the log; they may have been removed. How long the driver had run
     # when it asked is not.
     budget = config.search.budget.model_copy(update={"hours": None})
@@ -38,7 +39,11 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
         for event in read_events(directory):
             now = event["time"]
             number = int(event["number"])
-            if event["event"] == "sources":
+            if event["event"] == "session":
+                engine.paused = False
+            elif event["event"] == "request":
+                _request(engine, event)
+            elif event["event"] == "sources":
                 engine.offer(event["sources"])
             elif event["event"] == "warm_start":
                 # Older searches took other searches' trials as they were.
@@ -68,6 +73,16 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
                 differences.append(f"trial {number}: feasible was {event['feasible']}, is not now")
         engine.recorder.close()
     return count, differences
+
+
+def _request(engine: Engine, event: Event) -> None:
+    """Do what a request did; trials that it runs again are asked at once, as the log does not say when they were."""
+    done = {key: value for key, value in event.items() if key not in ("event", "number", "time")}
+    if "changes" in done:
+        done["changes"] = {path: values for path, values in done["changes"].items() if path != "search.budget.hours"}
+    engine.request(done)
+    for _ in done.get("retry", ()):
+        engine.ask()
 
 
 def _as_read_now(config: dict[str, Any], engine: Engine) -> dict[str, Any]:

@@ -36,7 +36,8 @@ class Outcome:
     """A simulated search: its engine, best-so-far at every full-budget end, and how busy the slots were.
 
     `curve` holds (GPU-seconds spent by all trials, best metric so far of trials that ran their full budget and keep
-    the constraints), `full` (GPU-seconds, trial) of each such trial; `busy` is the share of the slots' time spent in trials until the last trial was handed out.
+    the constraints), `full` (GPU-seconds, trial) of each such trial; `busy` is the share of the slots' time spent in
+    trials until the last trial was handed out.
     """
 
     engine: Engine

@@ -45,4 +45,4 @@ class Spending:
 
 def gpu_seconds(trials: Iterable[Trial]) -> float:
     """Seconds inside training, over all trials."""
-    return sum(float(trial.last().get("gpu_seconds", 0.0)) for trial in trials)
+    return sum(float(trial.last().get("gpu_seconds", 0.0)) + trial.retried_seconds for trial in trials)

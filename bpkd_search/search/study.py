@@ -81,7 +81,7 @@ class Study:
         search, space = self.config.search, self.config.space
         sampler = make_sampler(search.sampler, space, seed, search.seed, number)
         if self.learned is not None and isinstance(search.sampler, ModelSampler):
-            startup = search.sampler.points_before(search.trials)
+            startup = search.sampler.points_before(len(space))
             sampler = self.learned.sampler(self._base, sampler, startup, seed)
         self.study.sampler = Distinct(sampler, space, self._base, self._repeats, self.every_point, second_seed)
         trial = self._trials.get(number)
@@ -89,6 +89,7 @@ class Study:
             if fixed is not None and not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 self.study.enqueue_trial(fixed)
             trial = self.study.ask()
+            self._reported.pop(number, None)  # of an attempt before, if it runs again
         point: Point = {}
         for path, distribution in in_order(self.config.space):
             if is_active(distribution, self._base, point):

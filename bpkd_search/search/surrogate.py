@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve
 from scipy.optimize import minimize
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
+from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
+from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[import-untyped]
+from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel  # type: ignore[import-untyped]
 
 from bpkd_search.search.encoding import Vectors
 
@@ -103,8 +103,9 @@ def _most_probable(
         away = (theta - initial) / spread
         return value + 0.5 * float(away @ away), gradient + away / spread
 
-    found = minimize(loss, initial, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _MOST_STEPS})
-    return found.x, float(found.fun)
+    limits = [(float(low), float(high)) for low, high in bounds]
+    found = minimize(loss, initial, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": _MOST_STEPS})
+    return np.asarray(found.x, dtype=np.float64), float(found.fun)
 
 
 def _process(kernel: Kernel, noise: Any, optimizer: Any) -> GaussianProcessRegressor:
@@ -113,7 +114,7 @@ def _process(kernel: Kernel, noise: Any, optimizer: Any) -> GaussianProcessRegre
 
 
 def _scaled(values: Values, by: Values) -> Values:
-    return (values - by.mean()) / (float(by.std()) or 1.0)
+    return np.asarray((values - by.mean()) / (float(by.std()) or 1.0), dtype=np.float64)
 
 
 def _white(kernel: Any) -> float:

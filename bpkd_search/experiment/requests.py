@@ -1,0 +1,100 @@
+"""The folder of requests to a search: one JSON file each, written whole by any process that sees the folder.
+
+The driver takes them in the order of their names, and its log holds the answers. A file stays until all that its
+request does is done, so that a driver that dies in between leaves the rest to the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bpkd_search.config.changes import lay_changes, with_changes
+from bpkd_search.config.models import SearchConfig
+from bpkd_search.config.yaml_text import read_saved_text, to_text
+from bpkd_search.errors import ExperimentError
+from bpkd_search.experiment.events import Event, log_size, read_events
+from bpkd_search.experiment.folder import note, noted
+from bpkd_search.experiment.paths import CONFIG, LOCK, REQUESTS
+from bpkd_search.files import write_text
+
+_LOOK_SECONDS = 0.2
+
+
+def post(directory: Path, request: Mapping[str, Any]) -> str:
+    """Leave a request for the driver; gives the name under which the log will answer it.
+
+    Raises `ExperimentError` if the folder cannot be written to.
+    """
+    name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+    path = directory / REQUESTS / f"{name}.json"
+    try:
+        write_text(path, json.dumps(request))
+    except OSError as e:
+        raise ExperimentError(
+            f"{path.parent}: cannot be written to ({e.strerror}); a request needs the rights of who runs the search"
+        ) from e
+    return name
+
+
+def ask(directory: Path, request: Mapping[str, Any], seconds: float) -> Event | None:
+    """Leave a request and wait so long for the driver's answer, a `request` event; None if none came.
+
+    Without a driver it does not wait. Raises `ExperimentError` as `post` does.
+    """
+    start = log_size(directory)
+    name = post(directory, request)
+    until = time.monotonic() + seconds
+    while holder(directory) and time.monotonic() < until:
+        for event in read_events(directory, "request", start):
+            if event.get("id") == name:
+                return event
+        time.sleep(_LOOK_SECONDS)
+    return None
+
+
+def holder(directory: Path) -> str:
+    """Who holds the experiment, as it wrote into the lock file; empty if nobody does.
+
+    A driver that was killed leaves its name there.
+    """
+    try:
+        return (directory / LOCK).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def waiting(directory: Path) -> list[Path]:
+    """The requests that wait, the oldest first."""
+    return sorted((directory / REQUESTS).glob("*.json"))
+
+
+def keep_changes(directory: Path, changes: Mapping[str, Sequence[Any]]) -> None:
+    """Write changes of the configuration that a request made into `config.yaml`, and to what `resume` compares with."""
+    path = directory / CONFIG
+    tree: dict[str, Any] = read_saved_text(path.read_text(encoding="utf-8"))
+    write_text(path, to_text(lay_changes(tree, changes)))
+    if fingerprints := noted(directory).get("fingerprints"):
+        lay_changes(fingerprints["configuration"], changes)
+        note(directory, fingerprints=fingerprints)
+
+
+def as_begun(directory: Path, config: SearchConfig) -> SearchConfig:
+    """The configuration of a search as it was before all requests."""
+    for event in reversed(list(read_events(directory, "request"))):
+        config = with_changes(config, event.get("changes", {}), undo=True)
+    return config
+
+
+def settle(directory: Path) -> None:
+    """Do what a driver that died left undone of requests that it had logged; only for who holds the experiment."""
+    left = {path.stem: path for path in waiting(directory)}
+    if left:
+        for event in read_events(directory, "request"):
+            if path := left.get(event["id"]):
+                keep_changes(directory, event.get("changes", {}))
+                path.unlink()

@@ -1,0 +1,33 @@
+"""Sending a request to the driver of a search from any process that sees its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bpkd_search.errors import ExperimentError
+from bpkd_search.experiment.folder import read_config
+from bpkd_search.experiment.paths import short
+from bpkd_search.experiment.requests import ask, holder
+from bpkd_search.search.requests import Change, Pause, Request, effect, states_of
+
+WAIT_SECONDS = 10.0
+
+
+def send(directory: Path, request: Request, seconds: float = WAIT_SECONDS) -> str:
+    """Hand a request to a search, and give a sentence on what becomes of it.
+
+    A driver that runs trials answers within `seconds`. Without one the request waits for the next `resume`. Raises
+    `ConfigError` and `ExperimentError` for what cannot be done.
+    """
+    config, running = read_config(directory), holder(directory)
+    if isinstance(request, Pause) and not running:
+        raise ExperimentError(f"{directory}: nobody runs this search, so there is nothing to pause")
+    if not isinstance(request, Change):
+        effect(request, config, states_of(directory))  # what is wrong already need not wait
+    answer = ask(directory, request.model_dump(mode="json"), seconds)
+    if answer is None:
+        who = f"{running} has not taken it yet" if running else "nobody runs this search now"
+        return f"the request waits: {who}; it is taken at the latest by: bpkd-search resume {short(directory)}"
+    if "refused" in answer:
+        raise ExperimentError(str(answer["refused"]))
+    return str(answer["answer"])

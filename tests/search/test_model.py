@@ -1,0 +1,207 @@
+"""The model of a space: encoding, forecasts from early reports, predictions, proposals, stops, resume and replay."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
+
+from bpkd_search.config import SearchConfig
+from bpkd_search.config.distributions import quantile, share_of
+from bpkd_search.config.load import parse
+from bpkd_search.experiment import folder as experiment
+from bpkd_search.search.backends import CurveBackend, TableBackend
+from bpkd_search.search.encoding import Encoding
+from bpkd_search.search.engine import Engine
+from bpkd_search.search.forecast import Forecast
+from bpkd_search.search.model import Model
+from bpkd_search.search.replay import replay
+from bpkd_search.search.simulate import simulate, simulate_search
+from bpkd_search.search.surrogate import Surrogate, fit_kernel
+from tests.driving import drive
+
+TABLES = Path(__file__).parents[2] / "runners" / "bench" / "tables"
+
+
+def config_of(tiny: dict[str, Any], trials: int = 16, **search: Any) -> SearchConfig:
+    tree = deepcopy(tiny)
+    model = {"sampler": {"name": "model"}, "scheduler": {"name": "model"}, "trials": trials}
+    tree["search"] = {**tree["search"], **model, **search}
+    tree["train"]["epochs"] = 8
+    return parse(SearchConfig, tree, "test")
+
+
+def space_of(space: dict[str, Any], tiny: dict[str, Any]) -> Any:
+    return parse(SearchConfig, {**deepcopy(tiny), "space": space}, "test").space
+
+
+def test_an_encoded_range_is_a_share_and_a_choice_has_a_place_for_each_option(tiny: dict[str, Any]) -> None:
+    space = space_of(
+        {
+            "loss.method": {"choice": ["bpkd", "kd"]},
+            "loss.edge_weight": {"float": [0.01, 100], "log": True, "when": {"loss.method": "bpkd"}},
+            "loss.weight": {"float": [1, 3], "when": {"loss.method": "kd"}},
+        },
+        tiny,
+    )
+    points = [{"loss.method": "bpkd", "loss.edge_weight": 10.0}, {"loss.method": "kd", "loss.weight": 1.0}]
+    encoding = Encoding(space)
+    half = 0.5**0.5
+    np.testing.assert_allclose(encoding.vectors(points), [[half, 0, 0.25, 0], [0, half, 0, -0.5]])
+    assert encoding.width == 4
+
+
+def test_a_share_of_a_value_gives_the_value_back(tiny: dict[str, Any]) -> None:
+    space = space_of(
+        {
+            "loss.edge_width": {"int": [3, 11], "step": 2},
+            "loss.edge_weight": {"float": [0.05, 50], "log": True},
+            "loss.pre_mask": {"choice": [True, False]},
+        },
+        tiny,
+    )
+    for path, value in (("loss.edge_width", 7), ("loss.edge_weight", 0.3), ("loss.pre_mask", False)):
+        assert quantile(space[path], share_of(space[path], value)) == pytest.approx(value)
+
+
+def test_a_forecast_is_as_sure_as_its_leave_one_out_error() -> None:
+    random = np.random.default_rng(0)
+    early = random.normal(size=(12, 3))
+    final = 0.3 + 0.02 * early[:, 0] + 0.001 * random.normal(size=12)
+    forecast = Forecast(early, final)
+    scaled = (early - early.mean(0)) / early.std(0)
+    errors = []
+    for strength in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0):
+        held_out = cross_val_predict(Ridge(strength), scaled, final, cv=LeaveOneOut())
+        errors.append(np.sqrt(np.mean((held_out - final) ** 2)))
+    assert forecast.error == pytest.approx(min(errors), rel=1e-6)
+    message = forecast.message(np.array([1.0, 0.0, 0.0]))
+    assert message is not None
+    assert message.value == pytest.approx(0.32, abs=0.004)
+    assert message.variance < np.var(final)
+
+
+def test_reports_that_say_nothing_give_no_message() -> None:
+    random = np.random.default_rng(1)
+    forecast = Forecast(random.normal(size=(10, 2)) * 0 + 1, random.normal(size=10))
+    assert forecast.message(np.ones(2)) is None
+
+
+def test_held_out_predictions_are_those_of_processes_without_the_trial() -> None:
+    random = np.random.default_rng(2)
+    vectors = random.random((9, 2)) - 0.5
+    values = 0.4 - vectors[:, 0] ** 2 + 0.01 * random.normal(size=9)
+    kernel = fit_kernel(vectors, values)
+    whole = Surrogate(kernel, vectors, values, np.zeros(9), values)
+    for left_out in range(9):
+        rest = np.arange(9) != left_out
+        without = Surrogate(kernel, vectors[rest], values[rest], np.zeros(8), values)
+        mean, deviation = without.predict(vectors[[left_out]])
+        assert whole.held_out.mean[left_out] == pytest.approx(mean[0], abs=1e-8)
+        assert whole.held_out.deviation[left_out] == pytest.approx(np.hypot(deviation[0], whole.noise), abs=1e-8)
+
+
+def test_replicates_tell_noise_from_signal() -> None:
+    random = np.random.default_rng(3)
+    vectors = np.repeat(random.random((10, 2)) - 0.5, 3, axis=0)
+    values = vectors[:, 0] + 0.1 * random.normal(size=30)
+    surrogate = Surrogate(fit_kernel(vectors, values), vectors, values, np.zeros(30), values)
+    assert surrogate.noise == pytest.approx(0.1, rel=0.5)
+
+
+@pytest.mark.parametrize("values", [[0.3, 0.3, 0.3, 0.3, 0.3], [0.3, float("nan"), 0.4, 0.35, 0.31, 0.2]])
+def test_equal_and_undefined_values_end_nothing(tiny: dict[str, Any], values: list[float]) -> None:
+    model = Model(config_of(tiny).space)
+    for number, value in enumerate(values):
+        model.asked(number, {"loss.edge_width": 3, "loss.edge_weight": 1.0 + number, "loss.body_weight": 1.0})
+        model.ended(number, value)
+    assert model.ready
+    assert np.isfinite(model.estimate(model.full())).all()
+
+
+def test_the_model_ranks_recorded_settings_that_it_was_not_told_of() -> None:
+    table = pd.read_parquet(TABLES / "scenes.parquet")
+    config = parse(SearchConfig, experiment_of("scenes"), "scenes")
+    last = table[table["epoch"] == table["epoch"].max()]
+    means = last.groupby("setting")["miou"].mean()
+    points = last.groupby("setting")[list(config.space)].first().to_dict("index")
+    model = Model(config.space)
+    for setting in range(0, 64, 2):
+        model.asked(setting, {str(k): v for k, v in points[setting].items()})
+        model.ended(setting, float(last[(last["setting"] == setting) & (last["seed"] == 0)]["miou"].iloc[0]))
+    others = range(1, 64, 2)
+    predicted = model.predict([{str(k): v for k, v in points[s].items()} for s in others]).mean
+    assert pd.Series(predicted).corr(pd.Series(means.loc[list(others)].to_numpy()), method="spearman") > 0.5
+
+
+def experiment_of(name: str) -> dict[str, Any]:
+    from bpkd_search.config.load import read_yaml
+
+    return dict(read_yaml(TABLES / f"{name}.yaml"))
+
+
+def test_a_modelled_search_stops_trials_replays_and_resumes_exactly(tiny: dict[str, Any], tmp_path: Path) -> None:
+    config = config_of(tiny, 20)
+    experiment.create(tmp_path / "e", config)
+    engine = Engine(config, tmp_path / "e", "test")
+    drive(engine)
+    assert engine.done
+    assert "PRUNED" in engine.states.values()
+    count, differences = replay(tmp_path / "e")
+    assert (count, differences) == (24, [])
+    again = Engine(config, tmp_path / "e", "test")
+    assert again.learned is not None and engine.learned is not None
+    numbers = engine.learned.models[0].full()
+    assert again.learned.models[0].full() == numbers
+    np.testing.assert_array_equal(
+        again.learned.models[0].estimate(numbers).mean, engine.learned.models[0].estimate(numbers).mean
+    )
+
+
+def test_several_objectives_constraints_and_conditions_run_to_the_end(tiny: dict[str, Any]) -> None:
+    tree = {
+        "space": {
+            "loss.method": {"choice": ["bpkd", "kd"]},
+            "loss.edge_weight": {"float": [0.01, 100], "log": True, "when": {"loss.method": "bpkd"}},
+            "loss.weight": {"float": [0.1, 30], "log": True, "when": {"loss.method": "kd"}},
+        }
+    }
+    several = config_of({**deepcopy(tiny), **tree}, 14, objectives={"miou": "max", "gpu_seconds": "min"})
+    limited = config_of({**deepcopy(tiny), **tree}, 14, constraints=["edge_miou >= 0.1"])
+    for config in (several, limited):
+        outcome = simulate_search(config, CurveBackend(config), slots=3)
+        assert len(outcome.engine.states) == 14
+        assert set(outcome.engine.states.values()) <= {"COMPLETE", "PRUNED"}
+
+
+def test_a_table_of_several_seeds_knows_the_mean_and_gives_replicates_another_seed() -> None:
+    table = pd.read_parquet(TABLES / "methods.parquet")
+    config = parse(SearchConfig, experiment_of("methods"), "methods")
+    backend = TableBackend(table, config)
+    last = table[table["epoch"] == table["epoch"].max()]
+    assert backend.best("miou") == pytest.approx(last.groupby("setting")["miou"].mean().max())
+    outcome = simulate_search(config_with_trials(config, 4), backend, slots=2)
+    trial = outcome.engine.trials[0]
+    drawn = []
+    for seed in range(3):
+        run = trial.run.model_copy(update={"train": trial.run.train.model_copy(update={"seed": seed})})
+        trial.run = run
+        drawn.append(backend.report(trial, 8)["miou"])
+    assert sorted(drawn) == sorted(last[last["setting"] == backend.nearest(trial)]["miou"])
+
+
+def test_simulated_strategies_report_regret_in_true_mean() -> None:
+    config = config_with_trials(parse(SearchConfig, experiment_of("scenes"), "scenes"), 12)
+    rows, _ = simulate(config, TABLES / "scenes.parquet", [("model", "model")], seeds=2, slots=4)
+    assert (rows["regret"] >= 0).all() and (rows["regret_of_best_score"] >= 0).all()
+    assert rows["gpu_seconds"].iloc[0] > 0
+
+
+def config_with_trials(config: SearchConfig, trials: int) -> SearchConfig:
+    return config.model_copy(update={"search": config.search.model_copy(update={"trials": trials})})
