@@ -135,7 +135,7 @@ def given_faults(config: SearchConfig, given: Point) -> list[str]:
     faults = []
     for path, value in given.items():
         if path not in config.space:
-            faults.append(f"{path}: is no parameter of the space; valid: {', '.join(config.space)}")
+            faults.append(f"{path or repr(path)}: is no parameter of the space; valid: {', '.join(config.space)}")
         elif not can_take(config.space[path], value):
             faults.append(f"{path}: got {value!r}, {_rule(config.space[path])}")
     missing = [p for p, d in config.space.items() if p not in given and is_active(d, base, given)]

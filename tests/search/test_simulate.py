@@ -60,7 +60,7 @@ def test_every_sampler_searches_and_is_the_same_again(tiny: dict[str, Any], name
 @pytest.mark.parametrize(
     ("search", "said"),
     [
-        ({"sampler": {"name": "tbe"}}, "search.sampler.name: got 'tbe', valid: random, qmc, tpe, gp, cmaes, nsga2"),
+        ({"sampler": {"name": "tbe"}}, "search.sampler.name: got 'tbe', valid: random, qmc, tpe, gp, model, cmaes, nsga2"),
         ({"sampler": {"name": "gp", "population": 3}}, "search.sampler.population: unknown key; valid: name, startup"),
         ({"sampler": {"name": "cmaes"}, "constraints": ["parameters <= 9"]}, "sampler cmaes takes one objective"),
         ({"objectives": {"miou": "max"}}, "must name at least two"),
@@ -349,7 +349,7 @@ def test_a_table_gives_back_its_own_curves(tiny: dict[str, Any], tmp_path: Path)
 
 
 def test_a_table_without_a_column_is_refused(tiny: dict[str, Any]) -> None:
-    with pytest.raises(ExperimentError, match=r"has no column number, gpu_seconds, miou, loss\.edge_weight"):
+    with pytest.raises(ExperimentError, match=r"has no column setting, seed, gpu_seconds, miou, loss\.edge_weight"):
         TableBackend(pd.DataFrame({"epoch": [1], "loss.edge_width": [3]}), config_of(tiny))
 
 
