@@ -60,7 +60,10 @@ def test_every_sampler_searches_and_is_the_same_again(tiny: dict[str, Any], name
 @pytest.mark.parametrize(
     ("search", "said"),
     [
-        ({"sampler": {"name": "tbe"}}, "search.sampler.name: got 'tbe', valid: random, qmc, tpe, gp, model, cmaes, nsga2"),
+        (
+            {"sampler": {"name": "tbe"}},
+            "search.sampler.name: got 'tbe', valid: random, qmc, tpe, gp, model, cmaes, nsga2",
+        ),
         ({"sampler": {"name": "gp", "population": 3}}, "search.sampler.population: unknown key; valid: name, startup"),
         ({"sampler": {"name": "cmaes"}, "constraints": ["parameters <= 9"]}, "sampler cmaes takes one objective"),
         ({"objectives": {"miou": "max"}}, "must name at least two"),
