@@ -50,7 +50,8 @@ def test_the_leaderboard_is_the_recorded_one(call, older) -> None:
 
 def test_the_winner_is_the_recorded_one(older) -> None:
     now = Leaderboard(older("confirmed")).winner()
-    recorded = pd.read_csv(RECORDED / "winner.csv", index_col="rank")
+    # How probable it is that a setting is the best was computed without regard to the number of seeds then.
+    recorded = pd.read_csv(RECORDED / "winner.csv", index_col="rank").drop(columns="p_best")
     pd.testing.assert_frame_equal(now[list(recorded)], recorded, check_dtype=False, check_categorical=False)
     assert (now.attrs["paper"], now.attrs["plain"], now.attrs["winner"]) == (3, 0, None)
 
