@@ -73,11 +73,14 @@ def main() -> None:
         "versions": {"bpkd_search": __version__, "python": sys.version.split()[0]},
         "gpu_seconds": round(float(last["gpu_seconds"].sum())),
     }
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    arrow = pa.Table.from_pandas(table.dropna(axis="columns", how="all"), preserve_index=False)
+    scores = [field.name for field in arrow.schema if field.type == pa.float32()]
     pq.write_table(
         arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"recorded": json.dumps(about)}),
         HERE / f"{options.name}.parquet",
         compression="zstd",
+        use_dictionary=[name for name in arrow.schema.names if name not in scores],
+        use_byte_stream_split=scores,  # a third smaller
     )
     print(json.dumps(about | {"rows": len(table), "settings": int(table["setting"].nunique())}, indent=2))
 
