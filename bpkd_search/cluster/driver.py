@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 from bpkd_search import __version__
 from bpkd_search.cluster import packing
 from bpkd_search.cluster.connection import connect_ray
-from bpkd_search.cluster.ending import FAILED, FINISHED, PAUSED, STOPPED, best_in_words, run_on_end
+from bpkd_search.cluster.ending import (
+    FAILED,
+    FINISHED,
+    PAUSED,
+    STOPPED,
+    best_in_words,
+    leave_in_memory,
+    open_memory,
+    run_on_end,
+)
 from bpkd_search.cluster.failures import require_a_result
 from bpkd_search.cluster.listener import keep_best_students, listener
 from bpkd_search.cluster.nodes import Node
@@ -162,6 +171,7 @@ def _hold_and_drive(
 
         origin = Origin(directory, config, again, accept)
         origin.check_configuration()  # the engine acts on it
+        memory = open_memory(config)
         engine = Engine(config, directory, __version__, listen)
         with closing(engine.recorder):
             own = post(directory, change.model_dump(mode="json")) if change is not None else ""
@@ -172,6 +182,8 @@ def _hold_and_drive(
             if engine.config.search.on_end is not None and not engine.done:
                 begins(engine.config.search.on_end)
             run_engine(engine, directory, origin, progress, again, address, verbose)
+        if memory is not None:
+            leave_in_memory(directory, memory, progress.say)
         if engine.closed is not None:
             progress.say(f"the search ends after {len(engine.trials)} trials: {engine.closed}")
 

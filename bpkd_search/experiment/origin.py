@@ -42,6 +42,7 @@ MAY_CHANGE = (
     "search.trials",
     "search.budget",
     "search.warm_start",
+    "search.memory",
     "search.resources",
     "search.concurrent",
     "search.on_end",

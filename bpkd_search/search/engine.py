@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from bpkd_search.config.changes import with_changes
 from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.paths import find
-from bpkd_search.config.points import can_take, column_kind, to_tree
+from bpkd_search.config.points import Point, can_take, column_kind, to_tree
 from bpkd_search.errors import UserError
 from bpkd_search.experiment.events import Event, read_events
 from bpkd_search.experiment.origin import at_its_place
@@ -30,13 +30,14 @@ from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.history import History, new_study
 from bpkd_search.search.judging import Judging
 from bpkd_search.search.learned import Learned, LearnedRungs
+from bpkd_search.search.memory import offer_of
 from bpkd_search.search.model import Model
 from bpkd_search.search.plan import Plan
 from bpkd_search.search.ranking import ranked
 from bpkd_search.search.spending import Spending, gpu_seconds
 from bpkd_search.search.stopping import Stopping, make_rungs
 from bpkd_search.search.study import Study
-from bpkd_search.search.warm_start import Found, find_sources, judge
+from bpkd_search.search.warm_start import Found, judge
 
 
 class Engine:
@@ -213,14 +214,21 @@ class Engine:
         """Stop the search for something that the user has to fix, such as a full disk."""
         self.fatal, self.interrupted = error, True
 
-    def offer(self, sources: dict[str, Found]) -> None:
-        """Take trials of other searches, as `find_sources` gives them, that are to be judged by the first own ones."""
+    def offer(self, sources: dict[str, Found], first: Sequence[Point] = ()) -> None:
+        """Take trials of other searches, as `offer_of` gives them, that are to be judged by the first own ones.
+
+        The points `first` are tried before the sampler's.
+        """
         self._sources = sources
+        self.plan.remember(first)
 
     def learn(self, found: Found) -> None:
         """Bring trials of other searches into the study."""
         self._sources, self._learned = {}, list(found)
-        self.study.learn([trial for trial in found if self._holds(trial["point"])])
+        held = [trial for trial in found if self._holds(trial["point"])]
+        self.study.learn(held)
+        if self.learned is not None:
+            self.learned.learn(held)
 
     def judge_sources(self) -> Found | None:
         """Learn from the sources that agree with the own trials; None while nothing can be decided.
@@ -398,12 +406,12 @@ class Engine:
         return self.closed is not None
 
     def _warm_start(self) -> None:
-        """Find the trials of the `warm_start` experiments and log them: their folders may be gone when it resumes."""
-        sources, notes = find_sources(self.config)
+        """Find what other searches offer and log it: their folders may be gone when it resumes."""
+        sources, first, notes = offer_of(self.config)
         self.notes += notes
-        if sources:
-            self._log("sources", -1, sources=sources)
-            self.offer(sources)
+        if sources or first:
+            self._log("sources", -1, sources=sources, first=first)
+            self.offer(sources, first)
 
     def _open_study(self, history: History, directory: Path, storage: BaseStorage | None) -> None:
         """Open the study in the state that the log says; one in a storage of the user's own is only told the rest."""
@@ -423,7 +431,7 @@ class Engine:
         elif kind == "request":
             self._steer(event)
         elif kind == "sources":
-            self.offer(event["sources"])
+            self.offer(event["sources"], event.get("first", ()))
         elif kind == "warm_start":
             self.learn(event["trials"])
         elif kind == "ask":
