@@ -17,10 +17,10 @@ from bpkd_search.config.space import Distribution
 from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.metrics.table import SCORES
 from bpkd_search.search.agreement import predict
-from bpkd_search.search.model import Model
 from bpkd_search.search.proposals import ModelSampler
 from bpkd_search.search.stopping import Values
 from bpkd_search.search.warm_start import Found
+from bpkd_search.surrogate.model import Model
 
 
 class Learned:
