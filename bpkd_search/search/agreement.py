@@ -40,12 +40,16 @@ def _places(path: str, distribution: Distribution, points: Sequence[Point]) -> N
 
 
 def predict(
-    space: Mapping[str, Distribution], points: Sequence[Point], scores: Sequence[float], at: Sequence[Point]
+    space: Mapping[str, Distribution],
+    points: Sequence[Point],
+    scores: Sequence[float],
+    at: Sequence[Point],
+    width: float = _WIDTH,
 ) -> list[float]:
     """The scores expected at other points: means of all scores, weighted by a Gaussian kernel of the distance."""
     away = squared_distances(space, at, points)
     # The nearest counts in full, however far it is.
-    weights = np.exp((away.min(axis=1, keepdims=True) - away) / (2 * _WIDTH**2))
+    weights = np.exp((away.min(axis=1, keepdims=True) - away) / (2 * width**2))
     return [float(mean) for mean in weights @ np.array(scores, dtype=float) / weights.sum(axis=1)]
 
 

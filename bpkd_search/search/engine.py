@@ -25,7 +25,7 @@ from bpkd_search.experiment.events import Event, read_events
 from bpkd_search.experiment.origin import at_its_place
 from bpkd_search.experiment.recorder import Recorder
 from bpkd_search.experiment.requests import as_begun
-from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, OOM, PRUNED
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, OOM, PRUNED, REMEMBERED
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.ask_tell import AskTell
 from bpkd_search.search.judging import Judging
@@ -44,7 +44,7 @@ class Engine:
     """Asks, reports and ends of one search, in the order they come.
 
     `fixed` trials come first, by default the baselines, then `enqueue:`, then the sampler's points, `sampled` in
-    all (by default as the config says). Trials of origin `baseline` always run to the end.
+    all (by default as the config says). Trials of origin `baseline` and `memory` always run to the end.
     `listen(event, trial)` is called after each `ask`, `report`, `lost`, `retry` and `end`. `storage` is where the
     Optuna study lives, by default a journal file in the folder; `clock` gives seconds, by default those since 1970.
     """
@@ -85,6 +85,7 @@ class Engine:
         self._unfinished: deque[Trial] = deque()
         # Trials of other searches that wait until they can be judged; None before they were looked for.
         self._sources: dict[str, Found] | None = None
+        self._weighed: Sequence[str] = ()
         for event in read_events(directory):
             self._restore(event)
         self._use(now)
@@ -208,12 +209,12 @@ class Engine:
         """Stop the search for something that the user has to fix, such as a full disk."""
         self.fatal, self.interrupted = error, True
 
-    def offer(self, sources: dict[str, Found], first: Sequence[Point] = ()) -> None:
+    def offer(self, sources: dict[str, Found], first: Sequence[Point] = (), weighed: Sequence[str] = ()) -> None:
         """Take trials of other searches, as `offer_of` gives them, that are to be judged by the first own ones.
 
-        The points `first` are tried before the sampler's.
+        The points `first` are tried before the sampler's; sources in `weighed` count by how well they agree.
         """
-        self._sources = sources
+        self._sources, self._weighed = sources, weighed
         self.plan.remember(first)
 
     def learn(self, found: Found) -> None:
@@ -226,7 +227,9 @@ class Engine:
 
         Gives what was learned.
         """
-        verdict = judge(self.config, self._sources, self.study.points(), self.trials) if self._sources else None
+        if not self._sources:
+            return None
+        verdict = judge(self.config, self._sources, self.study.points(), self.trials, self._weighed)
         if verdict is None:
             return None
         self._log("warm_start", -1, trials=verdict.trials, agreement=verdict.agreement)
@@ -299,7 +302,9 @@ class Engine:
             return  # the log says which trials were stopped, and the models need not be fitted again to know it
         position = epoch if self.config.search.scheduler.axis == "epochs" else report["gpu_seconds"]
         if trial.origin != BASELINE and not self._is_final(report):
-            trial.stop = trial.stop or not self.rungs.report(trial.number, position, values)
+            goes_on = self.rungs.report(trial.number, position, values)
+            # Other searches have said more of a remembered point than its first reports do.
+            trial.stop = trial.stop or (not goes_on and trial.origin != REMEMBERED)
 
     def _finish(self, trial: Trial, state: str, reason: str | None, feasible: bool | None) -> None:
         """What follows from an end, when it happens and when it is restored."""
@@ -365,11 +370,11 @@ class Engine:
 
     def _warm_start(self) -> None:
         """Find what other searches offer and log it: their folders may be gone when it resumes."""
-        sources, first, notes = offer_of(self.config)
+        sources, first, weighed, notes = offer_of(self.config)
         self.notes += notes
         if sources or first:
-            self._log("sources", -1, sources=sources, first=first)
-            self.offer(sources, first)
+            self._log("sources", -1, sources=sources, first=first, weighed=weighed)
+            self.offer(sources, first, weighed)
 
     def _restore(self, event: Event) -> None:
         kind, number = event["event"], int(event["number"])
@@ -379,7 +384,7 @@ class Engine:
         elif kind == "request":
             self._steer(event)
         elif kind == "sources":
-            self.offer(event["sources"], event.get("first", ()))
+            self.offer(event["sources"], event.get("first", ()), event.get("weighed", ()))
         elif kind == "warm_start":
             self.learn(event["trials"])
         elif kind == "ask":

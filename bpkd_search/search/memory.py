@@ -31,6 +31,9 @@ from bpkd_search.search.warm_start import LEARNING, Found, collect, find_sources
 FIRST = 4
 # The searches that match best; more of them would only repeat one another.
 _MOST_SOURCES = 16
+# How far a trial speaks for others when the best are chosen, as a share of the ranges; and how many of each search are
+# looked at.
+_AROUND, _PROMISING = 0.1, 64
 # Of two points that are nearer than this share of the ranges, one is tried.
 _NEAR = 0.05
 # The parts of a run that a table keeps.
@@ -38,10 +41,14 @@ _KEPT = ("loss", "train", "student")
 
 
 class Offer(NamedTuple):
-    """What other searches offer: trials to be judged, by source; points to begin with; lines for the user."""
+    """What other searches offer: trials to be judged, by source; points to begin with; lines for the user.
+
+    `weighed` are the sources of the memory, which nobody has chosen by name: they count by how well they agree.
+    """
 
     sources: dict[str, Found]
     first: list[Point]
+    weighed: list[str]
     notes: list[str]
 
 
@@ -52,7 +59,7 @@ def offer_of(config: SearchConfig) -> Offer:
     """
     sources, notes = find_sources(config)
     if config.search.memory is None:
-        return Offer(sources, [], notes)
+        return Offer(sources, [], [], notes)
     memory = Memory(config.search.memory)
     found, lines = recall(memory, config)
     first = best_points(config, list(found.values()))
@@ -64,7 +71,7 @@ def offer_of(config: SearchConfig) -> Offer:
         why = "search.constraints" if search.constraints else f"sampler {search.sampler.name}"
         notes.append(f"memory: nothing else is learned from it with {why}")
         found = {}
-    return Offer(sources | found, first, notes)
+    return Offer(sources | found, first, list(found), notes)
 
 
 def recall(memory: Memory, config: SearchConfig) -> tuple[dict[str, Found], list[str]]:
@@ -90,17 +97,22 @@ def recall(memory: Memory, config: SearchConfig) -> tuple[dict[str, Found], list
 
 
 def best_points(config: SearchConfig, sources: Sequence[Found], most: int = FIRST) -> list[Point]:
-    """The points that sources find best, the best first, each a little apart from the others and from `enqueue:`."""
-    if not sources:
+    """The points that sources find best, the best first, each a little apart from the others and from `enqueue:`.
+
+    Best is what trials around a point, of all sources together, have for a mean rank.
+    """
+    told = [trial for found in sources for trial in found]
+    promising = [
+        trial for found in sources for trial in sorted(found, key=lambda trial: -sum(trial["ranks"]))[:_PROMISING]
+    ]
+    if not told:
         return []
-    pool = [trial["point"] for found in sources for trial in found]
-    # A trial's own rank is partly luck; its neighbours and the other searches know better.
-    scores = np.zeros(len(pool))
-    for found in sources:
-        ranks = [sum(trial["ranks"]) for trial in found]
-        scores += predict(config.space, [trial["point"] for trial in found], ranks, pool)
+    pool = [trial["point"] for trial in promising]
+    # A trial's own rank is partly luck; its neighbours, in its own search and in others, know better.
+    ranks = [sum(trial["ranks"]) for trial in told]
+    scores = predict(config.space, [trial["point"] for trial in told], ranks, pool, _AROUND)
     chosen: list[Point] = []
-    for index in np.argsort(-scores, kind="stable"):
+    for index in np.argsort(-np.array(scores), kind="stable"):
         if all(apart(config.space, pool[index], other) > _NEAR for other in (*config.enqueue, *chosen)):
             chosen.append(pool[index])
         if len(chosen) == most:

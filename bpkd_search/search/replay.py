@@ -44,7 +44,7 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
             elif event["event"] == "request":
                 _request(engine, event)
             elif event["event"] == "sources":
-                engine.offer(event["sources"], event.get("first", ()))
+                engine.offer(event["sources"], event.get("first", ()), event.get("weighed", ()))
             elif event["event"] == "warm_start":
                 # Older searches took other searches' trials as they were.
                 if "agreement" not in event:

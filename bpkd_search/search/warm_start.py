@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bpkd_search.config.models import RunConfig, SearchConfig
@@ -73,12 +73,17 @@ def find_sources(config: SearchConfig) -> tuple[dict[str, Found], list[str]]:
 
 
 def judge(
-    config: SearchConfig, sources: Mapping[str, Found], points: Mapping[int, Point], trials: Mapping[int, Trial]
+    config: SearchConfig,
+    sources: Mapping[str, Found],
+    points: Mapping[int, Point],
+    trials: Mapping[int, Trial],
+    weighed: Container[str] = (),
 ) -> Verdict | None:
     """Which sources order this search's own trials as they came out; None before there are enough to tell.
 
     `points` are those of own trials by number. The scores of a source that agrees in every objective come as
-    quantiles of the own full-budget ones.
+    quantiles of the own full-budget ones. The ranks of those in `weighed` are first drawn towards the middle by as much
+    as they disagree, as a regression on them would: by the share of pairs in order less that out of order.
     """
     numbers = [number for number in sorted(points) if trials[number].state in (COMPLETE, PRUNED)]
     full = [trials[number].last() for number in numbers if trials[number].state == COMPLETE]
@@ -89,19 +94,24 @@ def judge(
     verdict = Verdict([], {}, [])
     for source, found in sources.items():
         there = [trial["point"] for trial in found]
-        shares, columns = [], []
+        shares = []
         for place, (goal, sign) in enumerate(signs.items()):
             ranks = [trial["ranks"][place] for trial in found]
             curves = [_curve(trials[number], goal, sign) for number in numbers]
             shares.append(agreement(predict(config.space, there, ranks, own), curves))
-            columns.append([sign * value for value in on_scale(ranks, [sign * report[goal] for report in full])])
         share = min((s for s in shares if s is not None), default=0.0)
         verdict.agreement[source] = share
         says = f"warm start: {source} orders {share:.0%} of the pairs of {len(numbers)} own trials as they came out"
         if share < AGREES:
             verdict.notes.append(f"{says}, less than {AGREES:.0%}: it is dropped")
         else:
-            verdict.notes.append(f"{says}: its {len(found)} trials are used, as ranks")
+            weight = 2 * share - 1 if source in weighed else 1.0
+            how = f", with weight {weight:.2f}" if source in weighed else ""
+            verdict.notes.append(f"{says}: its {len(found)} trials are used, as ranks{how}")
+            columns = []
+            for place, (goal, sign) in enumerate(signs.items()):
+                ranks = [0.5 + weight * (trial["ranks"][place] - 0.5) for trial in found]
+                columns.append([sign * value for value in on_scale(ranks, [sign * report[goal] for report in full])])
             learned = zip(found, *columns, strict=True)
             verdict.trials.extend({"source": t["source"], "point": t["point"], "values": list(v)} for t, *v in learned)
     return verdict

@@ -28,6 +28,7 @@ from bpkd_search.search.engine import Engine
 from bpkd_search.search.memory import FIRST, best_points, leave, offer_of
 from bpkd_search.search.replay import replay
 from bpkd_search.search.simulate import simulate_search
+from bpkd_search.surrogate.model import Model
 
 Fill = Callable[[Path, float], None]
 
@@ -110,6 +111,22 @@ def test_a_search_begins_with_the_best_points_of_its_siblings(
     assert (table["origin"] == "memory").sum() == FIRST
     (decision,) = (event for event in read_events(tmp_path / "new") if event["event"] == "warm_start")
     assert set(decision["agreement"]) == {path.stem for path in memory.iterdir()}
+    # A source that agrees in a share of the pairs claims so much less than the best and the worst of the own trials.
+    own = [
+        engine.trials[e["number"]].last()["miou"]
+        for e in read_events(tmp_path / "new")
+        if e["event"] == "end" and e["state"] == "COMPLETE" and e["time"] <= decision["time"]
+    ]
+    for source, share in decision["agreement"].items():
+        values = [
+            value for trial in decision["trials"] if trial["source"].startswith(source) for value in trial["values"]
+        ]
+        if share < 2 / 3:
+            assert not values
+        else:
+            ends = [0.5 - (share - 0.5), 0.5 + (share - 0.5)]
+            assert [min(values), max(values)] == pytest.approx(np.quantile(own, ends))
+    assert max(decision["agreement"].values()) > 2 / 3
     assert engine.notes[0] == f"memory: {memory}: 3 searches, of which 3 have trials in this space"
 
 
@@ -118,10 +135,11 @@ def test_unrelated_ones_are_dropped_and_leave_only_their_points(
 ) -> None:
     memory = tmp_path / "memory"
     siblings(memory, -0.1)
-    warm = run(config_of(tiny, memory=str(memory)), tmp_path / "warm")
+    whole = {"scheduler": {"name": "none"}}  # remembered points are never stopped, enqueued ones are
+    warm = run(config_of(tiny, memory=str(memory), **whole), tmp_path / "warm")
     assert sum("it is dropped" in note for note in warm.notes) == 3
     tiny["enqueue"] = points(warm, "memory")
-    cold = run(config_of(tiny), tmp_path / "cold")
+    cold = run(config_of(tiny, **whole), tmp_path / "cold")
     assert story(warm) == story(cold)
 
 
@@ -135,11 +153,9 @@ def test_best_points_are_those_that_all_sources_together_expect_most_of(tiny: di
     ]
 
     def expected(at: float) -> float:
-        total = 0.0
-        for weights, goods in zip(there, ranks, strict=True):
-            near = [math.exp(-((at - w) ** 2) / (2 * 0.15**2)) for w in weights]
-            total += sum(n * g for n, g in zip(near, goods, strict=True)) / sum(near)
-        return total
+        told = [pair for each in zip(there, ranks, strict=True) for pair in zip(*each, strict=True)]
+        near = [math.exp(-((at - w) ** 2) / (2 * 0.1**2)) for w, _ in told]
+        return sum(n * rank for n, (_, rank) in zip(near, told, strict=True)) / sum(near)
 
     order = sorted([w for weights in there for w in weights], key=expected, reverse=True)
     chosen: list[float] = []
@@ -269,6 +285,48 @@ def test_where_nothing_can_be_learned_the_points_are_tried_all_the_same(
     assert replay(tmp_path / "new", fixed=()) == (16, [])
 
 
+def test_the_model_takes_what_others_expect_of_a_point_for_one_of_its_coordinates(
+    tiny: dict[str, Any], siblings: Fill, tmp_path: Path
+) -> None:
+    memory = tmp_path / "memory"
+    siblings(memory, 0.1)
+    model = {"sampler": {"name": "model"}, "scheduler": {"name": "none"}}
+    engine = run(config_of(tiny, memory=str(memory), **model), tmp_path / "new")
+    (decision,) = (event for event in read_events(tmp_path / "new") if event["event"] == "warm_start")
+    assert decision["trials"] and engine.learned is not None
+    assert engine.learned.models[0].encoding.width == len(engine.config.space) + 1
+    assert replay(tmp_path / "new", fixed=()) == (16, [])
+    again = Engine(engine.config, tmp_path / "new", "t", fixed=())
+    assert again.learned is not None
+    numbers = list(range(16))
+    np.testing.assert_array_equal(*(e.learned.models[0].estimate(numbers).mean for e in (engine, again)))
+
+
+def test_a_hint_that_is_true_makes_predictions_better_and_one_that_is_noise_is_passed_over(
+    tiny: dict[str, Any],
+) -> None:
+    space = config_of({**tiny, "space": {"loss.edge_weight": {"float": [0, 10]}}}).space
+    random = np.random.default_rng(0)
+
+    def truth(points: Any) -> Any:
+        return np.array([0.5 * math.sin(3 * point["loss.edge_weight"]) for point in points])
+
+    def noise(points: Any) -> Any:
+        return np.array([math.sin(1e5 * point["loss.edge_weight"]) / 2 for point in points])
+
+    told, asked = ([{"loss.edge_weight": x} for x in random.uniform(0, 10, n)] for n in (14, 200))
+    errors = {}
+    for name, hint in (("none", None), ("truth", truth), ("noise", noise)):
+        model = Model(space)
+        if hint is not None:
+            model.take_hint(hint)
+        for number, (point, value) in enumerate(zip(told, truth(told), strict=True)):
+            model.asked(number, point)
+            model.ended(number, 0.3 + 0.02 * float(value))
+        errors[name] = float(np.std(model.predict(asked).mean - 0.02 * truth(asked)))
+    assert errors["truth"] < 0.3 * errors["none"] and errors["noise"] < 1.3 * errors["none"]
+
+
 def test_a_search_that_goes_on_replaces_its_table(tiny: dict[str, Any], tmp_path: Path) -> None:
     memory = tmp_path / "memory"
     folder = remember(config_of(tiny, 6), memory)
@@ -311,7 +369,7 @@ def test_a_memory_at_a_url_is_the_same(tiny: dict[str, Any], siblings: Fill, tmp
 
 def test_a_memory_that_does_not_exist_is_empty(tiny: dict[str, Any], tmp_path: Path) -> None:
     offer = offer_of(config_of(tiny, memory=str(tmp_path / "none")))
-    assert offer == ({}, [], [f"memory: {tmp_path / 'none'}: 0 searches, of which 0 have trials in this space"])
+    assert offer == ({}, [], [], [f"memory: {tmp_path / 'none'}: 0 searches, of which 0 have trials in this space"])
 
 
 def test_what_cannot_be_used_is_a_sentence_each(tiny: dict[str, Any], tmp_path: Path) -> None:
