@@ -24,8 +24,8 @@ def make(
     """An experiment of finished trials.
 
     A trial is a mapping: `curve`, the metric of each epoch; `seconds`, GPU-seconds of each epoch; and any of
-    method, origin, state, point, feasible, and what its reports hold beside. `calibrated` are the calibrated seconds of an
-    epoch of each trial.
+    method, origin, state, point, feasible, and what its reports hold beside. `calibrated` are the calibrated seconds of
+    an epoch of each trial.
     """
     tree = {"name": name, "search": {"metric": metric}, "space": SPACE, "train": {"epochs": 4}, **config}
     folder.mkdir(parents=True)

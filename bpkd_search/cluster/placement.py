@@ -13,7 +13,8 @@ from ray.util.placement_group import placement_group
 
 from bpkd_search.cluster.losses import LossLimit
 from bpkd_search.cluster.nodes import Node, draining_nodes, kinds_of, live_nodes
-from bpkd_search.cluster.slots import PLACE, Slots, room
+from bpkd_search.cluster.slots import PLACE, Slots, divide_again, room
+from bpkd_search.config.search import Search
 from bpkd_search.errors import ResourceError
 from bpkd_search.experiment.schema import OOM
 from bpkd_search.experiment.trial import Trial
@@ -26,16 +27,16 @@ CHECK_SECONDS, SAY_SECONDS = 2.0, 30.0
 class Placement:
     """Gives each trial one of the slots, or a roomier one after it ran out of memory, as nodes join and leave.
 
-    `divide` divides nodes among trials anew, `say` prints a line.
+    `search` says what trials may get of other nodes, `say` prints a line.
     """
 
     def __init__(
         self,
         slots: Slots,
         say: Callable[[str], None] = lambda line: None,
-        divide: Callable[[Sequence[Node]], Slots] | None = None,
+        search: Search | None = None,
     ) -> None:
-        self.slots, self.say, self.limit, self._divide = slots, say, LossLimit(say), divide
+        self.slots, self.say, self.limit, self._search = slots, say, LossLimit(say), search
         self.draining: list[Node] = []
         self._checked, self._waits = time.monotonic(), False
         self._said, self._said_at = slots.count, time.monotonic()
@@ -86,9 +87,9 @@ class Placement:
     def follow(self, nodes: Sequence[Node]) -> None:
         """Give trials the room of these nodes; each gets other resources only where more trials fit with them."""
         self.slots = room(self.slots, nodes)
-        if self._divide is not None:
+        if self._search is not None:
             with suppress(ResourceError):  # no trial fits there
-                other = room(self._divide(nodes), nodes)
+                other = divide_again(self._search, self.slots, nodes)
                 self.slots = other if other.count > self.slots.count else self.slots
 
     def _nodes(self) -> list[Node]:

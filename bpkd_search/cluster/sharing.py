@@ -113,11 +113,14 @@ def copy_to_nodes(prepared: Prepared, run: RunConfig, nodes: Sequence[Node], her
 
 
 @contextmanager
-def copies_for_joining(prepared: Prepared) -> Iterator[str | None]:
-    """Keep ready what nodes that join later copy; gives the name by which `copy_here` finds it, None without copies."""
+def copies_for_joining(prepared: Prepared | None) -> Iterator[str | None]:
+    """Keep ready what nodes that join later copy; gives the name by which `copy_here` finds it, None without copies.
+
+    `prepared` is None where no node can join.
+    """
     import ray
 
-    if prepared.local is None:
+    if prepared is None or prepared.local is None:
         yield None
         return
     here, name = ray.get_runtime_context().get_node_id(), f"copies-{uuid4().hex}"

@@ -137,8 +137,8 @@ class Experiments:
                 each = "; ".join(f"{name}: {value}" for name, value in zip(self.experiments, shown, strict=True))
                 lines.append(f"{path} differs ({each}): scores are not comparable")
         if None in self._scales:
-            each = zip(self.experiments, self._steps, strict=True)
-            kinds = "; ".join(f"{name}: {', '.join(steps)}" for name, steps in each)
+            timed = zip(self.experiments, self._steps, strict=True)
+            kinds = "; ".join(f"{name}: {', '.join(steps)}" for name, steps in timed)
             lines.append(f"kinds of devices differ ({kinds}): seconds are not comparable")
         return lines
 

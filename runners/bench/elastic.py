@@ -4,11 +4,11 @@
 
 The engine, the samplers, the recorder and the adapters to Ray Tune are the real ones, and every ask, report and end
 holds up the simulated driver for as long as it really takes; Ray's own work is not counted. Trials are made up: an
-epoch takes 30 to 60 s. At first there is a head without GPUs. Nodes join over the first minutes and stay for a random time;
-half of them leave with a notice, as a spot machine does, the others at once. Another joins after a while. A trial whose
-node has left continues elsewhere after its last epoch. A node's share of idle time is all that it is not training:
-starting processes, copying views to it, waiting for Ray to notice that it has joined or that another has died. Prints
-one JSON object, and writes it to the file given by --json. Exits with 1 if a target is missed.
+epoch takes 30 to 60 s. At first there is a head without GPUs. Nodes join over the first minutes and stay for a random
+time; half of them leave with a notice, as a spot machine does, the others at once. Another joins after a while. A
+trial whose node has left continues elsewhere after its last epoch. GPUs count as busy while they train, not while
+processes start, views are copied, or Ray has yet to notice that a node has joined or died. Prints one JSON object, and
+writes it to the file given by --json. Exits with 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from strategies import config_of
 from bpkd_search.cluster import placement as placements
 from bpkd_search.cluster.nodes import Node
 from bpkd_search.cluster.placement import CHECK_SECONDS, Placement
-from bpkd_search.cluster.slots import Slots, divide
+from bpkd_search.cluster.slots import Slots
 from bpkd_search.cluster.tune import EngineSearcher
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.backends import CurveBackend
@@ -79,7 +79,7 @@ class Cluster:
         self.options, self.clock, self.chance = options, Clock(), random.Random(options.seed)
         self.config = config_of(options.trials, options.sampler)
         self.engine = Engine(self.config, folder, "simulated", fixed=(), clock=self.clock)
-        self.placement = Placement(Slots(0, 1, 1), divide=partial(divide, self.config.search))
+        self.placement = Placement(Slots(0, 1, 1), search=self.config.search)
         self.placement.limit.clock = self.clock
         self.searcher = EngineSearcher(self.engine, lambda trial: {"number": trial.number}, self.placement)
         self.backend = CurveBackend(self.config)

@@ -144,7 +144,7 @@ def test_kinds_of_gpus_that_only_ray_names_are_told_apart() -> None:
     machines = sound()
     for machine in machines[1:]:
         facts("torch/gpus", [])(machine)
-    machines[1:] = [replace(machine, gpus=1, kind=kind) for machine, kind in zip(machines[1:], ("T4", "A100"), strict=True)]
+    machines[1], machines[2] = replace(machines[1], gpus=1, kind="T4"), replace(machines[2], gpus=1, kind="A100")
     assert [machine.kinds for machine in machines] == ["", "T4", "A100"]
     lines = [str(each).partition(";")[0] for each in find_faults(machines, FOLDERS, {})]
     assert lines[-2:] == ["warning: GPUs: T4 on a", "warning: GPUs: A100 on b"]

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +167,7 @@ def test_a_real_cluster_of_a_cpu_head_and_a_gpu_worker_runs_a_search(tiny: dict[
 
 
 def test_slots_follow_nodes_that_join_and_leave() -> None:
-    placement = Placement(Slots(8, 8, 1), divide=partial(divide, Search()))
+    placement = Placement(Slots(8, 8, 1), search=Search())
     a, b, weak, blind = nodes_of((64, 8), (64, 8), (4, 8), (64, 0))
 
     def room(*nodes: Node) -> int:
@@ -186,7 +185,7 @@ def test_slots_follow_nodes_that_join_and_leave() -> None:
 
 
 def test_search_concurrent_bounds_what_follows() -> None:
-    placement = Placement(Slots(2, 1, 0), divide=partial(divide, Search(concurrent=3)))
+    placement = Placement(Slots(2, 1, 0), search=Search(concurrent=3))
     placement.follow(nodes_of((2, 0), (2, 0)))
     assert placement.room == 4  # the searcher keeps to `search.concurrent`, which a request may raise
 
