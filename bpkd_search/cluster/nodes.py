@@ -71,6 +71,12 @@ def known_nodes() -> dict[Node, bool]:
 
 def node_of_actor(actor_id: str | None) -> Node | None:
     """The node on which an actor ran, also when both are gone; None where Ray does not say."""
+    node = node_id_of_actor(actor_id)
+    return find_node(node) if node is not None else None
+
+
+def node_id_of_actor(actor_id: str | None) -> str | None:
+    """Ray's id of the same node, which is found sooner."""
     import ray
 
     if actor_id is None or not ray.is_initialized():
@@ -79,10 +85,9 @@ def node_of_actor(actor_id: str | None) -> Node | None:
         # Ray's public state API would need its dashboard, which is seldom there.
         from ray._private.state import actors
 
-        node = actors(actor_id)["Address"]["NodeID"]
+        return str(actors(actor_id)["Address"]["NodeID"])
     except Exception:  # a private function may be gone or give something else: then the error's text has to do
         return None
-    return find_node(node)
 
 
 def node_here() -> Node | None:

@@ -14,7 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from bpkd_search.cluster.losses import UNKNOWN, loss_of
-from bpkd_search.cluster.nodes import Node, find_node, node_of_actor
+from bpkd_search.cluster.nodes import Node, find_node, node_id_of_actor
 from bpkd_search.cluster.placement import Placement
 from bpkd_search.cluster.requests import Requests
 from bpkd_search.cluster.slots import PLACE
@@ -152,9 +152,11 @@ class EngineScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
         self._controller: Any = None
         self._trials: dict[str, Any] = {}
         self._killed: set[str] = set()
-        # The nodes that are drained, and where the trials stood that ran there when that was noticed.
-        self._leaving: set[Node] = set()
+        # The nodes that are drained, the epochs of the trials that ran there when that was noticed, and every trial's
+        # node, by Ray's id.
+        self._leaving: dict[str, Node] = {}
         self._stood_at: dict[str, int] = {}
+        self._where: dict[str, str] = {}
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Keep what `stop_requested` needs."""
@@ -173,18 +175,24 @@ class EngineScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
         A trial that ran when that was noticed first ends its epoch, if its node lives for so long; then nothing is
         repeated.
         """
-        known, self._leaving = self._leaving, set(draining)
+        known, self._leaving = self._leaving, {node.id: node for node in draining}
         for trial_id in list(self.searcher.running) if draining else ():
-            actor = self._trials[trial_id].temporary_state.ray_actor
-            node = None if actor is None else node_of_actor(actor._actor_id.hex())
+            node = self._node_of(trial_id)
             if node not in self._leaving or trial_id in self._killed:
                 continue
             epoch = self.engine.trials[self.searcher.numbers[trial_id]].epoch
             if node not in known:
                 self._stood_at[trial_id] = epoch
             elif self._stood_at.get(trial_id) != epoch:
-                self.searcher.moved[trial_id] = node
+                self.searcher.moved[trial_id] = self._leaving[node]
                 self._kill(trial_id)
+
+    def _node_of(self, trial_id: str) -> str:
+        """Ray's id of a trial's node, which stays the same; empty before its process runs."""
+        actor = self._trials[trial_id].temporary_state.ray_actor
+        if trial_id not in self._where and actor is not None:
+            self._where[trial_id] = node_id_of_actor(actor._actor_id.hex()) or ""
+        return self._where.get(trial_id, "")
 
     def _kill(self, trial_id: str) -> bool:
         """End a trial's process, if it has one: Ray Tune takes it for a loss, and the engine for what it knows."""
