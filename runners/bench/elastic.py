@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from ray.exceptions import RayActorError
 from strategies import config_of
@@ -36,6 +37,7 @@ from bpkd_search.cluster.nodes import Node
 from bpkd_search.cluster.placement import CHECK_SECONDS, Placement
 from bpkd_search.cluster.slots import Slots
 from bpkd_search.cluster.tune import EngineSearcher
+from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.backends import CurveBackend
 from bpkd_search.search.engine import Engine
@@ -78,7 +80,8 @@ class Cluster:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.clock, self.chance = options, Clock(), random.Random(options.seed)
         self.config = config_of(options.trials, options.sampler)
-        self.engine = Engine(self.config, folder, "simulated", fixed=(), clock=self.clock)
+        experiment.create(folder, self.config)
+        self.engine = Engine(self.config, folder, "simulated", clock=self.clock)
         self.placement = Placement(Slots(0, 1, 1), search=self.config.search)
         self.placement.limit.clock = self.clock
         self.searcher = EngineSearcher(self.engine, lambda trial: {"number": trial.number}, self.placement)
@@ -97,10 +100,11 @@ class Cluster:
         for _ in range(self.options.nodes):
             self.at(self.chance.uniform(30, self.options.ramp), self.join)
         self.at(0, self.look)
-        while not self.engine.done:
-            when, _, act = heapq.heappop(self._events)
-            self.clock.now = max(self.clock.now, when)
-            act()
+        with patch.object(placements, "live_nodes", lambda: [machine.node for machine in self.up()]):
+            while not self.engine.done:
+                when, _, act = heapq.heappop(self._events)
+                self.clock.now = max(self.clock.now, when)
+                act()
         self.engine.recorder.close()
 
     def at(self, when: float, act: Callable[[], None]) -> None:
@@ -216,7 +220,7 @@ class Cluster:
         return trained / there, (trained - self.wasted) / there
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=64)
     parser.add_argument("--gpus", type=int, default=8, help="GPUs of a node")
@@ -228,11 +232,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--copying", type=float, default=30, help="seconds that a node which joins copies views")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = options_of(arguments)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         cluster = Cluster(options, Path(folder))
-        placements.live_nodes = lambda: [machine.node for machine in cluster.up()]
         cluster.run()
     busy, useful = cluster.busy()
     figures = {
