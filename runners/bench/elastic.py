@@ -227,7 +227,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=6000)
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--ramp", type=float, default=300, help="seconds over which the nodes join")
-    parser.add_argument("--life", type=float, default=30, help="mean minutes that a node stays")
+    parser.add_argument("--life", type=float, default=60, help="mean minutes that a node stays")
     parser.add_argument("--gap", type=float, default=2, help="mean minutes until another takes its place")
     parser.add_argument("--copying", type=float, default=30, help="seconds that a node which joins copies views")
     parser.add_argument("--seed", type=int, default=0)
