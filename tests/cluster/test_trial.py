@@ -222,7 +222,8 @@ class Poisoned(DistillationTrial):
 
 @pytest.mark.long
 def test_ray_replaces_a_process_that_cuda_has_failed_in(tiny: dict[str, Any], tmp_path: Path) -> None:
-    tiny["train"]["epochs"], tiny["search"] = 1, {"trials": 1, "scheduler": {"name": "none"}}
+    tiny["train"]["epochs"] = 1
+    tiny["search"] = {"trials": 1, "scheduler": {"name": "none"}, "concurrent": 1}
     config = parse(SearchConfig, tiny, "test")
     experiment.create(tmp_path / "e", config)
     engine = Engine(config, tmp_path / "e", "test")
