@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from bpkd_search.machine import usable_cpus
 
 
 @contextmanager
-def connect_ray(address: str | None, verbose: bool) -> Iterator[list[Node]]:
+def connect_ray(address: str | None, verbose: bool) -> Iterator[Sequence[Node]]:
     """The nodes of a Ray cluster to work on; without an `address`, of one of its own, shut down afterwards.
 
     Another Ray on this machine, and `RAY_ADDRESS`, matter only to the address `auto`.

@@ -7,6 +7,8 @@ from pathlib import Path
 
 CONFIG = "config.yaml"
 FACTS = "experiment.json"
+# Seconds of a step by kind of device.
+CALIBRATION = "calibration.json"
 EVENTS = "events.jsonl"
 STUDY = "study.journal"
 LOCK = "lock"

@@ -16,7 +16,7 @@ from bpkd_search.experiment.tables import AppendedTable, ChunkedTable
 from bpkd_search.metrics.table import MEASURES
 
 # What a trial's row takes from its newest report.
-MEASURED = (*(measure.name for measure in MEASURES), "node")
+MEASURED = (*(measure.name for measure in MEASURES), "node", "device")
 TRIALS_A_FILE, REPORTS_A_FILE = 500, 20_000
 
 

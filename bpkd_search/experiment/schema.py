@@ -22,6 +22,8 @@ SCHEMA_VERSION = max(5, *(measure.since for measure in MEASURES))
 RUNNING, COMPLETE, PRUNED, FAILED = "RUNNING", "COMPLETE", "PRUNED", "FAILED"
 # The reason of a trial that ran out of memory, on its device or its node.
 OOM = "oom"
+# That of one whose node cannot run trials; it is no end, the trial runs elsewhere.
+NODE = "node"
 # Where a trial's settings come from.
 BASELINE, ENQUEUED, REMEMBERED, SAMPLED = "baseline", "enqueued", "memory", "sampled"
 
@@ -49,6 +51,7 @@ _RETRIES: Column = (
     "times the trial was lost with its process or node, or ran out of memory, and continued from its checkpoint, or was"
     " run again by `retry`",
 )
+_DEVICE: Column = ("device", _NAME, "kind of GPU, or model of the CPU; empty in older searches")
 
 TRIAL_COLUMNS: tuple[Column, ...] = (
     ("experiment", _NAME, "name of the search"),
@@ -66,6 +69,7 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
     ("seed", pa.int64(), "training seed"),
     _RETRIES,
     ("node", _NAME, "host the trial ran on"),
+    _DEVICE,
     ("started", pa.timestamp("ms", tz="UTC"), "start of the trial"),
     ("ended", pa.timestamp("ms", tz="UTC"), "end of the trial; empty while it runs"),
     ("config", pa.string(), "the whole run as JSON"),
@@ -96,8 +100,13 @@ CONFIRM_COLUMNS: tuple[Column, ...] = (
     *_SCORES,
     *((held_out(name), kind, f"{doc}; on the held-out split") for name, kind, doc in _SCORES),
     ("epochs", pa.int64(), "epochs trained"),
-    ("gpu_seconds", pa.float64(), "seconds inside training, without validation and start-up"),
+    (
+        "gpu_seconds",
+        pa.float64(),
+        "seconds inside training, without validation and start-up, times the share of a GPU held",
+    ),
     _RETRIES,
+    _DEVICE,
     ("ended", pa.timestamp("ms", tz="UTC"), "end of the run"),
     ("version", pa.string(), "version of bpkd-search"),
 )

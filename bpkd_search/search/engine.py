@@ -33,6 +33,7 @@ from bpkd_search.search.learned import Learned, LearnedRungs
 from bpkd_search.search.memory import offer_of
 from bpkd_search.search.plan import Plan
 from bpkd_search.search.ranking import ranked
+from bpkd_search.search.rungs import position
 from bpkd_search.search.spending import Spending, gpu_seconds
 from bpkd_search.search.stopping import Stopping, make_rungs
 from bpkd_search.search.study import Study
@@ -300,9 +301,9 @@ class Engine:
         self._ask_tell.reported(trial, epoch)
         if self._ask_tell.restoring and isinstance(self.rungs, LearnedRungs):
             return  # the log says which trials were stopped, and the models need not be fitted again to know it
-        position = epoch if self.config.search.scheduler.axis == "epochs" else report["gpu_seconds"]
+        at = position(self.config.search.scheduler, report)
         if trial.origin != BASELINE and not self._is_final(report):
-            goes_on = self.rungs.report(trial.number, position, values)
+            goes_on = self.rungs.report(trial.number, at, values)
             # Other searches have said more of a remembered point than its first reports do.
             trial.stop = trial.stop or (not goes_on and trial.origin != REMEMBERED)
 

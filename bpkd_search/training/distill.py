@@ -75,7 +75,10 @@ class Distillation:
         self.device = device or pick_device(train.device)
         self.schedule = Schedule(train, store.steps(self._images))
         self.epoch = 0
-        self.spent = 0.0
+        # How much of a GPU the run holds, and what a second on this kind of device is worth on the reference.
+        self.share = self.speed = 1.0
+        # Seconds of a whole GPU, of this kind and of the reference.
+        self.spent = self.calibrated = 0.0
         layout = torch.channels_last
         self.student = student or build_model(model, store.num_classes, train.seed)
         self.forward = compiled_forward if train.compile else forward
@@ -111,15 +114,16 @@ class Distillation:
     @property
     def finished(self) -> bool:
         """Whether the run has had its epochs or iterations, or another round would miss `gpu_seconds` by more."""
-        return self.schedule.finished(self.epoch, self.spent)
+        return self.schedule.finished(self.epoch, self.calibrated)
 
     def train_epoch(self, checkpoint: Path | None = None) -> Report:
         """Train one round: one epoch, or `validate_every` iterations; after `load`, the rest of one.
 
-        Returns its mean loss terms, iterations and seconds inside training so far (`gpu_seconds`, as `runtime.clock`
-        counts them, without validation), images per second, and peak memory in MiB on a GPU. To `checkpoint`, if
-        given, the state is written every `checkpoint_seconds`. Raises `Diverged` if a loss is not finite,
-        `CheckpointError` if that is because the logits of an online teacher are not.
+        Returns its mean loss terms, iterations and seconds inside training so far, as `runtime.clock` counts them,
+        without validation (`gpu_seconds`: times the share of a GPU; `calibrated_seconds`: on the reference), images per
+        second, and peak memory in MiB on a GPU. To `checkpoint`, if given, the state is written every
+        `checkpoint_seconds`. Raises `Diverged` if a loss is not finite, `CheckpointError` if that is because the logits
+        of an online teacher are not.
         """
         iterations = self.schedule.round(self.epoch)
         if self._rest is not None:
@@ -134,9 +138,13 @@ class Distillation:
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.device)
                 synchronize(self.device)
-            start, saved = clock(self.device) - done.seconds, time.monotonic()
+            # What the round has taken before, a checkpoint has in its sums already.
+            charged, price = done.seconds, self.share * self.speed
+            start, saved = clock(self.device) - charged, time.monotonic()
             for iteration, batch in zip(left, self.batches(left.start, len(left)), strict=True):
-                progress = self.schedule.progress(iteration, self.spent + clock(self.device) - start)
+                progress = self.schedule.progress(
+                    iteration, self.calibrated + price * (clock(self.device) - start - charged)
+                )
                 rate = self.schedule.learning_rate(iteration, progress)
                 for group, factor in zip(self.optimizer.param_groups, self._rates, strict=True):
                     group["lr"] = rate * factor
@@ -145,6 +153,8 @@ class Distillation:
                 if checkpoint is not None and due and done.done < len(iterations):
                     synchronize(self.device)
                     done.seconds = clock(self.device) - start
+                    self._charge(done.seconds - charged)
+                    charged = done.seconds
                     self.save(checkpoint, self._report)
                     start, saved = clock(self.device) - done.seconds, time.monotonic()
             try:
@@ -155,18 +165,23 @@ class Distillation:
             seconds = clock(self.device) - start
         self._round = None
         self.epoch += 1
-        self.spent += seconds
+        self._charge(seconds - charged)
         report: Report = {
             "epoch": self.epoch,
             "iteration": iterations.stop,
             "loss": sum(means.values()),
             **{f"loss_{name}": mean for name, mean in means.items()},
             "gpu_seconds": self.spent,
+            "calibrated_seconds": self.calibrated,
             "images_per_second": len(iterations) * min(self._images, self.store.num_images) / seconds,
         }
         if self.device.type == "cuda":
             report["peak_memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
         return report
+
+    def _charge(self, seconds: float) -> None:
+        self.spent += seconds * self.share
+        self.calibrated += seconds * self.share * self.speed
 
     @contextmanager
     def train_mode(self) -> Iterator[None]:
@@ -292,6 +307,7 @@ class Distillation:
         state = {
             "epoch": self.epoch,
             "spent": self.spent,
+            "calibrated": self.calibrated,
             "student": self.student.state_dict(),
             "criterion": self.criterion.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -318,6 +334,9 @@ class Distillation:
             self.epoch, self.spent = int(state["epoch"]), float(state["spent"])
             # Checkpoints of version 0.1.0 are those of whole rounds.
             self._round, self._rest = None, state.get("round")
+            self.calibrated = float(state.get("calibrated", self.spent))
+            if self._rest is not None and "calibrated" not in state:
+                self._charge(float(self._rest["seconds"]))  # older checkpoints have them apart
             self._report = state["report"]
         except torch.OutOfMemoryError:
             raise  # no fault of the file

@@ -101,6 +101,42 @@ def test_comparison_of_chosen_methods_and_of_unknown_ones(board: Leaderboard) ->
         board.compare(["skd"])
 
 
+def on_two_kinds(slow: float, fast: float) -> list[dict[str, object]]:
+    """The same run on a reference and on a GPU four times as fast, with the GPU-seconds of each."""
+    curve = [0.1, 0.2, 0.3, 0.4]
+    return [
+        {"method": "kd", "curve": curve, "seconds": slow, "device": "T4"},
+        {"method": "cwd", "curve": curve, "seconds": fast, "device": "A100"},
+    ]
+
+
+def test_runs_on_kinds_of_gpus_compare_by_calibrated_seconds(tmp_path: Path) -> None:
+    folder = make(tmp_path / "plain", on_two_kinds(40.0, 10.0))
+    plain = Leaderboard(folder).compare()
+    assert plain.attrs["gpu_seconds"] == 40.0  # of a folder that knows no better: the fast one is the cheapest
+    assert plain[plain["at"] == "equal GPU-seconds"].set_index("method")["best"].to_dict() == {"cwd": 0.4, "kd": 0.1}
+
+    folder = make(tmp_path / "kinds", on_two_kinds(40.0, 10.0), calibrated=(40.0, 40.0))
+    table = Leaderboard(folder).compare()
+    assert table.attrs["gpu_seconds"] == 160.0
+    assert table[table["at"] == "equal GPU-seconds"].set_index("method")["best"].to_dict() == {"cwd": 0.4, "kd": 0.4}
+    assert Leaderboard(folder).trials().set_index("method")["device"].to_dict() == {"kd": "T4", "cwd": "A100"}
+
+
+def test_experiments_with_other_references_compare_where_a_kind_is_common(tmp_path: Path) -> None:
+    one, other = ({"curve": [0.1, 0.2, 0.3, 0.4], "seconds": each, "method": "kd"} for each in (40.0, 10.0))
+    folders = [make(tmp_path / name, [trial], name=name) for name, trial in (("a", one), ("b", other))]
+    (folders[0] / "calibration.json").write_text('{"T4": 0.4}')
+    (folders[1] / "calibration.json").write_text('{"A100": 0.1}')
+    apart = Leaderboard(folders)
+    assert apart.caveats == ["kinds of devices differ (a: T4; b: A100): seconds are not comparable"]
+    (folders[0] / "calibration.json").write_text('{"T4": 0.4, "A100": 0.1}')
+    board = Leaderboard(folders)
+    assert board.caveats == []
+    assert board.compare().attrs["gpu_seconds"] == 160.0  # of both
+    assert board.comparable_seconds(board.trials()).tolist() == [160.0, 160.0]
+
+
 def test_a_trial_without_a_report_within_the_limit_does_not_count(tmp_path: Path) -> None:
     slow = {"method": "cirkd", "curve": [0.6, 0.7, 0.8, 0.9], "seconds": 100.0}
     table = Leaderboard(make(tmp_path / "exp", [*BASELINES, slow])).compare()

@@ -21,7 +21,7 @@ from bpkd_search.losses import bpkd_loss
 from bpkd_search.losses.methods import METHODS
 from bpkd_search.models.build import pick_device
 from bpkd_search.models.heads import resize
-from bpkd_search.training import forward
+from bpkd_search.training import distill, forward
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.prepare import prepare
@@ -274,6 +274,73 @@ def test_a_run_cut_inside_a_round_continues_bit_for_bit(
         k: v for k, v in reports[1].items() if k.startswith("loss") or k in ("epoch", "iteration")
     }
     assert again.spent > cut.spent and again.finished
+
+
+class Ticks:
+    """A clock that is a second later at every reading."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self, device: torch.device) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def test_seconds_count_the_share_of_the_gpu_and_the_kind_of_device(
+    tiny: dict[str, Any], store: ViewStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill, "clock", Ticks())
+    whole, quarter = start(base(tiny), store), start(base(tiny), store)
+    quarter.share, quarter.speed = 0.25, 2.0
+    one, two = whole.train_epoch(), quarter.train_epoch()
+    assert one["gpu_seconds"] == one["calibrated_seconds"] > 1
+    assert two["gpu_seconds"] == 0.25 * one["gpu_seconds"]
+    assert two["calibrated_seconds"] == 0.5 * one["gpu_seconds"]
+    assert two["images_per_second"] == one["images_per_second"]
+    # It moves to another kind: what it spent before keeps its price.
+    quarter.save(tmp_path / "c.pt")
+    moved = start(base(tiny), store)
+    moved.load(tmp_path / "c.pt")
+    moved.share, moved.speed = 1.0, 3.0
+    report, before = moved.train_epoch(), whole.spent
+    rest = whole.train_epoch()["gpu_seconds"] - before
+    assert report["gpu_seconds"] == pytest.approx(0.25 * before + rest)
+    assert report["calibrated_seconds"] == pytest.approx(0.5 * before + 3.0 * rest)
+
+
+def test_what_a_checkpoint_within_a_round_has_counted_is_not_counted_again(
+    tiny: dict[str, Any], store: ViewStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill, "clock", Ticks())
+    whole = start(base(tiny), store)
+    seconds = whole.train_epoch()["gpu_seconds"]
+    often = start(base(tiny, train__checkpoint_seconds=1e-9), store)
+    states = list[tuple[float, float]]()
+
+    def save(self: Distillation, path: Path, report: Any) -> None:
+        states.append((self.spent, self._round.seconds))
+
+    monkeypatch.setattr(Distillation, "save", save)
+    report = often.train_epoch(tmp_path / "c.pt")
+    assert len(states) > 0 and all(spent == seconds for spent, seconds in states)
+    # Each checkpoint reads the clock once more, and once more starts anew.
+    assert report["gpu_seconds"] == often.spent == pytest.approx(seconds + len(states))
+
+
+def test_a_run_of_gpu_seconds_lasts_as_long_as_the_reference_would_take(
+    tiny: dict[str, Any], store: ViewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill, "clock", Ticks())
+    first = start(base(tiny), store).train_epoch()["gpu_seconds"]
+    rounds = {}
+    for share, speed in ((1.0, 1.0), (1.0, 2.0), (0.5, 2.0), (0.25, 1.0)):
+        run = start(base(tiny, train__gpu_seconds=8 * first), store)
+        run.share, run.speed = share, speed
+        while not run.finished:
+            run.train_epoch()
+        rounds[share, speed] = run.epoch
+    assert rounds == {(1.0, 1.0): 8, (1.0, 2.0): 4, (0.5, 2.0): 8, (0.25, 1.0): 32}
 
 
 def test_checkpoints_within_a_round_come_by_the_clock(
