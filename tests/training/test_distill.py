@@ -19,9 +19,10 @@ from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import CheckpointError, ResourceError
 from bpkd_search.losses import bpkd_loss
 from bpkd_search.losses.methods import METHODS
+from bpkd_search.models import build
 from bpkd_search.models.build import pick_device
 from bpkd_search.models.heads import resize
-from bpkd_search.training import forward
+from bpkd_search.training import distill, forward
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.prepare import prepare
@@ -380,6 +381,31 @@ def test_scaled_gradients_give_the_weights_of_unscaled_ones(tiny: dict[str, Any]
     plain.train_epoch(), scaled.train_epoch()
     for name, value in weights(plain).items():
         torch.testing.assert_close(weights(scaled)[name], value, msg=name)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_gpu_without_bfloat16_trains_in_float16_with_a_scaled_loss(
+    tiny: dict[str, Any], store: ViewStore, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = base(tiny, train__epochs=2, train__optimizer=optimizer, train__lr=1e-3, train__grad_clip=1.0)
+    single = start(config, store)
+    for module in (build, distill):
+        monkeypatch.setattr(module, "half_precision", lambda device: torch.float16)
+    whole, half, continued = (start(config, store) for _ in range(3))
+    seen: list[torch.dtype] = []
+    whole.student.classifier.register_forward_hook(lambda *given: seen.append(given[2].dtype))  # type: ignore[operator]
+    losses = [whole.train_epoch()["loss"] for _ in range(2)]
+    assert set(seen) == {torch.float16} and whole.scaler.is_enabled()
+    assert whole.scaler.get_scale() == 2.0**16, "no step overflowed"
+    assert losses == pytest.approx([single.train_epoch()["loss"] for _ in range(2)], rel=0.02)
+    # The scale is of the run: it is kept with its state.
+    half.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**9)
+    half.train_epoch()
+    half.save(tmp_path / "c.pt")
+    continued.load(tmp_path / "c.pt")
+    assert continued.scaler.get_scale() == 2.0**9
+    half.train_epoch(), continued.train_epoch()
+    assert all(torch.equal(value, weights(continued)[name]) for name, value in weights(half).items())
 
 
 def test_clipping_counts_the_weights_of_the_loss(tiny: dict[str, Any]) -> None:
