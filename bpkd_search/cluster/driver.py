@@ -182,6 +182,7 @@ def run_engine(
     config = engine.config
     with interruptible(again), origin.explaining():
         if not engine.done:
+            from bpkd_search.cluster.latency import measure_alone
             from bpkd_search.cluster.trial import DistillationTrial
 
             origin.check_contents(fingerprints(config), progress.say)
@@ -194,6 +195,8 @@ def run_engine(
                     watch_ray(lambda: engine.interrupted, partial(leave, engine, again)),
                 ):
                     run_on_ray(engine, directory, slots, DistillationTrial, task.values_for, progress.say)
+                if engine.done and engine.fatal is None:
+                    measure_alone(engine, task, slots, progress.say)
     if engine.fatal is not None:
         raise engine.fatal
     if not engine.done:

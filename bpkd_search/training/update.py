@@ -44,7 +44,7 @@ def update(
     size, several = run.settings.batch_size, len(images) > run.settings.batch_size
     terms: dict[str, Tensor] = {}
     for part, known, maps in zip(torch.split(images, size), torch.split(labels, size), teacher, strict=True):
-        losses = _losses(run, channels_last(part), known, maps, progress)
+        losses = loss_terms(run, channels_last(part), known, maps, progress)
         if several:
             share = _labelled(known) / _labelled(labels)
             losses = {name: value * share for name, value in losses.items()}
@@ -64,7 +64,8 @@ def channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _losses(run: Trained, images: Tensor, labels: Tensor, maps: Maps, progress: float) -> dict[str, Tensor]:
+def loss_terms(run: Trained, images: Tensor, labels: Tensor, maps: Maps, progress: float) -> dict[str, Tensor]:
+    """Return cross-entropy and distillation of images, channels last, as scalars to be differentiated."""
     with autocast(run.device, run.amp):
         logits, features, ce = run.forward(run.student, images, labels, IGNORE_INDEX)
         # A batch with only ignored pixels has no mean; its loss is zero.

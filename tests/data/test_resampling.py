@@ -48,14 +48,14 @@ def test_windows_are_pillows_up_to_the_rounding_between_its_passes() -> None:
 
 
 @pytest.mark.parametrize(("size", "scaled"), [((60, 80), (60, 40)), ((60, 80), (90, 80)), ((60, 80), (60, 80))])
-def test_along_one_axis_they_are_pillows_bit_for_bit(size: tuple[int, int], scaled: tuple[int, int]) -> None:
+def test_they_are_crops_of_the_whole_scaled_image(size: tuple[int, int], scaled: tuple[int, int]) -> None:
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
     whole = np.asarray(Image.fromarray(image).resize(scaled[::-1], Image.Resampling.BILINEAR))
     top, left = scaled[0] - 50, scaled[1] - 50
     found = resampled([(image, Window(scaled, False, top, left, 48, 64))])[0].permute(1, 2, 0).numpy()
     inside = whole[top : top + 48, max(0, left) : left + 64]
     start = max(0, -left)
-    # Pillow's box is in single precision: a weight may be off by a rounding.
+    # The box of a crop is in single precision: a weight may be off by a rounding.
     assert np.abs(found[:, start : start + inside.shape[1]].astype(int) - inside).max() <= (size != scaled)
     outside = np.delete(found, np.s_[start : start + inside.shape[1]], axis=1)
     assert (outside == np.array(PADDING_COLOUR, np.uint8)).all()

@@ -75,7 +75,8 @@ def test_a_replayed_run_is_the_run(
     for _ in range(3):
         expected, found, close = stepped.train_epoch(), recorded.train_epoch(), plain.train_epoch()
         losses = [{k: v for k, v in report.items() if k.startswith("loss")} for report in (found, expected, close)]
-        assert losses[0] == losses[1] and losses[0] == pytest.approx(losses[2], rel=2e-3)
+        # AdamW makes much of little: its first steps are as long for small gradients as for large ones.
+        assert losses[0] == losses[1] and losses[0] == pytest.approx(losses[2], rel=2e-2)
     assert tape.recorded == 1
     assert all(torch.equal(recorded.student.state_dict()[n], value) for n, value in weights(stepped).items())
 
@@ -108,7 +109,7 @@ def test_recording_leaves_no_trace(tiny: dict[str, Any], store: ViewStore, tape:
 def test_a_scaled_gradient_that_overflows_is_skipped_in_a_replay(
     tiny: dict[str, Any], store: ViewStore, tape: TapeRecorder
 ) -> None:
-    training = start(run_of(tiny, {"method": "ce"}, compile="graphs"), store)
+    training = start(run_of(tiny, {"method": "bpkd"}, compile="graphs"), store)
     training.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-60)
     batches = list(training.batches(0, 2))
     with training.train_mode():
