@@ -198,6 +198,7 @@ def run_engine(
     config = engine.config
     with interruptible(again), origin.explaining():
         if not engine.done:
+            from bpkd_search.cluster.latency import measure_alone
             from bpkd_search.cluster.trial import DistillationTrial
 
             origin.check_contents(fingerprints(config), progress.say)
@@ -216,6 +217,8 @@ def run_engine(
                 ):
                     task = replace(task, source=source)
                     run_on_ray(engine, directory, slots, DistillationTrial, task.values_for, progress.say)
+                if engine.done and engine.fatal is None:
+                    measure_alone(engine, task, slots, progress.say)
     if engine.fatal is not None:
         raise engine.fatal
     if not engine.done:

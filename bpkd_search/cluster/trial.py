@@ -30,6 +30,7 @@ from bpkd_search.files import RETRY_SECONDS, full_disk, is_full
 from bpkd_search.models import save_weights
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate_run
+from bpkd_search.training.latency import LATENCY, latency_ms
 from bpkd_search.training.prepare import Prepared
 from bpkd_search.training.process_cache import ProcessCache
 from bpkd_search.training.round import Diverged
@@ -193,7 +194,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
             "node": socket.gethostname(),
             "device": self._seat.kind if self._seat else None,
             "parameters": run.parameters,
-            "latency_ms": run.latency_ms(),
+            LATENCY: latency_ms(run.student, next(run.store.val_samples([0]))[0], amp=run.amp),
         }
         return report
 

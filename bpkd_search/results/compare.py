@@ -26,8 +26,9 @@ def compare(
     limits as `epochs` and `gpu_seconds`.
 
     Columns: at, those of `by`, trials (their number), best, median, number and epochs and gpu_seconds (of the best),
-    best and median minus those of the baseline `bpkd-paper` (`best_vs_paper`, `median_vs_paper`) and of the
-    best plain baseline (ce, kd, cwd: `best_vs_plain`, `median_vs_plain`), both of the same experiment, and note.
+    finished (whether that is the end of its schedule: a slower trial may be cut before), best and median minus those
+    of the baseline `bpkd-paper` (`best_vs_paper`, `median_vs_paper`) and of the best plain baseline (ce, kd, cwd:
+    `best_vs_plain`, `median_vs_plain`), both of the same experiment, and note.
     If the search has constraints, the best of a method is one that meets them, if any does, and `feasible` is
     whether it does; methods without such a trial are last.
 
@@ -44,7 +45,8 @@ def compare(
     parts = []
     for at, column, limit in ((EPOCHS, "epoch", limits["epochs"]), (SECONDS, "seconds", limits["gpu_seconds"])):
         last = reports[reports[column] <= limit].dropna(subset=[metric]).groupby(KEY, observed=True).tail(1)
-        scores = full[[*KEY, "method", "origin", "feasible"]].merge(last, on=KEY).rename(columns={metric: "score"})
+        scores = full[[*KEY, "method", "origin", "feasible", "epochs"]].merge(last, on=KEY)
+        scores = scores.rename(columns={metric: "score"})
         parts.append(_rows(scores, at, by, methods))
     table = pd.concat(parts, ignore_index=True)
     if full["feasible"].isna().all():
@@ -75,6 +77,7 @@ def _rows(scores: pd.DataFrame, at: str, by: Sequence[str], methods: Sequence[st
                 "feasible": first["feasible"],
                 "epochs": int(first["epoch"]),
                 "gpu_seconds": float(first["gpu_seconds"]),
+                "finished": bool(first["epoch"] == first["epochs"]),
                 "best_vs_paper": best - paper,
                 "median_vs_paper": median - paper,
                 "best_vs_plain": best - plain,

@@ -195,6 +195,12 @@ class Engine:
         self._unfinished.append(trial)
         self.listen("lost", trial)
 
+    def measured_alone(self, number: int, latency: float) -> None:
+        """Take a trial's latency that was measured when no trial ran; constraints are judged by it."""
+        self._log("latency", number, latency_ms=latency)
+        self.trials[number].measured_alone(latency)
+        self._judge_again()
+
     def request(self, event: Mapping[str, Any]) -> None:
         """Do what a request asks, as `search.requests` puts it for the log."""
         self._log("request", -1, **event)
@@ -398,6 +404,8 @@ class Engine:
             self.trials[number].losses.append(event["cause"])
         elif kind == "end":
             self._finish(self.trials[number], event["state"], event.get("reason"), event.get("feasible"))
+        elif kind == "latency":
+            self.trials[number].measured_alone(event["latency_ms"])
         elif kind == "judge":
             self.trials[number].feasible = event["feasible"]
 

@@ -69,6 +69,8 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
                 now_state = engine.states.get(number, "RUNNING")
                 if now_state != event["state"]:
                     differences.append(f"trial {number}: was {event['state']}, is {now_state} now")
+            elif event["event"] == "latency":
+                engine.measured_alone(number, event["latency_ms"])
             elif event["event"] == "judge" and engine.trials[number].feasible is not event["feasible"]:
                 differences.append(f"trial {number}: feasible was {event['feasible']}, is not now")
         engine.recorder.close()

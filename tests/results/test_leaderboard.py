@@ -75,6 +75,15 @@ def test_comparison_at_equal_epochs_and_at_equal_seconds(board: Leaderboard) -> 
     assert cheap["best"].to_dict() == {"bpkd": 0.3, "ce": 0.3, "cwd": 0.3, "kd": 0.2, "bpkd-paper": 0.1}
     assert cheap["epochs"].to_dict() == {"bpkd": 2, "ce": 4, "cwd": 2, "kd": 2, "bpkd-paper": 1}
     assert cheap.loc["bpkd", ["median", "best_vs_paper", "best_vs_plain"]].tolist() == pytest.approx([0.25, 0.2, 0.0])
+    # Only ce has come to the end of its schedule by then.
+    assert full["finished"].all() and cheap.index[cheap["finished"]].tolist() == ["ce"]
+
+
+def test_what_is_compared_before_its_end_is_named(board: Leaderboard, capsys: pytest.CaptureFixture[str]) -> None:
+    show_comparison(board, None)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "At equal GPU-seconds, these are compared before the end of their schedule" in said
+    assert "has decayed: bpkd, cwd, kd, bpkd-paper." in said and "At equal epochs, these" not in said
 
 
 def test_where_ce_leads_it_is_the_plain_baseline_to_beat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

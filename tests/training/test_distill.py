@@ -19,6 +19,7 @@ from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import CheckpointError, ResourceError
 from bpkd_search.losses import bpkd_loss
 from bpkd_search.losses.methods import METHODS
+from bpkd_search.models import build
 from bpkd_search.models.build import pick_device
 from bpkd_search.models.heads import resize
 from bpkd_search.training import distill, forward
@@ -27,6 +28,7 @@ from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.prepare import prepare
 from bpkd_search.training.round import Diverged
 from bpkd_search.training.teacher import open_teacher
+from bpkd_search.training.update import loss_terms
 
 CPU = torch.device("cpu")
 
@@ -82,7 +84,7 @@ def test_the_loss_is_cross_entropy_plus_the_weighted_terms(tiny: dict[str, Any],
     run = start(config, store)
     run.student.eval()
     images, labels, logits = next(store.epoch(0, 4, 0))
-    losses = run._losses(images, labels, logits, progress=0.0)
+    losses = loss_terms(run, images, labels, (logits, None), 0.0)
     student = run.student(images)
     ce = torch.nn.functional.cross_entropy(resize(student, labels.shape[-2:]), labels.long(), ignore_index=255)
     expected = bpkd_loss(student, logits, labels, edge_width=3, edge_weight=3.0, body_weight=0.5)
@@ -411,7 +413,7 @@ def test_a_part_without_labels_leaves_the_loss_as_it_is(tiny: dict[str, Any], st
     images, labels, logits = next(run.batches(0, 1))
     labels[2:] = 255
     with run.train_mode():
-        alone = run._losses(images[:2], labels[:2], logits[:2], progress=0.0)
+        alone = loss_terms(run, images[:2], labels[:2], (logits[:2], None), 0.0)
         losses = run.step(images, labels, logits, progress=0.0)
     for name in alone:
         torch.testing.assert_close(losses[name], alone[name].detach())
@@ -447,6 +449,34 @@ def test_scaled_gradients_give_the_weights_of_unscaled_ones(tiny: dict[str, Any]
     plain.train_epoch(), scaled.train_epoch()
     for name, value in weights(plain).items():
         torch.testing.assert_close(weights(scaled)[name], value, msg=name)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_gpu_without_bfloat16_trains_in_float16_with_a_scaled_loss(
+    tiny: dict[str, Any], store: ViewStore, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = base(
+        tiny, loss__method="ce", train__epochs=2, train__optimizer=optimizer, train__lr=1e-3, train__grad_clip=1.0
+    )
+    single = start(config, store)
+    for module in (build, distill):
+        monkeypatch.setattr(module, "half_precision", lambda device: torch.float16)
+    whole, half, continued = (start(config, store) for _ in range(3))
+    assert whole.scaler.is_enabled() and not single.scaler.is_enabled()
+    whole.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    seen: list[torch.dtype] = []
+    whole.student.classifier.register_forward_hook(lambda *given: seen.append(given[2].dtype))  # type: ignore[operator]
+    losses = [whole.train_epoch()["loss"] for _ in range(2)]
+    assert set(seen) == {torch.float16}
+    assert losses == pytest.approx([single.train_epoch()["loss"] for _ in range(2)], rel=0.02)
+    # The scale is of the run: it is kept with its state.
+    half.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**9)
+    half.train_epoch()
+    half.save(tmp_path / "c.pt")
+    continued.load(tmp_path / "c.pt")
+    assert continued.scaler.get_scale() == 2.0**9
+    half.train_epoch(), continued.train_epoch()
+    assert all(torch.equal(value, weights(continued)[name]) for name, value in weights(half).items())
 
 
 def test_clipping_counts_the_weights_of_the_loss(tiny: dict[str, Any]) -> None:
@@ -494,7 +524,7 @@ def test_the_warm_up_leaves_no_trace(tiny: dict[str, Any], store: ViewStore, tmp
     run.save(tmp_path / "before.pt")
     before = torch.get_rng_state()
     with run.train_mode():
-        run._warm_up(0)
+        run.warm_up(0)
     assert run._warm and torch.equal(torch.get_rng_state(), before)
     run.save(tmp_path / "after.pt")
     assert (tmp_path / "after.pt").read_bytes() == (tmp_path / "before.pt").read_bytes()
