@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from bpkd_search.files import write_bytes
 from bpkd_search.imports import first_line
 from bpkd_search.models.formats import describe
 from bpkd_search.models.mmsegmentation import encoder_name, network_of, preprocessing_fault, translate
+from bpkd_search.models.teachers.classes import misplaced
 
 Weights = dict[str, Tensor]
+
+# What DistributedDataParallel and torch.compile put before the names of a network's weights.
+_WRAPPERS = re.compile(r"^(_orig_mod\.)?(module\.)?(_orig_mod\.)?")
 
 
 def save_weights(path: Path, model: nn.Module, about: Mapping[str, Any] | None = None) -> None:
@@ -47,14 +52,19 @@ def read_weights(path: Path) -> Weights:
     """Return the tensors of a `.safetensors`, or of a `.pt` / `.pth` that contains only tensors.
 
     A pickle with code in it is rejected, not run (`weights_only`). A state dict is also found under the
-    usual keys `state_dict`, `model` and `model_state_dict`, and a `module.` prefix is removed.
+    usual keys `state_dict`, `model` and `model_state_dict`, and prefixes `module.` and `_orig_mod.` are removed.
     Raises `CheckpointError` if the file is missing, unreadable, unsafe or has no state dict.
     """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[Weights, Sequence[str]]:
+    """Return the tensors in a file, and the names of classes that it states, none if it states none."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weights file")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return load_file(path), read_about(path).get("class_names", ())
         except (OSError, SafetensorError) as e:
             raise CheckpointError(f"{path}: is not a readable safetensors file: {e}") from e
     try:
@@ -74,12 +84,20 @@ def read_weights(path: Path) -> Weights:
     meta = tree.get("meta") if isinstance(tree, Mapping) else None
     if isinstance(meta, Mapping) and (fault := preprocessing_fault(meta)):
         raise CheckpointError(f"{path}: {fault}")
+    names = _class_names(meta) if isinstance(meta, Mapping) else ()
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(tree, Mapping) and isinstance(tree.get(key), Mapping):
             tree = tree[key]
     if not isinstance(tree, Mapping) or not all(isinstance(v, Tensor) for v in tree.values()) or not tree:
         raise CheckpointError(f"{path}: holds no state dict (a mapping of names to tensors)")
-    return {str(name).removeprefix("module."): tensor for name, tensor in tree.items()}
+    return {_WRAPPERS.sub("", str(name)): tensor for name, tensor in tree.items()}, names
+
+
+def _class_names(meta: Mapping[str, Any]) -> Sequence[str]:
+    """Return the class names in the description of a checkpoint of mmsegmentation, 0.x or 1.x."""
+    found = meta.get("dataset_meta", meta)
+    names = next((found[key] for key in ("classes", "CLASSES") if found.get(key)), ()) if found else ()
+    return [str(name) for name in names] if isinstance(names, list | tuple) else ()
 
 
 def load_segmentor(model: nn.Module, path: Path) -> None:
@@ -87,20 +105,24 @@ def load_segmentor(model: nn.Module, path: Path) -> None:
     model.load_state_dict(segmentor_weights(model, path), strict=False)
 
 
-def segmentor_weights(model: nn.Module, path: Path) -> Weights:
+def segmentor_weights(model: nn.Module, path: Path, class_names: Sequence[str] = ()) -> Weights:
     """Return the weights in a file for a whole segmentor, by this package or mmsegmentation; `model` may be on `meta`.
 
     An auxiliary head in the file is left out if the model has none. Raises `CheckpointError` that says what another
-    format is, and names missing, unknown and misshapen keys.
+    format is, names missing, unknown and misshapen keys, or a class that the file has at another place than
+    `class_names`, those of the data.
     """
-    read = read_weights(path)
+    read, theirs = _read(path)
     known = network_of(read) is not None
     if (what := describe(read)) and not known:
         raise CheckpointError(f"{path}: {what}")
     weights = translate(read) if known else read
     if not any(name.startswith("auxiliary.") for name in model.state_dict()):
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("auxiliary.")}
-    return _fitting(model, weights, path, what, allow_unknown=False)
+    fitting = _fitting(model, weights, path, what, allow_unknown=False)
+    if fault := misplaced(theirs, class_names):
+        raise CheckpointError(f"{path}: {fault}")
+    return fitting
 
 
 def classes_in(path: Path) -> int | None:

@@ -138,11 +138,12 @@ def check_evaluation(run: RunConfig, size: Sequence[int]) -> None:
         raise ConfigError(faults)
 
 
-def check_weights(run: RunConfig, num_classes: int | None = None) -> None:
+def check_weights(run: RunConfig, class_names: Sequence[str] = ()) -> None:
     """Compare the files of weights that a run names with its networks, without memory for these.
 
-    Without `num_classes`, a checkpoint may have any number of classes. Files that are not here are left to those who
-    read them. Raises `CheckpointError` that names the key of the configuration, the file and what does not fit.
+    Without `class_names`, those of the data, a checkpoint may have any number of classes. Files that are not here are
+    left to those who read them. Raises `CheckpointError` that names the key of the configuration, the file and what
+    does not fit.
     """
     own = software_of(run.teacher) == "own"
     parts: tuple[tuple[str, Model, bool, Path | None], ...] = (
@@ -156,7 +157,7 @@ def check_weights(run: RunConfig, num_classes: int | None = None) -> None:
         spec = plain(model).model_copy(update={"auxiliary_weight": 0})
         try:
             if whole:
-                segmentor_weights(without_memory(spec, num_classes or classes_in(path) or 1), path)
+                segmentor_weights(without_memory(spec, len(class_names) or classes_in(path) or 1), path, class_names)
             else:
                 encoder_weights(without_memory(spec, 1).get_submodule("encoder"), path)
         except CheckpointError as e:

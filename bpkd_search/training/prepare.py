@@ -123,7 +123,7 @@ def prepare(run: RunConfig, say: Say, workers: Workers = HERE) -> Prepared:
     val = open_data(run.data, "val")
     check_metric(run, val)
     order = forms(run, train)
-    check_weights(run, len(train.class_names))
+    check_weights(run, train.class_names)
     check_classes(run, train, val)
     terms = terms_by_path(run.loss).items()
     if faults := [f"{path}.{fault}" for path, term in terms for fault in term.class_faults(len(train.class_names))]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
@@ -30,14 +31,20 @@ from bpkd_search.metrics import SegmentationMetrics
 from bpkd_search.models import Network, load_segmentor, save_weights
 from bpkd_search.models.build import TEACHER_DTYPE, autocast, build_model, pick_device
 from bpkd_search.models.heads import resize
-from bpkd_search.models.network import require_finite
+from bpkd_search.models.network import are_probabilities, require_finite
+from bpkd_search.models.teachers.foreign import ForeignTeacher
 from bpkd_search.models.teachers.function import content_of, weights_of
-from bpkd_search.models.teachers.open import PACKAGES, class_map, open_network
+from bpkd_search.models.teachers.open import PACKAGES, class_map, key_of, open_network
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.inputs import Say
 from bpkd_search.training.probe import FOREIGN_KEYS, is_foreign, probe, source_of, teacher_files
 from bpkd_search.training.source import open_data
+
+# What is wrong with a teacher's outputs that a softmax went over: a loss would take a second one.
+PROBABILITIES = (
+    "gives probabilities, which sum to 1 over the classes, must give logits: those before the softmax, or its logarithm"
+)
 
 
 def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, dict[str, float]]:
@@ -70,7 +77,27 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
         say(f"teacher: {line}")
     known = f"val mIoU {scores['miou']:.4f}" if scores else "no logits of all validation images, so no scores"
     say(f"teacher: {teacher_title(to_tree(spec))}, from {where}: {known}")
+    finished = spec.checkpoint is not None or spec.factory is not None
+    if finished and (warning := below_constant(scores, store.manifest.val_counts)):
+        say(warning)
     return path, scores
+
+
+def below_constant(scores: Mapping[str, float], counts: Sequence[Sequence[int]]) -> str | None:
+    """Return a warning if a teacher is right on no more pixels than one that gives them all the same class.
+
+    `counts` are the pixels of each class in each validation image. A class order or an input other than the data's is
+    no error of any file, and does this.
+    """
+    pixels = [sum(column) for column in zip(*counts, strict=True)]
+    constant = max(pixels) / max(1, sum(pixels))
+    if scores.get("accuracy", 1.0) > constant:
+        return None
+    return (
+        f"warning: the teacher is right on {100 * scores['accuracy']:.1f} % of the pixels of the validation images; one"
+        f" class for every pixel would be right on {100 * constant:.1f} %: check that its classes are in the order of"
+        " the data, and what it reads (teacher.classes, teacher.input)"
+    )
 
 
 def teacher_file(run: RunConfig, crops: str, class_names: Sequence[str]) -> tuple[Path, str]:
@@ -130,12 +157,18 @@ def open_teacher(run: RunConfig, class_names: Sequence[str], path: Path, device:
 
 
 def given_logits(run: RunConfig, split: Dataset, name: str) -> GivenLogits:
-    """Return the files of logits of a split. Raises `CheckpointError` if their classes are not the data's."""
+    """Return the files of logits of a split.
+
+    Raises `CheckpointError` if their classes are not the data's, or the first holds probabilities.
+    """
     path = source_of(run.teacher) or Path()
     given = GivenLogits(path, name, tuple(split.names))
     if (first := next((index for index in range(len(split)) if given.find(index)), None)) is None:
         return given
-    count = given.classes_of(first)
+    values = given.array(first)
+    if are_probabilities(torch.from_numpy(np.array(values, np.float32))[None]):
+        raise CheckpointError(f"teacher.checkpoint: {given.find(first)}: {PROBABILITIES}")
+    count = len(values)
     classes = class_map(run.teacher, run.teacher.classes, count, ours=split.class_names)
     return replace(given, count=count, classes=classes)
 
@@ -207,6 +240,10 @@ def _scores(run: RunConfig, store: ViewStore, path: Path) -> dict[str, float]:
         images, _, _ = next(store.epoch(0, 1, 0, device=device, logits=False))
         with torch.inference_mode():
             require_finite(teacher(images))
+            if isinstance(teacher, ForeignTeacher) and are_probabilities(teacher.raw(images)):
+                raise CheckpointError(
+                    f"{key_of(run.teacher)}: {run.teacher.factory or run.teacher.checkpoint}: {PROBABILITIES}"
+                )
         return evaluate(teacher, store, device, run.data.evaluation, amp=run.train.amp == "auto").as_dict()
     given, metrics = given_logits(run, open_data(run.data, "val"), "val"), SegmentationMetrics(store.num_classes)
     if any(given.find(index) is None for index in range(store.num_val_images)):

@@ -142,6 +142,34 @@ def test_sizes_that_differ(root: Path) -> None:
         opened(root)[1]
 
 
+@pytest.mark.parametrize(("turned", "fits"), [(6, True), (3, False), (1, False)])
+def test_a_photo_labelled_as_viewers_turn_it_says_why_its_mask_does_not_fit(
+    root: Path, turned: int, fits: bool
+) -> None:
+    (root / "images/train/s1.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    Image.fromarray(IMAGE).save(root / "images/train/s1.jpg", exif=exif)
+    save(root / "masks/train/s1.png", MASK.T)
+    with fails("mask is 6x8", "its image 8x6") as caught:
+        opened(root)[1]
+    advice = "the image's EXIF orientation, 6, is not applied: save the image turned as the mask is"
+    assert (advice in str(caught.value)) == fits
+
+
+def test_linked_folders_are_read_and_a_link_back_ends(root: Path, tmp_path: Path) -> None:
+    for part in ("images", "masks"):
+        (root / part / "train/city").mkdir()
+        shutil.move(root / part / "train/s2.png", tmp_path / f"{part}.png")
+        (tmp_path / f"other-{part}").mkdir()
+        shutil.move(tmp_path / f"{part}.png", tmp_path / f"other-{part}/s2.png")
+        (root / part / "train/linked").symlink_to(tmp_path / f"other-{part}")
+        (root / part / "train/city/back").symlink_to(root / part / "train")
+    data = opened(root)
+    assert data.names == ["linked/s2", "s0", "s1"]
+    np.testing.assert_array_equal(data[0][0].permute(1, 2, 0).numpy(), IMAGE + 2)
+
+
 def test_ids_outside_the_classes(root: Path) -> None:
     wrong = MASK.copy()
     wrong[0, :4] = [3, 4, 5, 90]

@@ -11,10 +11,11 @@ import torch
 
 from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.load import parse
+from bpkd_search.data import open_split
 from bpkd_search.errors import CheckpointError, ConfigError, ResourceError
 from bpkd_search.models import save_weights
 from bpkd_search.models.build import build_model
-from bpkd_search.training.check import check_evaluation, check_networks, try_step
+from bpkd_search.training.check import check_evaluation, check_networks, check_weights, try_step
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import prepare_views
@@ -106,6 +107,32 @@ def test_files_of_weights_are_compared_before_anything_is_made(tiny: dict[str, A
     with pytest.raises(CheckpointError, match=r"^teacher\.checkpoint: .*has 3 classes, the model 8; "):
         prepare(a_run(deepcopy(tiny), *given, f"data.views_dir={views}"), lines.append)
     assert not lines and not views.exists()
+
+
+def test_a_teacher_that_names_its_classes_in_another_order_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
+    names = ["Sky", "building", "pavement", "road", "tree", "pole", "sign", "lorry"]
+    model, path = build_model(a_run(tiny).teacher, 8, 0), tmp_path / "teacher.safetensors"
+    save_weights(path, model, {"class_names": names})
+    run = a_run(deepcopy(tiny), f"teacher.checkpoint={path}")
+    ours = open_split("synthetic", "train").class_names
+    with pytest.raises(CheckpointError, match=r"^teacher\.checkpoint: .*: road is number 3 there and 2 in the data"):
+        check_weights(run, ours)
+    # A name that only one of them has may be another word for the same.
+    names[2:4] = names[3:1:-1]
+    save_weights(path, model, {"class_names": names})
+    check_weights(run, ours)
+
+
+@pytest.mark.parametrize("meta", [{"CLASSES": ("b", "a")}, {"dataset_meta": {"classes": ["b", "a"]}}])
+def test_the_classes_that_mmsegmentation_writes_beside_weights_are_compared(
+    tiny: dict[str, Any], tmp_path: Path, meta: dict[str, Any]
+) -> None:
+    path = tmp_path / "teacher.pth"
+    torch.save({"meta": meta, "state_dict": build_model(a_run(tiny).teacher, 2, 0).state_dict()}, path)
+    run = a_run(deepcopy(tiny), f"teacher.checkpoint={path}")
+    check_weights(run, ["b", "a"])
+    with pytest.raises(CheckpointError, match="a is number 1 there and 0 in the data"):
+        check_weights(run, ["a", "b"])
 
 
 def test_an_option_that_is_never_active_with_an_encoder_is_not_built_with_it(tiny: dict[str, Any]) -> None:

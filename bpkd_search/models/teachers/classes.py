@@ -74,6 +74,23 @@ def match_classes(theirs: Sequence[str] | None, count: int, ours: Sequence[str],
     return ClassMap(chosen, "; ".join(said))
 
 
+def misplaced(theirs: Sequence[str], ours: Sequence[str]) -> str | None:
+    """Return what is wrong with the order of a teacher's classes, whose outputs are used as they are; None if nothing.
+
+    Names that only one side has prove nothing, as data sets spell the same class differently.
+    """
+    a, b = ([_plain(name) for name in names] for names in (theirs, ours))
+    moved = [place for place, name in enumerate(b) if a.count(name) == b.count(name) == 1 and a.index(name) != place]
+    if not moved:
+        return None
+    place = moved[0]
+    return (
+        f"has its classes in another order than the data: {ours[place]} is number {a.index(b[place])} there and"
+        f" {place} in the data; such a teacher is used as it is: bring its last layer, or the data's classes, into the"
+        " other's order"
+    )
+
+
 def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
