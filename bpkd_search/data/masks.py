@@ -77,6 +77,9 @@ def read_image(file: File, place: str | None = None) -> NDArray[np.uint8]:
         with Image.open(file) as image:
             if image.mode in DEEP_MODES:
                 raise DataError(f"{place}: image mode is {image.mode}, must have 8 bits per channel")
+            # Colours of 16 bits have a mode of 8: Pillow drops the lower byte, most of what a 12-bit camera gives.
+            if any(";16" in str(part) for part in image.tile):
+                raise DataError(f"{place}: image has 16 bits per channel, must have 8")
             return np.array(image.convert("RGB"))
     except READ_ERRORS as error:
         raise DataError(f"{place}: cannot read image: {_cause(error)}") from error

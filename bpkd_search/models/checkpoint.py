@@ -19,12 +19,14 @@ from bpkd_search.files import write_bytes
 from bpkd_search.imports import first_line
 from bpkd_search.models.formats import describe
 from bpkd_search.models.mmsegmentation import encoder_name, network_of, preprocessing_fault, translate
-from bpkd_search.models.teachers.classes import misplaced
 
 Weights = dict[str, Tensor]
 
 # What DistributedDataParallel and torch.compile put before the names of a network's weights.
 _WRAPPERS = re.compile(r"^(_orig_mod\.)?(module\.)?(_orig_mod\.)?")
+
+# The layer of a segmentor that has a row for each class.
+_LAST_LAYER = ("classifier.weight", "classifier.bias")
 
 
 def save_weights(path: Path, model: nn.Module, about: Mapping[str, Any] | None = None) -> None:
@@ -100,38 +102,40 @@ def _class_names(meta: Mapping[str, Any]) -> Sequence[str]:
     return [str(name) for name in names] if isinstance(names, list | tuple) else ()
 
 
-def load_segmentor(model: nn.Module, path: Path) -> None:
-    """Load a whole segmentor. Raises `CheckpointError` as `segmentor_weights` does."""
-    model.load_state_dict(segmentor_weights(model, path), strict=False)
+def load_segmentor(model: nn.Module, path: Path, rows: Sequence[int] | None = None) -> None:
+    """Load a whole segmentor, with some `rows`. Raises `CheckpointError` as `segmentor_weights` does."""
+    model.load_state_dict(segmentor_weights(model, path, rows), strict=False)
 
 
-def segmentor_weights(model: nn.Module, path: Path, class_names: Sequence[str] = ()) -> Weights:
+def segmentor_weights(model: nn.Module, path: Path, rows: Sequence[int] | None = None) -> Weights:
     """Return the weights in a file for a whole segmentor, by this package or mmsegmentation; `model` may be on `meta`.
 
-    An auxiliary head in the file is left out if the model has none. Raises `CheckpointError` that says what another
-    format is, names missing, unknown and misshapen keys, or a class that the file has at another place than
-    `class_names`, those of the data.
+    An auxiliary head in the file is left out if the model has none. `rows` are the classes of the file that the model
+    has, in its order; without them, it has the same. Raises `CheckpointError` that says what another format is, and
+    names missing, unknown and misshapen keys.
     """
-    read, theirs = _read(path)
+    read = read_weights(path)
     known = network_of(read) is not None
     if (what := describe(read)) and not known:
         raise CheckpointError(f"{path}: {what}")
     weights = translate(read) if known else read
     if not any(name.startswith("auxiliary.") for name in model.state_dict()):
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("auxiliary.")}
-    fitting = _fitting(model, weights, path, what, allow_unknown=False)
-    if fault := misplaced(theirs, class_names):
-        raise CheckpointError(f"{path}: {fault}")
-    return fitting
+    if rows is not None:
+        weights = {name: x[list(rows)] if name in _LAST_LAYER else x for name, x in weights.items()}
+    return _fitting(model, weights, path, what, allow_unknown=False)
 
 
-def classes_in(path: Path) -> int | None:
-    """Return the number of classes of a whole segmentor in a file; None if it is none. Raises `CheckpointError`."""
-    weights = read_weights(path)
+def classes_in(path: Path) -> tuple[int | None, Sequence[str]]:
+    """Return the number of classes of a whole segmentor in a file, None if it is none, and the names that it states.
+
+    Raises `CheckpointError`.
+    """
+    weights, names = _read(path)
     for name in ("classifier.weight", "decode_head.conv_seg.weight"):
         if name in weights:
-            return int(weights[name].shape[0])
-    return None
+            return int(weights[name].shape[0]), names
+    return None, ()
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:

@@ -132,6 +132,8 @@ def prepare(run: RunConfig, say: Say, workers: Workers = HERE) -> Prepared:
     # What the last of the forms needs least: a disk too small for another is no reason to stop.
     require_space(cache_dir(run.data.views_dir), needed_bytes(run, order[-1]))
     store = prepare_views(run.data, teacher_form(run.data), say, workers.views)
+    for line in store.manifest.warnings():
+        say(line)
     for size in sorted(set(store.manifest.evaluation_sizes)):
         check_evaluation(run, size)
     given = software_of(run.teacher) == "logits"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +40,7 @@ from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.inputs import Say
 from bpkd_search.training.probe import FOREIGN_KEYS, is_foreign, probe, source_of, teacher_files
 from bpkd_search.training.source import open_data
+from bpkd_search.training.teacher_classes import below_constant, class_rows, own_classes
 
 # What is wrong with a teacher's outputs that a softmax went over: a loss would take a second one.
 PROBABILITIES = (
@@ -73,31 +74,17 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
             if scores is None:
                 scores = _scores(run, store, path)
                 write_text(scores_file, json.dumps(scores))
-    if is_foreign(spec) and (line := probe(spec).class_map(store.class_names, *run.data.crop).line):
-        say(f"teacher: {line}")
+    matched = probe(spec).class_map(store.class_names, *run.data.crop) if is_foreign(spec) else None
+    if software_of(spec) == "own" and spec.checkpoint is not None:
+        matched = own_classes(spec, path, store.class_names)
+    if matched is not None and matched.line:
+        say(f"teacher: {matched.line}")
     known = f"val mIoU {scores['miou']:.4f}" if scores else "no logits of all validation images, so no scores"
     say(f"teacher: {teacher_title(to_tree(spec))}, from {where}: {known}")
     finished = spec.checkpoint is not None or spec.factory is not None
     if finished and (warning := below_constant(scores, store.manifest.val_counts)):
         say(warning)
     return path, scores
-
-
-def below_constant(scores: Mapping[str, float], counts: Sequence[Sequence[int]]) -> str | None:
-    """Return a warning if a teacher is right on no more pixels than one that gives them all the same class.
-
-    `counts` are the pixels of each class in each validation image. A class order or an input other than the data's is
-    no error of any file, and does this.
-    """
-    pixels = [sum(column) for column in zip(*counts, strict=True)]
-    constant = max(pixels) / max(1, sum(pixels))
-    if scores.get("accuracy", 1.0) > constant:
-        return None
-    return (
-        f"warning: the teacher is right on {100 * scores['accuracy']:.1f} % of the pixels of the validation images; one"
-        f" class for every pixel would be right on {100 * constant:.1f} %: check that its classes are in the order of"
-        " the data, and what it reads (teacher.classes, teacher.input)"
-    )
 
 
 def teacher_file(run: RunConfig, crops: str, class_names: Sequence[str]) -> tuple[Path, str]:
@@ -130,7 +117,8 @@ def teacher_identity(run: RunConfig, path: Path, class_names: Sequence[str]) -> 
     spec = run.teacher
     content = content_hash(path, cache_dir(run.data.views_dir), key="teacher.checkpoint" if spec.checkpoint else "")
     if software_of(spec) == "own":
-        return [plain_model(spec), content]
+        rows = class_rows(spec, path, class_names) if spec.checkpoint is not None else None
+        return [plain_model(spec), content, *([] if rows is None else [rows])]
     return [_described(spec), content, list(class_names)]
 
 
@@ -145,7 +133,8 @@ def open_teacher(run: RunConfig, class_names: Sequence[str], path: Path, device:
     spec = run.teacher.model_copy(update={"weights": None, "auxiliary_weight": 0})
     model = build_model(spec, len(class_names), 0)
     try:
-        load_segmentor(model, path)
+        rows = class_rows(run.teacher, path, class_names) if run.teacher.checkpoint is not None else None
+        load_segmentor(model, path, rows)
     except CheckpointError as e:
         if run.teacher.checkpoint is not None:
             raise

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +212,23 @@ def test_ids_that_no_mask_of_8_or_16_bits_has(root: Path) -> None:
 def test_image_deeper_than_8_bits(root: Path) -> None:
     save(root / "images/train/s0.png", IMAGE[..., 0].astype(np.uint16) * 256)
     with fails("images/train/s0.png", "8 bits per channel"):
+        opened(root)[0]
+
+
+@pytest.mark.parametrize("colour_type", [2, 4, 6])
+def test_images_of_16_bits_in_every_colour_type_are_refused(root: Path, colour_type: int) -> None:
+    channels = {2: 3, 4: 2, 6: 4}[colour_type]
+    rows = np.arange(6 * 8 * channels, dtype=">u2").reshape(6, -1)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", 8, 6, 16, colour_type, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    (root / "images/train/s0.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+    with fails("images/train/s0.png", "16 bits per channel, must have 8"):
         opened(root)[0]
 
 

@@ -56,6 +56,8 @@ def match_classes(theirs: Sequence[str] | None, count: int, ours: Sequence[str],
     for place, name in enumerate(theirs):
         places.setdefault(_plain(name), []).append(place)
     indices = [places.get(_plain(name), []) for name in ours]
+    if alike := [name for name, found in zip(ours, indices, strict=True) if found and indices.count(found) > 1]:
+        raise CheckpointError(f"cannot be matched with {_listed(alike)} of the data's classes, whose names are alike")
     if doubtful := [name for name, found in zip(ours, indices, strict=True) if len(found) > 1]:
         raise CheckpointError(f"has several classes named {_listed(doubtful)}: tell them apart in teacher.classes")
     missing = [name for name, found in zip(ours, indices, strict=True) if not found]
@@ -74,20 +76,25 @@ def match_classes(theirs: Sequence[str] | None, count: int, ours: Sequence[str],
     return ClassMap(chosen, "; ".join(said))
 
 
-def misplaced(theirs: Sequence[str], ours: Sequence[str]) -> str | None:
-    """Return what is wrong with the order of a teacher's classes, whose outputs are used as they are; None if nothing.
+def match_stated(theirs: Sequence[str], count: int, ours: Sequence[str]) -> ClassMap | None:
+    """Match the names that a file states beside its weights with the data's; None if they are not comparable.
 
-    Names that only one side has prove nothing, as data sets spell the same class differently.
+    Data sets spell the same class differently, so names that only one side has prove nothing. Raises `CheckpointError`
+    if some are the same and have other places.
     """
     a, b = ([_plain(name) for name in names] for names in (theirs, ours))
+    if len(theirs) != count or not set(a) & set(b):
+        return None
+    if all(a.count(name) == b.count(name) == 1 for name in b):
+        return match_classes(theirs, count, ours)
     moved = [place for place, name in enumerate(b) if a.count(name) == b.count(name) == 1 and a.index(name) != place]
     if not moved:
         return None
     place = moved[0]
-    return (
-        f"has its classes in another order than the data: {ours[place]} is number {a.index(b[place])} there and"
-        f" {place} in the data; such a teacher is used as it is: bring its last layer, or the data's classes, into the"
-        " other's order"
+    raise CheckpointError(
+        f"has its classes in another order than the data: {ours[place]} is number {a.index(b[place])} there and {place}"
+        f" in the data, and not all have the same names: name its classes as the data does, in its order, in"
+        f" teacher.classes; it has {_listed(theirs)}"
     )
 
 

@@ -99,6 +99,14 @@ class TestHuggingFace:
         ):
             open_network(Teacher(checkpoint=tmp_path), tmp_path, CPU)
 
+    def test_more_names_than_the_weights_have_classes_are_an_error(self, tmp_path: Path) -> None:
+        save_segformer(tmp_path, NAMES)
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["id2label"][str(len(NAMES))] = "tram"
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match=r"2 weights of Segformer.* have other shapes: .*classifier\.bias"):
+            open_network(Teacher(checkpoint=tmp_path), tmp_path, CPU)
+
     @pytest.mark.parametrize(
         ("architecture", "said"),
         [
@@ -205,6 +213,18 @@ class TestGraphs:
                 [1.0, 2.0, 3.0]
             )[:, None, None]
             close(logits_of(Teacher(checkpoint=tmp_path / name, input=caffe), batch), small()(seen))
+
+    def test_torchscript_in_half_precision_gets_such_images_and_its_faults_are_told(self, tmp_path: Path) -> None:
+        net = small().half()
+        torch.jit.script(net).save(tmp_path / "half.pt")
+        batch = images(60, 88)
+        with torch.inference_mode():
+            got = logits_of(Teacher(checkpoint=tmp_path / "half.pt"), batch)
+            torch.testing.assert_close(got, net(normalised(batch).half()))
+        torch.jit.script(nn.Sequential(nn.Conv2d(5, 5, 1))).save(tmp_path / "five.pt")
+        said = r"five\.pt cannot read an image of 32x48: .*expected input.* to have 5 channels"
+        with pytest.raises(ConfigError, match=said):
+            Probe(Teacher(checkpoint=tmp_path / "five.pt"), tmp_path / "five.pt").shape(32, 48)
 
     @pytest.mark.parametrize("name", ["net.pt2", "net.onnx"])
     def test_graphs_of_one_size_and_one_image_at_a_time(self, tmp_path: Path, name: str) -> None:
