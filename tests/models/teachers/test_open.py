@@ -287,6 +287,15 @@ class Output(nn.Module):
         }[self.kind]
 
 
+def leaving() -> nn.Module:
+    raise SystemExit(3)
+
+
+def printing() -> nn.Module:
+    print("loaded")
+    return small()
+
+
 def raising() -> nn.Module:
     raise RuntimeError("no such weights\nmore")
 
@@ -314,6 +323,10 @@ class TestFunction:
         with torch.inference_mode():
             close(logits_of(teacher, images()), small()(normalised(images())))
 
+    def test_what_a_function_prints_is_not_standard_output(self, capsys: pytest.CaptureFixture[str]) -> None:
+        open_network(own(f"{self.HERE}:printing"), Path("none"), CPU)
+        assert capsys.readouterr() == ("", "loaded\n")
+
     def test_other_weights_than_before_are_an_error(self, tmp_path: Path) -> None:
         torch.save(small(5, seed=3).state_dict(), tmp_path / "w.pth")
         teacher = own(SMALL)
@@ -326,6 +339,7 @@ class TestFunction:
         ("name", "arguments", "said"),
         [
             ("raising", {}, "raised RuntimeError: no such weights"),
+            ("leaving", {}, "raised SystemExit: 3"),
             ("number", {}, "returned int, must return a torch"),
             ("Output", {"what": 1}, r"teacher\.arguments\.what: .* has no such argument; valid: kind"),
             ("Output", {"kind": "flat"}, r"cannot read an image of 64x96: returns a tensor of shape \[1, 5\]"),
