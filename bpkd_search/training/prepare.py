@@ -130,7 +130,7 @@ def prepare(run: RunConfig, say: Say, workers: Workers = HERE) -> Prepared:
     val = open_data(run.data, "val")
     check_metric(run, val)
     order = forms(run, train)
-    check_weights(run, len(train.class_names))
+    check_weights(run, train.class_names)
     check_classes(run, train, val)
     terms = terms_by_path(run.loss).items()
     if faults := [f"{path}.{fault}" for path, term in terms for fault in term.class_faults(len(train.class_names))]:
@@ -139,6 +139,8 @@ def prepare(run: RunConfig, say: Say, workers: Workers = HERE) -> Prepared:
     # What the last of the forms needs least: a disk too small for another is no reason to stop.
     require_space(cache_dir(run.data.views_dir), needed_bytes(run, order[-1]))
     store = prepare_views(run.data, teacher_form(run.data), say, workers.views)
+    for line in store.manifest.warnings():
+        say(line)
     for size in sorted(set(store.manifest.evaluation_sizes)):
         check_evaluation(run, size)
     given = software_of(run.teacher) == "logits"
