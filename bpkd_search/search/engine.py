@@ -30,13 +30,13 @@ from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.history import History, new_study
 from bpkd_search.search.judging import Judging
 from bpkd_search.search.learned import Learned, LearnedRungs
-from bpkd_search.search.model import Model
 from bpkd_search.search.plan import Plan
 from bpkd_search.search.ranking import ranked
 from bpkd_search.search.spending import Spending, gpu_seconds
 from bpkd_search.search.stopping import Stopping, make_rungs
 from bpkd_search.search.study import Study
 from bpkd_search.search.warm_start import Found, find_sources, judge
+from bpkd_search.surrogate.model import Model
 
 
 class Engine:
