@@ -6,7 +6,7 @@ The model of the space makes them. It takes long to import and to fit, so this h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from bpkd_search.config.points import BASELINES, Point, baseline_run, coordinate
 from bpkd_search.config.space import Distribution
 from bpkd_search.experiment.paths import REPORTS, TRIALS
 from bpkd_search.experiment.reading import Folder, to_pandas
-from bpkd_search.experiment.schema import BASELINE, COMPLETE
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, RUNNING
 from bpkd_search.metrics.table import SCORES
 
 if TYPE_CHECKING:
@@ -79,24 +79,24 @@ def read_searched(folder: Folder, config: Mapping[str, Any], metric: str, direct
         if point is None or row["reason"] == "nan":
             continue
         value = row[metric] if row["state"] == COMPLETE and not pd.isna(row[metric]) else None
-        trials.append(Tried(int(row["number"]), point, None if value is None else sign * float(value)))
+        value = None if value is None else sign * float(value)
+        trials.append(Tried(int(row["number"]), point, value, ended=row["state"] != RUNNING))
         epochs[int(row["number"])] = int(row["epochs"])
     reports = _reports(folder, [trial.number for trial in told(trials)], epochs)
-    trials = [Tried(t.number, t.point, t.value, reports.get(t.number, {})) for t in trials]
+    trials = [replace(trial, reports=reports.get(trial.number, {})) for trial in trials]
     return Searched(space, base, trials, sign)
 
 
 def fitted(searched: Searched) -> tuple[Model | None, list[str]]:
     """Return the model of an experiment's trials, None where there is none, and sentences on how far to trust it."""
-    from bpkd_search.surrogate.model import ENOUGH
     from bpkd_search.surrogate.tried import MOST_FULL, MOST_OTHERS, model_of
 
     model = model_of(searched.space, searched.trials)
     full, others = len(model.full()), len(model.evidence) - len(model.full())
     if not model.ready:
         return None, [
-            f"There are no estimates: they need {ENOUGH} trials of the space that ran their full budget, and there are"
-            f" {full}."
+            "There are no estimates yet: of the trials of the space that they are learned from,"
+            f" {full} ran their full budget, which is too few."
         ]
     if not model.encoding.width:
         return None, ["There are no estimates: all points of the space are the same."]

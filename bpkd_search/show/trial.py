@@ -98,7 +98,7 @@ def _reports_of(board: Leaderboard, row: pd.Series) -> pd.DataFrame:
 def _with_estimate(board: Leaderboard, row: pd.Series) -> pd.Series:
     """Return a row with its estimate, without one in an experiment of many trials."""
     if len(board.trials(["state"])) > estimates.UNASKED:
-        return pd.concat([row, pd.Series(dict.fromkeys(estimates.ESTIMATES, float("nan")))]).rename(row.name)
+        return row.reindex([*row.index, *estimates.ESTIMATES])
     return board.with_estimates(row.to_frame().T).iloc[0]
 
 

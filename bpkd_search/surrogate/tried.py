@@ -25,13 +25,14 @@ class Tried:
     """A trial at a point of the space, with its reports by epoch.
 
     `value` is the objective at full budget, with a sign such that higher is better; None for a trial that is running,
-    was stopped or failed.
+    was stopped or failed. `ended` says whether it will report no more.
     """
 
     number: int
     point: Point
     value: float | None = None
     reports: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    ended: bool = True
 
 
 def told(trials: Iterable[Tried]) -> list[Tried]:
@@ -52,7 +53,7 @@ def model_of(space: Mapping[str, Distribution], trials: Iterable[Tried]) -> Mode
         model.asked(trial.number, trial.point)
         for epoch, report in sorted(trial.reports.items()):
             model.reported(trial.number, epoch, report)
-        if trial.value is not None:
+        if trial.ended:
             model.ended(trial.number, trial.value)
     return model
 
