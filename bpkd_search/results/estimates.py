@@ -100,6 +100,8 @@ def fitted(searched: Searched) -> tuple[Model | None, list[str]]:
         ]
     if not model.encoding.width:
         return None, ["There are no estimates: all points of the space are the same."]
+    if len({trial.value for trial in searched.trials if trial.value is not None}) == 1:
+        return None, ["There are no estimates: all full trials have the same score."]
     try:
         judges, noise = model.can_judge, model.noise
     except (ValueError, ArithmeticError, np.linalg.LinAlgError) as e:

@@ -144,11 +144,16 @@ def test_before_there_are_enough_trials_it_is_said_and_nothing_ends(tmp_path: Pa
     assert "estimate" not in plain
 
 
-@pytest.mark.parametrize("scores", [[0.3] * 6, [0.3, float("nan"), 0.4, 0.35, 0.2, 0.1]])
-def test_equal_and_undefined_scores_end_nothing(tmp_path: Path, scores: list[float]) -> None:
+def test_undefined_scores_are_passed_over(tmp_path: Path) -> None:
+    scores = [0.3, float("nan"), 0.4, 0.35, 0.2, 0.1]
     trials = [{**trial, "curve": [score]} for trial, score in zip(noisy(6), scores, strict=True)]
     known = Leaderboard(make(tmp_path / "e", trials)).estimates()
     assert len(known) == 6 and np.isfinite(known[list(ESTIMATES)].to_numpy()).all()
+
+
+def test_equal_scores_have_no_model(tmp_path: Path) -> None:
+    known = Leaderboard(make(tmp_path / "e", [{**trial, "curve": [0.3]} for trial in noisy(6)])).estimates()
+    assert known.empty and known.attrs["notes"] == ["There are no estimates: all full trials have the same score."]
 
 
 def test_a_space_of_one_point_has_no_model(tmp_path: Path) -> None:
