@@ -97,6 +97,11 @@ class Experiments:
         return self._searches[0].ranked_by
 
     @property
+    def direction(self) -> str:
+        """Whether more (`max`) or less (`min`) of the metric that ranks is better."""
+        return self._searches[0].goals[self.metric]
+
+    @property
     def objectives(self) -> list[str]:
         """The measures that the searches optimised, the one that ranks first."""
         return list(dict.fromkeys(name for search in self._searches for name in search.goals))

@@ -39,6 +39,7 @@ from bpkd_search.search.stopping import Stopping, make_rungs
 from bpkd_search.search.study import Study
 from bpkd_search.search.warm_start import Found, judge
 from bpkd_search.surrogate.model import Model
+from bpkd_search.surrogate.tried import Tried, model_of
 
 
 class Engine:
@@ -248,23 +249,28 @@ class Engine:
         """The trials that ran their full budget, best first."""
         return ranked(self.trials.values(), self.metric)
 
-    def model(self) -> Model:
-        """A model of the metric that ranks, from all that the trials reported."""
-        if self.learned is not None:
-            return self.learned.models[0]
-        direction = self.goals[self.metric]
-        model = Model(self.config.space)
-        for number, trial in self.trials.items():
+    def tried(self) -> list[Tried]:
+        """What estimates are learned from: the trials in the space that did not diverge.
+
+        `results.estimates` reads the same from the tables of the folder.
+        """
+        sign = 1.0 if self.goals[self.metric] == "max" else -1.0
+        found = []
+        for trial in self.trials.values():
             point = self.plan.point(trial)
-            if point is not None:
-                model.asked(number, point)
-                for epoch, report in trial.reports.items():
-                    model.reported(number, epoch, report)
-        for number in self.states:
-            value = self.trials[number].last().get(self.metric)
-            if self.trials[number].state == COMPLETE and value is not None:
-                model.ended(number, value if direction == "max" else -value)
-        return model
+            if point is None or trial.reason == "nan":
+                continue
+            value = trial.last().get(self.metric) if trial.state == COMPLETE else None
+            value = None if value is None else sign * value
+            found.append(Tried(trial.number, point, value, trial.reports, ended=trial.state is not None))
+        return found
+
+    def model(self) -> Model:
+        """The model that estimates are made by: of the metric that ranks, from what `tried` holds.
+
+        The models that a search is led by are `learned`.
+        """
+        return model_of(self.config.space, self.tried())
 
     @property
     def study(self) -> Study:

@@ -17,10 +17,9 @@ from bpkd_search.config.paths import find
 from bpkd_search.config.points import (
     BASELINES,
     Point,
-    active_part,
     baseline_run,
-    can_take,
     coordinates,
+    point_of,
     run_at,
     to_tree,
 )
@@ -99,8 +98,7 @@ class Plan:
         tree, space = to_tree(trial.run), (config or self.config).space
         if trial.origin == BASELINE:
             return coordinates(space, self.base, trial.run)
-        point = active_part(space, to_tree(self.base), {path: find(tree, path) for path in space})
-        return point if all(can_take(space[path], value) for path, value in point.items()) else None
+        return point_of(space, to_tree(self.base), {path: find(tree, path) for path in space})
 
     def _next(self) -> tuple[deque[Point], str]:
         """The points that are tried next, the first in front, and where they come from; none if it is the sampler."""

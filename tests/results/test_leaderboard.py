@@ -11,11 +11,11 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
-from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from bpkd_search import Leaderboard
 from bpkd_search.errors import ConfigError, ExperimentError
-from bpkd_search.results.importance import TREES, scope
+from bpkd_search.results.importance import scope
 from bpkd_search.show.analysis import show_comparison
 from tests.experiments import SPACE, make
 
@@ -282,34 +282,16 @@ def searched(folder: Path, trials: int, space: dict[str, object] = SPACE) -> tup
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_importance_is_optunas_on_the_same_trials(tmp_path: Path) -> None:
+def test_ped_anova_is_optunas_on_the_same_trials(tmp_path: Path) -> None:
     folder, study = searched(tmp_path / "exp", 60)
     table = Leaderboard(folder).importance(seed=3)
     assert table.index.tolist() == ["loss.edge_weight", "loss.edge_width"]
     assert table["ped_anova"].to_dict() == pytest.approx(
         get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     )
-    assert table["trials"].tolist() == [60, 60]
-    pytest.importorskip("sklearn")
-    assert table["fanova"].to_dict() == pytest.approx(
-        get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=TREES, seed=3))
-    )
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_of_many_trials_fanova_sees_a_part_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("sklearn")
-    monkeypatch.setattr("bpkd_search.results.importance.FOREST", 40)
-    folder, study = searched(tmp_path / "exp", 60)
-    table = Leaderboard(folder).importance()
-    assert table["ped_anova"].to_dict() == pytest.approx(
-        get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-    )
-    assert table.attrs == {"trials": 60, "forest": 40}
-    assert "over 60 searched trials that ran their full budget; fANOVA over 40 of them" in scope(table, "miou")[0]
-    assert table["fanova"].sum() == pytest.approx(1) and table.loc["loss.edge_weight", "fanova"] > 0.9
-    whole = get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=TREES, seed=0))
-    assert table["fanova"].to_dict() != pytest.approx(whole)
+    assert table["trials"].tolist() == [60, 60] and table.attrs["trials"] == 60
+    assert table.loc["loss.edge_weight", "fanova"] > 0.9
+    assert "rest of 60 searched trials that ran their full budget." in scope(table, "miou")[1]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -327,8 +309,7 @@ def test_importance_of_conditional_parameters_and_choices(tmp_path: Path) -> Non
     trials.append({"curve": [0.9], "origin": "enqueued", "point": {"loss.method": "bpkd", "loss.edge_weight": 99.0}})
     table = Leaderboard(make(tmp_path / "exp", trials, space=space)).importance()
     assert table["trials"].to_dict() == {"loss.method": 40, "loss.edge_weight": 20}
-    assert table.index[0] == "loss.method"
-    assert math.isnan(table.loc["loss.edge_weight", "fanova"])
+    assert table.index[0] == "loss.method" and table.loc["loss.method", "fanova"] > 0.9
 
 
 def test_importance_needs_trials(board: Leaderboard) -> None:
