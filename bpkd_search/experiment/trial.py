@@ -12,7 +12,8 @@ from bpkd_search.config.models import RunConfig
 class Trial:
     """A trial that the engine has started: its run, its reports so far, and how it ended.
 
-    `retried_seconds` are the GPU-seconds of its failed attempts, if it was run again by request.
+    `retried_seconds` are the GPU-seconds of its failed attempts, if it was run again by request; with `in_full`, the
+    scheduler does not stop it.
     """
 
     number: int
@@ -26,6 +27,7 @@ class Trial:
     reason: str | None = None
     feasible: bool | None = None
     retried_seconds: float = 0.0
+    in_full: bool = False
 
     @property
     def retries(self) -> int:
