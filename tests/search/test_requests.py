@@ -167,7 +167,6 @@ def test_a_configuration_edited_by_hand_later_counts(tiny: dict[str, Any], tmp_p
         (["space={loss.edge_weight: {float: [1, 2]}}"], "space.loss.edge_width: cannot be removed; start a new"),
         (["train={}"], "train.epochs: cannot change in a search that has begun"),
         (["search={trials: 9}"], "search.scheduler.grace: cannot change in a search that has begun"),
-        (["space.loss.edge_weight.log=false"], "low"),
         (["search.concurrent=0"], "search.concurrent: got 0"),
         (["search.budget.hours=-1"], "search.budget.hours: got -1"),
         (["space.loss.edge_weight.float=[9, 2]"], "low must not exceed high"),
