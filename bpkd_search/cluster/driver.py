@@ -125,10 +125,10 @@ def _drive(
     change: Change | None = None,
 ) -> Leaderboard:
     """Drive a search to its end, then run the command of `search.on_end` if any of it was still to do."""
-    on_end: list[str] = []
+    begun: list[Engine] = []
     outcome, message = FAILED, ""
     try:
-        _hold_and_drive(config, directory.resolve(), address, verbose, wait, accept, change, on_end.append)
+        _hold_and_drive(config, directory.resolve(), address, verbose, wait, accept, change, begun.append)
         board = Leaderboard(directory)
         outcome, message = FINISHED, best_in_words(board)
     except Interrupted as e:
@@ -138,8 +138,9 @@ def _drive(
         message = str(e)
         raise
     finally:
-        for command in on_end:
-            run_on_end(command, directory.resolve(), outcome, message, lambda line: print(line, file=sys.stderr))
+        for engine in begun:
+            if (command := engine.config.search.on_end) is not None:  # a request may have changed it
+                run_on_end(command, directory.resolve(), outcome, message, lambda line: print(line, file=sys.stderr))
     return board
 
 
@@ -151,9 +152,9 @@ def _hold_and_drive(
     wait: bool,
     accept: bool,
     change: Change | None,
-    begins: Callable[[str], None],
+    begins: Callable[[Engine], None],
 ) -> None:
-    """Hold the folder and run the search in it; `begins` gets the command of `search.on_end` before the first trial."""
+    """Hold the folder and run the search in it; `begins` gets the engine if it has something to do, before it does."""
     again = continuation(f"resume {short(directory)}", address)
     with experiment.hold(directory), make_progress(config) as progress, patient(progress.say, wait, again):
         settle(directory)
@@ -174,8 +175,8 @@ def _hold_and_drive(
             if own in refused:
                 raise refused[own]
             origin.go_on_with(engine.config)
-            if engine.config.search.on_end is not None and not engine.done:
-                begins(engine.config.search.on_end)
+            if not engine.done:
+                begins(engine)
             run_engine(engine, directory, origin, progress, again, address, verbose)
         if memory is not None:
             leave_in_memory(directory, memory, progress.say)

@@ -62,8 +62,8 @@ def run_on_end(
         process = subprocess.Popen(
             command, shell=True, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
         )
-    except OSError as e:
-        say(f"warning: search.on_end: cannot be started: {e.strerror or e}")
+    except (OSError, ValueError) as e:  # the latter for a command with a null character
+        say(f"warning: search.on_end: cannot be started: {getattr(e, 'strerror', None) or e}")
         return
     try:
         code = process.wait(seconds)

@@ -12,8 +12,8 @@ from bpkd_search.config.models import RunConfig
 class Trial:
     """A trial that the engine has started: its run, its reports so far, and how it ended.
 
-    `retried_seconds` are the GPU-seconds of its failed attempts, if it was run again by request; `alone` says whether
-    its latency was measured when no trial ran.
+    `retried_seconds` are the GPU-seconds of its failed attempts, if it was run again by request; with `in_full`, the
+    scheduler does not stop it; `alone` says whether its latency was measured when no trial ran.
     """
 
     number: int
@@ -28,6 +28,7 @@ class Trial:
     feasible: bool | None = None
     retried_seconds: float = 0.0
     alone: bool = False
+    in_full: bool = False
 
     @property
     def retries(self) -> int:

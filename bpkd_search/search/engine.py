@@ -85,6 +85,7 @@ class Engine:
         self._ask_tell = AskTell(config, self.plan, self._judging, directory, storage)
         self._spending = Spending(config.search.budget, clock)
         self._unfinished: deque[Trial] = deque()
+        self._to_begin: set[int] = set()  # those of them that a request runs again and that have not begun
         # Trials of other searches that wait until they can be judged; None before they were looked for.
         self._sources: dict[str, Found] | None = None
         self._weighed: Sequence[str] = ()
@@ -119,13 +120,13 @@ class Engine:
         if self.interrupted:
             return None
         self._open_session()
+        waiting = [trial for trial in self._unfinished if not (self.paused and trial.number in self._to_begin)]
         # One that ran out of memory needs more room than others leave, so it waits until no more of those are to come.
-        if again := next((trial for trial in self._unfinished if OOM not in trial.losses), None):
-            self._unfinished.remove(again)
-            return again
+        if again := next((trial for trial in waiting if OOM not in trial.losses), None):
+            return self._go_on(again)
         number = len(self.trials)
         if self.paused or number >= self.total or self._budget_is_spent():
-            return self._unfinished.popleft() if self._unfinished else None
+            return self._go_on(waiting[0]) if waiting else None
         self.judge_sources()
         trial = self.plan.trial(number, self.study.ask)
         self._begin(trial)
@@ -141,6 +142,11 @@ class Engine:
             config=tree,
         )
         self.listen("ask", trial)
+        return trial
+
+    def _go_on(self, trial: Trial) -> Trial:
+        self._unfinished.remove(trial)
+        self._to_begin.discard(trial.number)
         return trial
 
     def report(self, number: int, report: dict[str, Any]) -> bool:
@@ -208,10 +214,10 @@ class Engine:
         self._steer(event)
         for number in event.get("retry", ()):
             self._unfinished.append(self.trials[number])
+            self._to_begin.add(number)
             self.listen("retry", self.trials[number])
         for trial in [trial for trial in self._unfinished if trial.number in self.stopped]:
-            self._unfinished.remove(trial)
-            self.end(trial.number)
+            self.end(self._go_on(trial).number)
 
     def stop_for(self, error: UserError) -> None:
         """Stop the search for something that the user has to fix, such as a full disk."""
@@ -314,7 +320,7 @@ class Engine:
         if self._ask_tell.restoring and isinstance(self.rungs, LearnedRungs):
             return  # the log says which trials were stopped, and the models need not be fitted again to know it
         at = position(self.config.search.scheduler, report)
-        if trial.origin != BASELINE and not self._is_final(report):
+        if trial.origin != BASELINE and not trial.in_full and not self._is_final(report):
             goes_on = self.rungs.report(trial.number, at, values)
             # Other searches have said more of a remembered point than its first reports do.
             trial.stop = trial.stop or (not goes_on and trial.origin != REMEMBERED)
@@ -344,7 +350,11 @@ class Engine:
         self._use(with_changes(self.config, event.get("changes", {})))
 
     def _again(self, trial: Trial) -> None:
-        """Take the end of a trial back; what the study was told of it stays, and it gets a second place there."""
+        """Take the end of a trial back; what the study was told of it stays, and it gets a second place there.
+
+        One that the scheduler stopped runs to its end: its reports would only be the same again.
+        """
+        trial.in_full = trial.in_full or (trial.state == PRUNED and trial.number not in self.stopped)
         del self.states[trial.number]
         self.stopped.discard(trial.number)
         trial.restart()

@@ -18,6 +18,7 @@ from bpkd_search.config.points import (
     BASELINES,
     Point,
     baseline_run,
+    can_take,
     coordinates,
     point_of,
     run_at,

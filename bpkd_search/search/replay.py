@@ -83,8 +83,10 @@ def _request(engine: Engine, event: Event) -> None:
     if "changes" in done:
         done["changes"] = {path: values for path, values in done["changes"].items() if path != "search.budget.hours"}
     engine.request(done)
+    paused, engine.paused = engine.paused, False
     for _ in done.get("retry", ()):
         engine.ask()
+    engine.paused = paused
 
 
 def _as_read_now(config: dict[str, Any], engine: Engine) -> dict[str, Any]:

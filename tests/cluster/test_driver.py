@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from bpkd_search.experiment.commit import code_commit
 from bpkd_search.experiment.events import read_events
 from bpkd_search.export import export
 from bpkd_search.search.engine import Engine
+from bpkd_search.search.requests import states_of
 from bpkd_search.training.train import train
 
 PATIENCE = 240
@@ -55,6 +58,36 @@ def wait_for(what: str, ready: Any, process: subprocess.Popen[str]) -> Any:
 def reports_in(folder: Path) -> int:
     log = folder / "events.jsonl"
     return log.read_text().count('"event":"report"') if log.exists() else 0
+
+
+def trial_processes(driver: subprocess.Popen[str]) -> Iterator[tuple[psutil.Process, str]]:
+    """The processes of trials below a driver, each with the call that it executes; empty between two calls.
+
+    Ray names a process after its call: `ray::DistillationTrial` waits, `ray::ResourceTrainable.train` is in a step.
+    """
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            title = re.match(r"ray::\w*(?:Trial|Trainable)(?:\.(\w+))?$", " ".join(process.cmdline()).strip())
+            if title:
+                yield process, title[1] or ""
+
+
+def killed_in_a_step(driver: subprocess.Popen[str], folder: Path) -> bool:
+    """Kill a trial's process for certain in the middle of a step of a trial that has reported before.
+
+    One that is starting, or between two calls, may have no trial to lose. So each is held still before it is asked
+    what it does, and let go again unless it is in such a step.
+    """
+    for process, _ in trial_processes(driver):
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+            running = {number for number, state in states_of(folder).items() if state == "RUNNING"}
+            reported = {event["number"] for event in read_events(folder, "report")}
+            if running <= reported and (process, "train") in trial_processes(driver):
+                process.kill()
+                return True
+            process.resume()
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -249,12 +282,8 @@ def test_ctrl_c_stops_cleanly_and_resume_finishes_with_a_lost_actor_on_the_way(
 
     second = subprocess.Popen(command("resume", out), stdout=-1, stderr=-1, text=True)
 
-    def actors() -> list[psutil.Process]:
-        below = psutil.Process(second.pid).children(recursive=True)
-        return [p for p in below if "DistillationTrial" in p.name() + " ".join(p.cmdline())]
-
-    running = wait_for("a further report", lambda: reports_in(out) > len(kept) and actors(), second)
-    os.kill(running[0].pid, signal.SIGKILL)
+    wait_for("a further report", lambda: reports_in(out) > len(kept), second)
+    wait_for("a trial's process in a step", lambda: killed_in_a_step(second, out), second)
     _, said = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, said
     trials, reports = Leaderboard(out).trials(), Leaderboard(out).reports()
