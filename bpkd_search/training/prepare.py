@@ -90,18 +90,25 @@ class Prepared:
         """
         if self.local is None:
             return self
-        root = local_root(self.local)
+        if (copy := self.copy_here()) is not None:
+            return copy
+        if not is_whole(Path(self.store), self.parts):
+            raise DataError(
+                f"{local_root(self.local) / 'views' / Path(self.store).name}: is not a complete copy of the views on"
+                f" {socket.gethostname()}, and {self.store} is missing there; stop the search and resume it to copy"
+                " them"
+            )
+        return self
+
+    def copy_here(self) -> Prepared | None:
+        """Return the same with the paths of this node's copy, None without a complete one. Raises `ResourceError`."""
+        root = local_root(str(self.local))
         store = root / "views" / Path(self.store).name
         teacher = root / "teachers" / self.local_teacher if self.local_teacher else None
         if is_whole(store, self.parts) and (teacher is None or teacher.exists()):
             logits = str(store / Path(self.logits).name) if self.logits else None
             return replace(self, store=str(store), logits=logits, teacher=str(teacher) if teacher else self.teacher)
-        if not is_whole(Path(self.store), self.parts):
-            raise DataError(
-                f"{store}: is not a complete copy of the views on {socket.gethostname()}, which may have joined after"
-                f" the trials started, and {self.store} is missing there; stop the search and resume it to copy them"
-            )
-        return self
+        return None
 
     def open(self) -> ViewStore:
         """Open the store, with logits if they are stored."""

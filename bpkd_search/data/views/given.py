@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,10 @@ class GivenLogits:
     classes: Callable[[Tensor], Tensor] | None = None
 
     def find(self, index: int) -> Path | None:
-        """Return the file of an image, None if there is none."""
+        """Return the file of an image, None if there is none. Raises `DataError` for a name that leaves the folder."""
+        parts = PurePosixPath(self.names[index])
+        if parts.is_absolute() or ".." in parts.parts:  # of a list of names, or of a data set's own code
+            raise DataError(f"teacher.checkpoint: got the image name {self.names[index]!r}, which leaves the folder")
         for place in (self.folder / self.split, self.folder):
             for suffix in SUFFIXES:
                 # Not `with_suffix`: names may hold dots.
