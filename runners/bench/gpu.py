@@ -102,13 +102,15 @@ def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
         return ["--json", str(options.out / f"{name}.json")]
 
     if part == "tests":
-        chosen = [
-            "tests/test_on_gpu.py",
-            "tests/losses",
-            "tests/metrics",
-            "tests/models/test_inference.py",
-            "tests/training",
-        ]
+        chosen = ["tests/test_on_gpu.py"]
+        if not options.tiny:
+            chosen += [
+                "tests/losses",
+                "tests/metrics",
+                "tests/models/test_inference.py",
+                "tests/data/test_resampling.py",
+            ]
+            chosen.append("tests/training")
         marks = "not long" if options.device == "cuda" else "gpu"
         line = [python, "-m", "pytest", "-q", "-m", marks, "-p", "no:cacheprovider", *chosen]
         return [[*line, f"--junitxml={options.out / 'tests.xml'}"]]
