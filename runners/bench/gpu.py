@@ -134,7 +134,8 @@ def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
     sized = ["--height", "360", "--width", "480", "--epochs", "2", "--grace", "2", "--trials", "8"]
     sized += ["--concurrent", "4", "--workers", "2"]
     if options.tiny:
-        sized = ["--height", "32", "--width", "48", "--batch", "4", "--epochs", "2", "--trials", "1", "--images", "8"]
+        sized = ["--height", "32", "--width", "48", "--batch", "4", "--epochs", "2", "--grace", "2"]
+        sized += ["--trials", "1", "--images", "8"]
     line = [python, str(BENCH / "search.py"), "--device", device, *root, *sized]
     return [[*line, *json_to("search")]]
 
