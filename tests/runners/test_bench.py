@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -184,21 +182,6 @@ def test_a_plain_step_is_a_step_of_the_package(
         torch.testing.assert_close(student.get_parameter(key), value, rtol=1e-3, atol=1e-5)
         moved = max(moved, float((value - before[key]).detach().abs().max()))
     assert moved > 1e-3
-
-
-@pytest.mark.long
-def test_both_sides_of_the_search(tmp_path: Path) -> None:
-    small = {"images": 8, "height": 32, "width": 48, "batch": 4, "epochs": 2, "trials": 1}
-    subprocess.run([sys.executable, BENCH / "search.py", *line(small, tmp_path / "search.json")], check=True)
-    figures = json.loads((tmp_path / "search.json").read_text())
-    ours, plain, ratios = figures["this_tool"], figures["plain_ray"], figures["ratios"]
-    reused = figures["plain_ray_reused"]
-    assert ours["trials"] == plain["trials"] == reused["trials"] == 5, "four baselines and one setting"
-    assert reused["best_miou"] == plain["best_miou"], "what is kept changes nothing"
-    assert ours["epochs"] >= 9, "baselines run in full here"
-    assert ratios["trials_an_hour"] == pytest.approx(plain["seconds"] / ours["seconds"])
-    assert ratios["share_of_bound"] == pytest.approx(ratios["epochs_an_hour_between"] / ratios["bound"])
-    assert ratios["bound"] > 1
 
 
 def test_winners_counts_what_is_named_though_nothing_is_better(bench: Callable[[str], ModuleType]) -> None:
