@@ -55,6 +55,9 @@ def export_settings(settings: Sequence[Setting], out: Path, writers: Mapping[str
     """
     plan = [(setting, f"{setting.name}{suffix}", write) for setting in settings for suffix, write in writers.values()]
     for _, file, _ in plan:
+        if Path(file).name != file or "\0" in file:
+            # Its name has the method of a table, which somebody else may have written.
+            raise ExperimentError(f"{file!r} is no file name: the tables of this experiment are not those of a search")
         if (out / file).exists():
             raise ExperimentError(f"{out / file}: exists already; choose another --out")
     try:

@@ -128,8 +128,11 @@ class Leaderboard(Experiments):
         from bpkd_search.results.compare import compare
 
         several = len(self.folders) > 1
-        measures = [self.metric, "gpu_seconds"]
-        trials, reports = self.trials([*measures, "method", "origin"]), self.reports(measures)
+        measures = [self.metric, "gpu_seconds", "calibrated_seconds"]
+        trials, reports = (
+            rows.assign(seconds=self.comparable_seconds(rows))
+            for rows in (self.trials([*measures, "method", "origin"]), self.reports(measures))
+        )
         return compare(trials, reports, self.metric, methods, ["experiment", "method"] if several else ["method"])
 
     def importance(self, seed: int = 0) -> pd.DataFrame:

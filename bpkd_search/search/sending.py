@@ -10,7 +10,8 @@ from bpkd_search.experiment.paths import short
 from bpkd_search.experiment.requests import ask, holder
 from bpkd_search.search.requests import Change, Pause, Request, effect, states_of
 
-WAIT_SECONDS = 10.0
+# A driver looks every second, but building the networks of another space, on a busy machine, takes some.
+WAIT_SECONDS = 30.0
 
 
 def send(directory: Path, request: Request, seconds: float = WAIT_SECONDS) -> str:
@@ -26,6 +27,7 @@ def send(directory: Path, request: Request, seconds: float = WAIT_SECONDS) -> st
         effect(request, config, states_of(directory))  # what is wrong already need not wait
     answer = ask(directory, request.model_dump(mode="json"), seconds)
     if answer is None:
+        running = holder(directory)  # it may have ended
         who = f"{running} has not taken it yet" if running else "nobody runs this search now"
         return f"the request waits: {who}; it is taken at the latest by: bpkd-search resume {short(directory)}"
     if "refused" in answer:
