@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -18,7 +18,7 @@ MODE, TOKENS = "RAY_AUTH_MODE", ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 @contextmanager
-def connect_ray(address: str | None, verbose: bool) -> Iterator[list[Node]]:
+def connect_ray(address: str | None, verbose: bool) -> Iterator[Sequence[Node]]:
     """The nodes of a Ray cluster to work on; without an `address`, of one of its own, shut down afterwards.
 
     Another Ray on this machine, and `RAY_ADDRESS`, matter only to the address `auto`. One of its own takes commands of

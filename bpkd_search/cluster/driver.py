@@ -15,15 +15,25 @@ from typing import TYPE_CHECKING, Any
 from bpkd_search import __version__
 from bpkd_search.cluster import packing
 from bpkd_search.cluster.connection import connect_ray
-from bpkd_search.cluster.ending import FAILED, FINISHED, PAUSED, STOPPED, best_in_words, run_on_end
+from bpkd_search.cluster.ending import (
+    FAILED,
+    FINISHED,
+    PAUSED,
+    STOPPED,
+    best_in_words,
+    leave_in_memory,
+    open_memory,
+    run_on_end,
+)
 from bpkd_search.cluster.failures import require_a_result
 from bpkd_search.cluster.interruption import Interrupted, continuation, interruptible, leave, patient, stopping
 from bpkd_search.cluster.listener import keep_best_students, listener
-from bpkd_search.cluster.nodes import Node
+from bpkd_search.cluster.nodes import Node, kinds_of
 from bpkd_search.cluster.progress import Progress, make_progress
 from bpkd_search.cluster.requests import Requests
-from bpkd_search.cluster.sharing import prepare_nodes
+from bpkd_search.cluster.sharing import copies_for_joining, prepare_nodes
 from bpkd_search.cluster.slots import Slots, at_once, divide, room
+from bpkd_search.cluster.waiting import wait_for_nodes
 from bpkd_search.cluster.watch import watch_ray
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.points import to_tree
@@ -47,6 +57,9 @@ from bpkd_search.training.fingerprints import fingerprints, of_weights
 
 if TYPE_CHECKING:
     from bpkd_search.cluster.trial import TrialTask
+
+# More than any cluster holds: without a bound, Ray Tune starts one trial after the other.
+MOST_AT_ONCE = 1_000_000
 
 
 def run_search(
@@ -154,6 +167,7 @@ def _hold_and_drive(
 
         origin = Origin(directory, config, again, accept)
         origin.check_configuration()  # the engine acts on it
+        memory = open_memory(config)
         engine = Engine(config, directory, __version__, listen)
         with closing(engine.recorder):
             own = post(directory, change.model_dump(mode="json")) if change is not None else ""
@@ -164,6 +178,8 @@ def _hold_and_drive(
             if not engine.done:
                 begins(engine)
             run_engine(engine, directory, origin, progress, again, address, verbose)
+        if memory is not None:
+            leave_in_memory(directory, memory, progress.say)
         if engine.closed is not None:
             progress.say(f"the search ends after {len(engine.trials)} trials: {engine.closed}")
 
@@ -183,18 +199,27 @@ def run_engine(
     config = engine.config
     with interruptible(again), origin.explaining():
         if not engine.done:
+            from bpkd_search.cluster.latency import measure_alone
             from bpkd_search.cluster.trial import DistillationTrial
 
             origin.check_contents(fingerprints(config), progress.say)
             with connect_ray(address, verbose) as nodes:
+                if address is not None:  # others may join
+                    nodes = wait_for_nodes(config.search, config.train.device, progress.say)
                 slots, task = _get_ready(config, directory, origin, nodes, progress)
-                each = f"{slots.cpus:g} CPU and {slots.gpus:g} GPU each"
-                progress.say(f"ray: {at_once(config.search, slots)} trial(s) at once, {each}")
+                each, kinds = f"{slots.cpus:g} CPU and {slots.gpus:g} GPU each", kinds_of(nodes) if slots.gpus else ""
+                progress.say(
+                    f"ray: {at_once(config.search, slots)} trial(s) at once, {each}" + (f"; {kinds}" if kinds else "")
+                )
                 with (
+                    copies_for_joining(task.prepared if address is not None else None) as source,
                     stopping(engine, progress.say),
                     watch_ray(lambda: engine.interrupted, partial(leave, engine, again)),
                 ):
+                    task = replace(task, source=source)
                     run_on_ray(engine, directory, slots, DistillationTrial, task.values_for, progress.say)
+                if engine.done and engine.fatal is None:
+                    measure_alone(engine, task, slots, progress.say)
     if engine.fatal is not None:
         raise engine.fatal
     if not engine.done:
@@ -224,7 +249,8 @@ def _get_ready(
         "working_directory": os.getcwd(),
         "commit": all_commits(known.get("commit"), code_commit()),
     }
-    task = TrialTask(str(directory), prepared, slots.threads, run=to_tree(config.run()))
+    run, own = to_tree(config.run()), str(origin.directory)
+    task = TrialTask(str(directory), prepared, slots.threads, run=run, experiment=own)
     if packing.wanted(search, slots.gpus):
         facts["packing"] = packing.pack_on_ray(search, task, slots, known.get("packing"), progress.say)
         slots = divide(search, nodes, config.train.device, Resources(**facts["packing"]["resources"]))
@@ -253,7 +279,7 @@ def run_on_ray(
     from bpkd_search.cluster.placement import Placement, request
     from bpkd_search.cluster.tune import EngineScheduler, EngineSearcher, StopOnRequest
 
-    placement = Placement(slots, say)
+    placement = Placement(slots, say, engine.config.search)
     searcher = EngineSearcher(engine, task_of, placement)
     scheduler = EngineScheduler(engine, searcher)
     tuner = tune.Tuner(
@@ -263,7 +289,8 @@ def run_on_ray(
             scheduler=scheduler,
             # The engine says when there are no more; a lost trial is a new sample to Ray.
             num_samples=-1,
-            max_concurrent_trials=slots.count,
+            # The searcher keeps to the room that there is, which follows the nodes.
+            max_concurrent_trials=MOST_AT_ONCE,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
             trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",

@@ -17,16 +17,20 @@ from typing import Any
 import torch
 from ray import tune
 
+from bpkd_search.cluster.nodes import node_here
+from bpkd_search.cluster.seat import Seat, UnfitError, open_node, take_seat
 from bpkd_search.cluster.slots import PLACE
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.errors import CheckpointError, FullDiskError
 from bpkd_search.experiment.paths import checkpoint_file, student_file, trial_log
+from bpkd_search.experiment.schema import NODE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.files import RETRY_SECONDS, full_disk, is_full
 from bpkd_search.models import save_weights
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate_run
+from bpkd_search.training.latency import LATENCY, latency_ms
 from bpkd_search.training.prepare import Prepared
 from bpkd_search.training.process_cache import ProcessCache
 from bpkd_search.training.round import Diverged
@@ -37,7 +41,8 @@ from bpkd_search.training.runtime import is_poisoned
 class TrialTask:
     """What an actor needs to run a trial, as plain values that travel through Ray.
 
-    `reported` is the last epoch that the driver has on record, `wall_seconds` the trial's time until then.
+    `reported` is the last epoch that the driver has on record, `wall_seconds` the trial's time until then. `experiment`
+    is the experiment's own folder, `source` what `copies_for_joining` gave.
     """
 
     directory: str
@@ -47,6 +52,8 @@ class TrialTask:
     run: dict[str, Any] | None = None
     reported: int = 0
     wall_seconds: float = 0.0
+    experiment: str | None = None
+    source: str | None = None
 
     def at(self, trial: Trial) -> TrialTask:
         """The same surroundings for a given trial."""
@@ -98,6 +105,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
         """Begin the first trial of this process."""
         self._cache = ProcessCache()
         self._poisoned = False
+        self._seat: Seat | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -112,6 +120,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self.task = TrialTask.from_dict({key: value for key, value in config.items() if key != PLACE})
         self.run: Distillation | None = None
+        self._gpus = float(config.get(PLACE, {}).get("gpus", 0.0))
         # The report of an epoch whose checkpoint is not written yet.
         self._unsaved: dict[str, Any] | None = None
         self._cache.release()
@@ -119,7 +128,16 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
         torch.set_num_threads(self.task.threads)
 
     def _open(self) -> Distillation:
-        return self._cache.start(RunConfig.model_validate(self.task.run), self.task.prepared)
+        if self.task.experiment is not None:
+            open_node(Path(self.task.experiment), self.task.prepared, self.task.source)
+        run = self._cache.start(RunConfig.model_validate(self.task.run), self.task.prepared)
+        if self.task.experiment is not None:
+            if self._seat is None:
+                where, classes = Path(self.task.experiment), run.store.num_classes
+                self._seat = take_seat(where, run.device, classes, self._gpus)
+            run.speed = self._seat.speed
+        run.share = self._gpus or 1.0  # without a GPU, it has its CPUs to itself
+        return run
 
     def step(self) -> dict[str, Any]:
         """One epoch and its validation, or the report of an epoch whose report a crash has lost."""
@@ -128,6 +146,9 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
                 self._unsaved = self._epoch()
             report = self._save(self._unsaved)
             self._unsaved = None
+        except UnfitError as e:
+            node = node_here()
+            return self._failed(NODE, str(e)) | {"node": node.id if node else ""}
         except Diverged as e:
             return self._failed("nan", str(e))
         except (torch.OutOfMemoryError, MemoryError) as e:
@@ -171,8 +192,9 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
             "final": run.finished,
             "wall_seconds": time.monotonic() - self._start,
             "node": socket.gethostname(),
+            "device": self._seat.kind if self._seat else None,
             "parameters": run.parameters,
-            "latency_ms": run.latency_ms(),
+            LATENCY: latency_ms(run.student, next(run.store.val_samples([0]))[0], amp=run.amp),
         }
         return report
 

@@ -101,6 +101,8 @@ def _line(event: Event, metric: str) -> str:
     if kind == "end":
         why = f" ({event['reason']})" if event.get("reason") else ""
         return f"{event['state']}{why}{': ' + event['message'] if event.get('message') else ''}"
+    if kind == "latency":
+        return f"latency, measured when no trial ran: {event['latency_ms']:.3g} ms"
     if kind == "judge":
         return f"feasible: {event['feasible']}"
     return f"request: {event['answer']}" if kind == "request" else str(kind)

@@ -98,7 +98,7 @@ def finished(
     folder = tmp_path_factory.mktemp("search")
     tiny = tiny_search()
     tiny["train"]["epochs"] = 2
-    tiny["search"]["trials"] = 3
+    tiny["search"] |= {"trials": 3, "constraints": ["latency_ms <= 1000000"]}
     tiny["space"] = {
         "loss.edge_weight": {"float": [0.05, 50], "log": True},
         "train.lr": {"float": [0.001, 1e20], "log": True},
@@ -136,6 +136,20 @@ def test_a_trial_that_turns_nan_is_failed_and_the_search_goes_on(
     assert trials.loc[5, "state"] in ("COMPLETE", "PRUNED")
 
 
+def test_latencies_are_measured_again_when_no_trial_runs(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, done = finished
+    trials, events = Leaderboard(out).trials(["latency_ms", "feasible"]), read_events(out)
+    measured = {event["number"]: event["latency_ms"] for event in events if event["event"] == "latency"}
+    full = trials[trials["state"] == "COMPLETE"]
+    assert full.set_index("number")["latency_ms"].to_dict() == measured and len(measured) >= 4
+    assert len(set(measured.values())) == 1, "they have one kind of student"
+    assert full["feasible"].all() and "latency: measuring 1 kind(s) of student" in done.stderr
+    kinds = [event["event"] for event in events]
+    assert kinds.index("latency") > max(place for place, kind in enumerate(kinds) if kind == "end")
+
+
 def test_a_search_of_which_every_trial_fails_stops_after_three_with_exit_code_1(
     call, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -161,7 +175,7 @@ def test_a_search_of_which_every_trial_fails_stops_after_three_with_exit_code_1(
 def test_neither_ray_nor_optuna_is_heard(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     _, done = finished
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    known = ("views:", "teacher:", "logits:", "ray:", "[")
+    known = ("views:", "teacher:", "logits:", "ray:", "latency:", "[")
     assert [line for line in lines if not line.startswith(known)] == []
     assert "Traceback" not in done.stdout + done.stderr
 

@@ -55,7 +55,7 @@ class GivenLogits:
 
     def stride(self, index: int, size: Size) -> int:
         """Return the pixels per cell of the logits of an image of `size`. Raises `DataError` naming the file."""
-        rows, columns = self._array(index).shape[1:]
+        rows, columns = self.array(index).shape[1:]
         stride: int = size[0] // max(1, rows)
         if stride < 1 or (stride * rows, stride * columns) != tuple(size):
             raise DataError(
@@ -70,7 +70,7 @@ class GivenLogits:
             raise DataError(
                 f"teacher.checkpoint: {self.find(index)}: has stride {found}, the other images' logits {stride}"
             )
-        array = self._array(index)
+        array = self.array(index)
         if self.count and len(array) != self.count:
             raise DataError(
                 f"teacher.checkpoint: {self.find(index)}: has {len(array)} classes, other files {self.count}"
@@ -80,11 +80,7 @@ class GivenLogits:
             raise DataError(f"teacher.checkpoint: {self.find(index)}: holds values that are not finite")
         return logits if self.classes is None else self.classes(logits)
 
-    def classes_of(self, index: int) -> int:
-        """Return the number of classes in the file of an image."""
-        return len(self._array(index))
-
-    def _array(self, index: int) -> np.ndarray[Any, Any]:
+    def array(self, index: int) -> np.ndarray[Any, Any]:
         """Return the array of an image, of which a `.npy` is read only when used."""
         if (path := self.find(index)) is None:
             raise DataError(f"teacher.checkpoint: {self.folder}: no logits of {self.names[index]}")
