@@ -27,13 +27,8 @@ class Trial:
     reason: str | None = None
     feasible: bool | None = None
     retried_seconds: float = 0.0
-<<<<<<< HEAD
-    in_full: bool = False
-    alone: bool = False
-=======
     alone: bool = False
     in_full: bool = False
->>>>>>> main
 
     @property
     def retries(self) -> int:
