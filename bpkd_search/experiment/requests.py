@@ -30,7 +30,7 @@ def post(directory: Path, request: Mapping[str, Any]) -> str:
 
     Raises `ExperimentError` if the folder cannot be written to.
     """
-    name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+    name = new_name()
     path = directory / REQUESTS / f"{name}.json"
     try:
         write_text(path, json.dumps(request))
@@ -39,6 +39,11 @@ def post(directory: Path, request: Mapping[str, Any]) -> str:
             f"{path.parent}: cannot be written to ({e.strerror}); a request needs the rights of who runs the search"
         ) from e
     return name
+
+
+def new_name() -> str:
+    """The name of a new request; names are in the order of time."""
+    return f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
 
 
 def ask(directory: Path, request: Mapping[str, Any], seconds: float) -> Event | None:

@@ -326,6 +326,14 @@ class Distillation:
         return self._report
 
 
+def saved_epoch(path: Path) -> int:
+    """Return the number of whole rounds in a checkpoint; -1 if there is none that can be read."""
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True)["epoch"])
+    except Exception:
+        return -1
+
+
 def _labelled(labels: Tensor) -> Tensor:
     """Return the number of labelled pixels, at least 1."""
     return (labels != IGNORE_INDEX).sum().clamp(min=1)
