@@ -59,6 +59,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 start = time.perf_counter()
                 run_search(config, where)
                 found[side].append(time.perf_counter() - start)
+                print(f"{side}: {found[side][-1]:.1f} s", flush=True)
                 if side == "store":
                     found["objects"] = len(objects := Store(where).objects())
                     found["mib"] = sum(each.size for each in objects.values()) / 2**20
@@ -78,8 +79,6 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options, Path(folder))
-    for side in ("disk", "store"):
-        print(f"{side}: {', '.join(f'{seconds:.1f} s' for seconds in found[side])}")
     print(f"in the store at the end: {found['objects']} objects, {found['mib']:.1f} MiB")
     print(f"a search on the store over one on disk: {found['ratio']:.3f}")
     if options.json:

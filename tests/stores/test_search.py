@@ -134,7 +134,7 @@ def test_reading_commands_take_the_url_on_any_machine(
 def test_a_killed_search_goes_on_on_another_machine_from_the_url_alone(
     space: Path, on_disk: Path, server: StoreServer, tmp_path: Path
 ) -> None:
-    url, lease = server.url(), {"BPKD_SEARCH_LEASE_SECONDS": "4"}
+    url, lease = server.url(), {"BPKD_SEARCH_LEASE_SECONDS": "10"}
     first, second = (os.environ | lease | {"BPKD_SEARCH_CACHE": str(tmp_path / name)} for name in ("first", "second"))
     driver = subprocess.Popen(command("run", space, "--out", url), env=first, stderr=subprocess.PIPE, text=True)
 

@@ -12,10 +12,13 @@ import pytest
 
 from bpkd_search.errors import ExperimentError, HeldError, StoreError
 from bpkd_search.experiment.paths import EVENTS
+from bpkd_search.experiment.requests import waiting
 from bpkd_search.stores import uploads
-from bpkd_search.stores.home import fetch
+from bpkd_search.stores.experiment import StorePlace, kept
+from bpkd_search.stores.home import current, fetch, link, place_for
 from bpkd_search.stores.lease import Lease
 from bpkd_search.stores.mirror import Mirror
+from bpkd_search.stores.requests import ask
 from bpkd_search.stores.store import Store
 from bpkd_search.stores.uploads import Uploads
 from tests.store_server import StoreServer
@@ -105,7 +108,7 @@ def test_what_the_store_has_is_fetched_and_what_is_newer_here_stays(server: Stor
 
 
 def test_of_two_drivers_one_gets_the_lease(server: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BPKD_SEARCH_LEASE_SECONDS", "3")
+    monkeypatch.setenv("BPKD_SEARCH_LEASE_SECONDS", "8")
     store, said = Store(server.url()), list[str]()
     first, second = Lease(store, "first"), Lease(store, "second")
     first.take(said.append)
@@ -167,8 +170,62 @@ def test_a_mirror_says_once_that_the_store_is_away_and_sends_the_rest_later(tmp_
 
 
 def test_an_experiment_that_is_there_is_not_overwritten(server: StoreServer) -> None:
-    from bpkd_search.stores.home import place_for
-
     Store(url := server.url()).put("config.yaml", b"name: x\n")
     with pytest.raises(ExperimentError, match=f"{url}: exists already; continue it with `bpkd-search resume {url}`"):
         place_for(url, pytest.fail)
+
+
+def test_a_request_reaches_the_driver_through_the_store_and_is_let_go_of_when_done(
+    server: StoreServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.url()
+    driver, other = tmp_path / "driver", tmp_path / "other"
+    monkeypatch.setenv("BPKD_SEARCH_CACHE", str(driver))
+    folder = place_for(url, pytest.fail)
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("name: x\n")
+    link(folder, url)
+    with kept(folder, pytest.fail) as place:
+        assert isinstance(place, StorePlace)
+        place.try_work()
+        monkeypatch.setenv("BPKD_SEARCH_CACHE", str(other))
+        (copy,) = {current(url, pytest.fail)}
+        assert copy.parent.parent == other
+        answers: list[object] = []
+        asking = threading.Thread(target=lambda: answers.append(ask(url, copy, {"kind": "pause"}, 30)))
+        asking.start()
+        until = time.monotonic() + 30
+        while not (waits := waiting(folder)) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert json.loads(waits[0].read_text()) == {"kind": "pause"}
+        with (folder / EVENTS).open("ab") as log:
+            log.write(b'{"event":"request","id":"%s","answer":"done"}\n' % waits[0].stem.encode())
+        waits[0].unlink()
+        asking.join(30)
+        assert answers == [{"event": "request", "id": waits[0].stem, "answer": "done"}]
+    assert not [name for name in server.objects(url) if name.startswith(("requests/", "lease/"))]
+
+
+def test_what_nobody_needs_is_emptied_and_what_no_process_sent_is_sent_at_the_end(
+    server: StoreServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.url()
+    monkeypatch.setenv("BPKD_SEARCH_CACHE", str(tmp_path))
+    folder = place_for(url, pytest.fail)
+    (folder / "students").mkdir(parents=True)
+    (folder / "config.yaml").write_text("name: x\n")
+    link(folder, url)
+    for name in ("students/00001.safetensors", "checkpoints/00002.pt", "checkpoints/00003.pt"):
+        Store(url).put(name, b"there")
+    (folder / "students/00004.safetensors").write_bytes(b"here")
+    with kept(folder, pytest.fail) as place:
+        place.release([folder / "students/00001.safetensors", folder / "checkpoints/00002.pt"])
+    objects = server.objects(url)
+    assert {name for name in objects if "/" in name and not name.startswith("clock")} == {
+        "checkpoints/00003.pt",
+        "students/00004.safetensors",
+    }
+    with kept(folder, pytest.fail) as place:
+        place.bring([folder / "checkpoints/00003.pt", folder / "checkpoints/00009.pt"])
+    assert (folder / "checkpoints/00003.pt").read_bytes() == b"there"
+    assert not (folder / "checkpoints/00009.pt").exists()
