@@ -90,8 +90,15 @@ def print_columns(rows: Sequence[Sequence[str]], right: Collection[int]) -> None
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Within the block, print warnings about results as one line each, without their location in the code."""
+    """Within the block, print warnings about results as one line each, once, without their location in the code."""
+    said: set[str] = set()
+
+    def once(message: Warning | str, *_: object, **__: object) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            say(f"warning: {message}")
+
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+        warnings.showwarning = once
         yield

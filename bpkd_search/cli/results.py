@@ -19,7 +19,8 @@ def leaderboard(
         typer.Option(metavar="CONDITION", help="Only trials like \"method == 'bpkd' and miou > 0.5\"."),
     ] = None,
     sort: Annotated[
-        str | None, typer.Option(metavar="COLUMNS", help="Sort by these, best first; -COLUMN: worst first.")
+        str | None,
+        typer.Option(metavar="COLUMNS", help="Sort by these, best first; -COLUMN: worst first."),
     ] = None,
     columns: Annotated[
         str | None, typer.Option(metavar="COLUMNS", help="Show only these, separated by commas.")
@@ -29,7 +30,12 @@ def leaderboard(
     out: NewFile = None,
     watch: Annotated[bool, typer.Option("--watch", help="Redraw until no trial is running.")] = False,
 ) -> None:
-    """Show the trials of one or more experiments, best first; works while their searches run."""
+    """Show the trials of one or more experiments, best first; works while their searches run.
+
+    estimate, estimate_low and estimate_high are what a trial's setting is expected to reach in the mean over seeds at
+    full budget, with a 95 % interval. A table of up to 1,000 trials shows them; other formats and --watch only if
+    --sort, --where or --columns names them.
+    """
     from bpkd_search.results.leaderboard import Leaderboard
     from bpkd_search.show.leaderboard import View, show_leaderboard, watch_leaderboard
 
@@ -79,7 +85,7 @@ def importance(
     format: Format = "table",
     out: NewFile = None,
 ) -> None:
-    """Show how much each searched parameter matters, by PED-ANOVA and fANOVA."""
+    """Show how much each searched parameter matters: by the model of the space (fANOVA) and by PED-ANOVA."""
     from bpkd_search.results.leaderboard import Leaderboard
     from bpkd_search.show.analysis import show_importance
 

@@ -66,7 +66,9 @@ def pause(directory: Experiment) -> None:
 def logs(
     directory: Experiment,
     trial: Annotated[int, typer.Argument(min=0, help="A trial's number.")],
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until the trial has ended.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until the trial has ended, or nobody runs the search.")
+    ] = False,
 ) -> None:
     """Show what happened to a trial, with the tracebacks of its failures."""
     from bpkd_search.show.logs import show_logs

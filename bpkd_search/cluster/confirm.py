@@ -255,7 +255,13 @@ def open_held_out(config: SearchConfig, directory: Path) -> Dataset:
 
 def _undisturbed(config: SearchConfig) -> SearchConfig:
     """The search's configuration without what would end a run or the whole before its time."""
-    search = {"budget": Budget(), "scheduler": Scheduler(name="none"), "warm_start": (), "constraints": ()}
+    search = {
+        "budget": Budget(),
+        "scheduler": Scheduler(name="none"),
+        "warm_start": (),
+        "memory": None,
+        "constraints": (),
+    }
     return config.model_copy(update={"search": config.search.model_copy(update=search)})
 
 

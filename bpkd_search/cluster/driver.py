@@ -15,15 +15,25 @@ from typing import TYPE_CHECKING, Any
 from bpkd_search import __version__
 from bpkd_search.cluster import packing
 from bpkd_search.cluster.connection import connect_ray
-from bpkd_search.cluster.ending import FAILED, FINISHED, PAUSED, STOPPED, best_in_words, run_on_end
+from bpkd_search.cluster.ending import (
+    FAILED,
+    FINISHED,
+    PAUSED,
+    STOPPED,
+    best_in_words,
+    leave_in_memory,
+    open_memory,
+    run_on_end,
+)
 from bpkd_search.cluster.failures import require_a_result
 from bpkd_search.cluster.interruption import Interrupted, continuation, interruptible, leave, patient, stopping
 from bpkd_search.cluster.listener import keep_best_students, listener
-from bpkd_search.cluster.nodes import Node
+from bpkd_search.cluster.nodes import Node, kinds_of
 from bpkd_search.cluster.progress import Progress, make_progress
 from bpkd_search.cluster.requests import Requests
-from bpkd_search.cluster.sharing import prepare_nodes
+from bpkd_search.cluster.sharing import copies_for_joining, prepare_nodes
 from bpkd_search.cluster.slots import Slots, at_once, divide, room
+from bpkd_search.cluster.waiting import wait_for_nodes
 from bpkd_search.cluster.watch import watch_ray
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.points import to_tree
@@ -51,6 +61,9 @@ from bpkd_search.training.teacher import teachers_dir
 
 if TYPE_CHECKING:
     from bpkd_search.cluster.trial import TrialTask
+
+# More than any cluster holds: without a bound, Ray Tune starts one trial after the other.
+MOST_AT_ONCE = 1_000_000
 
 
 def run_search(
@@ -119,10 +132,10 @@ def _drive(
     change: Change | None = None,
 ) -> Leaderboard:
     """Drive a search to its end, then run the command of `search.on_end` if any of it was still to do."""
-    on_end: list[str] = []
+    begun: list[Engine] = []
     outcome, message = FAILED, ""
     try:
-        _hold_and_drive(config, directory.resolve(), address, verbose, wait, accept, change, on_end.append)
+        _hold_and_drive(config, directory.resolve(), address, verbose, wait, accept, change, begun.append)
         board = Leaderboard(directory)
         outcome, message = FINISHED, best_in_words(board)
     except Interrupted as e:
@@ -132,8 +145,9 @@ def _drive(
         message = str(e)
         raise
     finally:
-        for command in on_end:
-            run_on_end(command, directory.resolve(), outcome, message, _print)
+        for engine in begun:
+            if (command := engine.config.search.on_end) is not None:  # a request may have changed it
+                run_on_end(command, directory.resolve(), outcome, message, _print)
     return board
 
 
@@ -145,9 +159,9 @@ def _hold_and_drive(
     wait: bool,
     accept: bool,
     change: Change | None,
-    begins: Callable[[str], None],
+    begins: Callable[[Engine], None],
 ) -> None:
-    """Hold the folder and run the search in it; `begins` gets the command of `search.on_end` before the first trial."""
+    """Hold the folder and run the search in it; `begins` gets the engine if it has something to do, before it does."""
     again = continuation(f"resume {short(directory)}", address)
     with (
         experiment.hold(directory),
@@ -165,6 +179,7 @@ def _hold_and_drive(
 
         origin = Origin(directory, config, again, accept)
         origin.check_configuration()  # the engine acts on it
+        memory = open_memory(config)
         engine = Engine(config, directory, __version__, listen)
         place.lost = engine.stop_for
         with closing(engine.recorder):
@@ -173,9 +188,11 @@ def _hold_and_drive(
             if own in refused:
                 raise refused[own]
             origin.go_on_with(engine.config)
-            if engine.config.search.on_end is not None and not engine.done:
-                begins(engine.config.search.on_end)
+            if not engine.done:
+                begins(engine)
             run_engine(engine, directory, origin, progress, again, address, verbose, place)
+        if memory is not None:
+            leave_in_memory(directory, memory, progress.say)
         if engine.closed is not None:
             progress.say(f"the search ends after {len(engine.trials)} trials: {engine.closed}")
 
@@ -202,19 +219,28 @@ def run_engine(
     config = engine.config
     with interruptible(again), origin.explaining():
         if not engine.done:
+            from bpkd_search.cluster.latency import measure_alone
             from bpkd_search.cluster.trial import DistillationTrial
 
             place.bring_teacher(teachers_dir(config.data.views_dir))
             origin.check_contents(fingerprints(config), progress.say)
             with connect_ray(address, verbose) as nodes:
+                if address is not None:  # others may join
+                    nodes = wait_for_nodes(config.search, config.train.device, progress.say)
                 slots, task = _get_ready(config, directory, origin, nodes, progress, place)
-                each = f"{slots.cpus:g} CPU and {slots.gpus:g} GPU each"
-                progress.say(f"ray: {at_once(config.search, slots)} trial(s) at once, {each}")
+                each, kinds = f"{slots.cpus:g} CPU and {slots.gpus:g} GPU each", kinds_of(nodes) if slots.gpus else ""
+                progress.say(
+                    f"ray: {at_once(config.search, slots)} trial(s) at once, {each}" + (f"; {kinds}" if kinds else "")
+                )
                 with (
+                    copies_for_joining(task.prepared if address is not None else None) as source,
                     stopping(engine, progress.say),
                     watch_ray(lambda: engine.interrupted, partial(leave, engine, again)),
                 ):
+                    task = replace(task, source=source)
                     run_on_ray(engine, directory, slots, DistillationTrial, task.values_for, progress.say)
+                if engine.done and engine.fatal is None:
+                    measure_alone(engine, task, slots, progress.say)
     if engine.fatal is not None:
         raise engine.fatal
     if not engine.done:
@@ -250,6 +276,7 @@ def _get_ready(
         prepared,
         slots.threads,
         run=to_tree(config.run()),
+        experiment=str(origin.directory),
         store=place.url,
         inside=place.inside(directory),
     )
@@ -281,7 +308,7 @@ def run_on_ray(
     from bpkd_search.cluster.placement import Placement, request
     from bpkd_search.cluster.tune import EngineScheduler, EngineSearcher, StopOnRequest
 
-    placement = Placement(slots, say)
+    placement = Placement(slots, say, engine.config.search)
     searcher = EngineSearcher(engine, task_of, placement)
     scheduler = EngineScheduler(engine, searcher)
     tuner = tune.Tuner(
@@ -291,7 +318,8 @@ def run_on_ray(
             scheduler=scheduler,
             # The engine says when there are no more; a lost trial is a new sample to Ray.
             num_samples=-1,
-            max_concurrent_trials=slots.count,
+            # The searcher keeps to the room that there is, which follows the nodes.
+            max_concurrent_trials=MOST_AT_ONCE,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
             trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",

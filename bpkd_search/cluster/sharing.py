@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
+from uuid import uuid4
 
 from bpkd_search.cluster.nodes import Node, exist, live_nodes, on_each, pinned
 from bpkd_search.cluster.slots import Slots
@@ -22,7 +23,7 @@ from bpkd_search.config.models import RunConfig
 from bpkd_search.data.views import cache_dir, require_space
 from bpkd_search.data.views.copies import OPTION, Contents, copy_store, local_root, read_chunk
 from bpkd_search.data.views.layout import Array
-from bpkd_search.errors import ResourceError
+from bpkd_search.errors import ResourceError, UserError
 from bpkd_search.files import shown_bytes, write_bytes
 from bpkd_search.stores.home import reach
 from bpkd_search.training.inputs import Say
@@ -99,20 +100,13 @@ def copy_to_nodes(prepared: Prepared, run: RunConfig, nodes: Sequence[Node], her
     """
     import ray
 
-    assert prepared.teacher is not None
-    local, teacher = str(run.data.local_dir), Path(prepared.teacher).expanduser()
-    contents = Contents.of(Path(prepared.store), prepared.parts)
-    weights = None
-    if prepared.mode == "online":
-        name = f"{content_hash(teacher)[:16]}{teacher.suffix}"
-        files = tuple(teacher_files(teacher)) if teacher.is_dir() else ()
-        weights = Weights(name, sum((teacher / file).stat().st_size for file in files or ("",)), files)
-    job = Job(local, contents, weights)
+    job = Job.of(prepared, str(run.data.local_dir))
+    local = job.local
     missing = {node: size for node, size in on_each(nodes, job.missing).items() if size}
     if missing:
         size = shown_bytes(sum(missing.values()))
         say(f"copies: {size} to copy to {len(missing)} of {len(nodes)} node(s), into {local} of each")
-        with _source(prepared, here) as source:
+        with _source(prepared, job, here) as source:
 
             def tick(done: int) -> None:
                 sent = ray.get(source.sent.remote())
@@ -120,7 +114,46 @@ def copy_to_nodes(prepared: Prepared, run: RunConfig, nodes: Sequence[Node], her
 
             on_each(list(missing), partial(job.fetch, source), tick)
     say(f"copies: {len(nodes)} node(s) have the views in {local}")
-    return replace(prepared, local=local, local_teacher=weights.name if weights else None)
+    return replace(prepared, local=local, local_teacher=job.weights.name if job.weights else None)
+
+
+@contextmanager
+def copies_for_joining(prepared: Prepared | None) -> Iterator[str | None]:
+    """Keep ready what nodes that join later copy; gives the name by which `copy_here` finds it, None without copies.
+
+    `prepared` is None where no node can join.
+    """
+    import ray
+
+    if prepared is None or prepared.local is None:
+        yield None
+        return
+    here, name = ray.get_runtime_context().get_node_id(), f"copies-{uuid4().hex}"
+    with _source(prepared, Job.of(prepared, prepared.local), here, name):
+        yield name
+
+
+def copy_here(prepared: Prepared, source: str | None) -> None:
+    """Bring what is missing to this node, which may have joined after the others got their copies.
+
+    `source` is what `copies_for_joining` gave. If two processes copy at once, the second waits for the first. Raises
+    `ResourceError` where the disk is too small or nobody has what is missing, `DataError` as `copy_store`.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    if prepared.local is None or source is None or prepared.copy_here() is not None:
+        return
+    try:
+        actor = ray.get_actor(source)
+        job: Job = ray.get(actor.job.remote())
+        job.missing()
+        job.fetch(actor)
+    except (RayError, ValueError) as e:
+        if isinstance(e, RayTaskError) and isinstance(e.cause, UserError):
+            raise e.cause from None
+        text = str(e).strip().splitlines()[0]
+        raise ResourceError(f"{prepared.local}: the views cannot be copied to this node: {text}") from e
 
 
 @dataclass(frozen=True)
@@ -147,6 +180,17 @@ class Job:
     local: str
     contents: Contents
     weights: Weights | None = None
+
+    @staticmethod
+    def of(prepared: Prepared, local: str) -> Job:
+        """All that trials read, into `local` of each node."""
+        contents, weights = Contents.of(Path(prepared.store), prepared.parts), None
+        if prepared.mode == "online":
+            teacher = Path(str(prepared.teacher)).expanduser()
+            name = f"{content_hash(teacher)[:16]}{teacher.suffix}"
+            files = tuple(teacher_files(teacher)) if teacher.is_dir() else ()
+            weights = Weights(name, sum((teacher / file).stat().st_size for file in files or ("",)), files)
+        return Job(local, contents, weights)
 
     def missing(self) -> int:
         """Bytes that this node has to fetch. Raises `ResourceError` where its disk cannot hold them."""
@@ -177,8 +221,8 @@ class Job:
 class _Source:
     """Hands out what copies are made of; an actor on the node that has the store."""
 
-    def __init__(self, prepared: Prepared) -> None:
-        self._prepared, self._sent = prepared, 0
+    def __init__(self, prepared: Prepared, job: Job) -> None:
+        self._prepared, self._job, self._sent = prepared, job, 0
         # While it is open, `views --prune` leaves it alone.
         self._store = prepared.open()
         self._chunk = lru_cache(KEPT)(self._put)
@@ -198,15 +242,18 @@ class _Source:
     def weights(self, file: str) -> bytes:
         return (Path(self._prepared.teacher or "").expanduser() / file).read_bytes()
 
+    def job(self) -> Job:
+        return self._job
+
     def sent(self) -> int:
         return self._sent
 
 
 @contextmanager
-def _source(prepared: Prepared, node: str) -> Iterator[Any]:
+def _source(prepared: Prepared, job: Job, node: str, name: str | None = None) -> Iterator[Any]:
     import ray
 
-    source = ray.remote(_Source).options(num_cpus=0, **pinned(node)).remote(prepared)
+    source = ray.remote(_Source).options(num_cpus=0, name=name, **pinned(node)).remote(prepared, job)
     try:
         yield source
     finally:

@@ -17,11 +17,14 @@ from typing import Any
 import torch
 from ray import tune
 
+from bpkd_search.cluster.nodes import node_here
+from bpkd_search.cluster.seat import Seat, UnfitError, open_node, take_seat
 from bpkd_search.cluster.slots import PLACE
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.errors import CheckpointError, FullDiskError
 from bpkd_search.experiment.paths import checkpoint_file, student_file, trial_log
+from bpkd_search.experiment.schema import NODE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.files import RETRY_SECONDS, full_disk, is_full
 from bpkd_search.models import save_weights
@@ -29,6 +32,7 @@ from bpkd_search.stores.home import local_folder
 from bpkd_search.stores.trial import TrialFiles
 from bpkd_search.training.distill import Distillation, saved_epoch
 from bpkd_search.training.evaluation import evaluate_run
+from bpkd_search.training.latency import LATENCY, latency_ms
 from bpkd_search.training.prepare import Prepared
 from bpkd_search.training.process_cache import ProcessCache
 from bpkd_search.training.round import Diverged
@@ -39,8 +43,9 @@ from bpkd_search.training.runtime import is_poisoned
 class TrialTask:
     """What an actor needs to run a trial, as plain values that travel through Ray.
 
-    `reported` is the last epoch that the driver has on record, `wall_seconds` the trial's time until then. Of an
-    experiment on an object store, `store` is the URL and `inside` the path of `directory` in it.
+    `reported` is the last epoch that the driver has on record, `wall_seconds` the trial's time until then. `experiment`
+    is the experiment's own folder, `source` what `copies_for_joining` gave. Of an experiment on an object store,
+    `store` is the URL and `inside` the path of `directory` in it.
     """
 
     directory: str
@@ -52,6 +57,8 @@ class TrialTask:
     wall_seconds: float = 0.0
     store: str | None = None
     inside: str = "."
+    experiment: str | None = None
+    source: str | None = None
 
     def at(self, trial: Trial) -> TrialTask:
         """The same surroundings for a given trial."""
@@ -76,6 +83,13 @@ class TrialTask:
     def from_dict(values: dict[str, Any]) -> TrialTask:
         """The task back from plain values."""
         return TrialTask(**{**values, "prepared": Prepared(**values["prepared"])})
+
+    @property
+    def own(self) -> Path | None:
+        """The experiment's own folder on this node, or its copy of it."""
+        if self.store is not None:
+            return local_folder(self.store)
+        return None if self.experiment is None else Path(self.experiment)
 
     @property
     def folder(self) -> Path:
@@ -109,6 +123,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
         self._cache = ProcessCache()
         self._poisoned = False
         self._files: TrialFiles | None = None
+        self._seat: Seat | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -123,6 +138,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self.task = TrialTask.from_dict({key: value for key, value in config.items() if key != PLACE})
         self.run: Distillation | None = None
+        self._gpus = float(config.get(PLACE, {}).get("gpus", 0.0))
         # The report of an epoch whose checkpoint is not written yet.
         self._unsaved: dict[str, Any] | None = None
         self._cache.release()
@@ -133,7 +149,16 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
             self._files.follow((self.task.checkpoint, self.task.student, self.task.log))
 
     def _open(self) -> Distillation:
-        return self._cache.start(RunConfig.model_validate(self.task.run), self.task.prepared)
+        if self.task.own is not None:
+            open_node(self.task.own, self.task.prepared, self.task.source, self.task.store)
+        run = self._cache.start(RunConfig.model_validate(self.task.run), self.task.prepared)
+        if self.task.own is not None:
+            if self._seat is None:
+                where, classes = self.task.own, run.store.num_classes
+                self._seat = take_seat(where, run.device, classes, self._gpus)
+            run.speed = self._seat.speed
+        run.share = self._gpus or 1.0  # without a GPU, it has its CPUs to itself
+        return run
 
     def step(self) -> dict[str, Any]:
         """One epoch and its validation, or the report of an epoch whose report a crash has lost."""
@@ -142,6 +167,9 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
                 self._unsaved = self._epoch()
             report = self._save(self._unsaved)
             self._unsaved = None
+        except UnfitError as e:
+            node = node_here()
+            return self._failed(NODE, str(e)) | {"node": node.id if node else ""}
         except Diverged as e:
             return self._failed("nan", str(e))
         except (torch.OutOfMemoryError, MemoryError) as e:
@@ -174,8 +202,9 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
             "final": run.finished,
             "wall_seconds": time.monotonic() - self._start,
             "node": socket.gethostname(),
+            "device": self._seat.kind if self._seat else None,
             "parameters": run.parameters,
-            "latency_ms": run.latency_ms(),
+            LATENCY: latency_ms(run.student, next(run.store.val_samples([0]))[0], amp=run.amp),
         }
         return report
 

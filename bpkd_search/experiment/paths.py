@@ -8,6 +8,8 @@ from pathlib import Path
 
 CONFIG = "config.yaml"
 FACTS = "experiment.json"
+# Seconds of a step by kind of device.
+CALIBRATION = "calibration.json"
 EVENTS = "events.jsonl"
 STUDY = "study.journal"
 LOCK = "lock"
@@ -18,6 +20,8 @@ REQUESTS = "requests"
 
 # The tables: directories of Parquet files, named as the table.
 TRIALS, REPORTS, CONFIRM = "trials", "reports", "confirm"
+# The table that a finished search leaves in the memory of searches, which is no part of its directory.
+MEMORY = "memory"
 
 # The runs of a confirmation, in a directory with the same layout as the experiment directory.
 CONFIRMATION = "confirmation"

@@ -30,20 +30,9 @@ class Folder:
     """
 
     def __init__(self, where: Path | str) -> None:
-        text = str(where)
-        self.is_url = is_url(text)
-        # A URL may contain credentials, which must not be in messages.
-        self.name = without_secrets(text) if self.is_url else store_of(Path(text)).get("url", text)
-        try:
-            if self.is_url:
-                self._files, root = open_url(text)
-                if not root.strip("/"):
-                    raise ValueError("names no directory")
-            else:
-                self._files, root = fs.LocalFileSystem(), str(where)
-        except (OSError, ValueError) as e:  # pyarrow's errors are among these
-            raise ExperimentError(f"{self.name}: cannot be opened: {first_line(e)}") from e
-        self._root = root.rstrip("/") or "/"
+        self.is_url = is_url(where)
+        self.name, self._files, root = open_place(where)
+        self._root = root or "/"
         if not self._is_file(CONFIG):
             raise ExperimentError(f"{self.name}: is not an experiment directory (it has no {CONFIG})")
 
@@ -108,6 +97,25 @@ def is_experiment(where: Path | str) -> bool:
     if not is_url(where):
         return (Path(where) / CONFIG).is_file()
     return Store(str(where)).get(CONFIG) is not None
+
+
+def open_place(where: Path | str) -> tuple[str, Any, str]:
+    """Open a path, or a URL of any filesystem of pyarrow: its name for messages, the filesystem, the path in it.
+
+    Raises `ExperimentError` for a URL that cannot be opened.
+    """
+    text = str(where)
+    if not is_url(text):
+        return store_of(Path(text)).get("url", text), fs.LocalFileSystem(), text.rstrip("/")
+    # A URL may contain credentials, which must not be in messages.
+    name = without_secrets(text)
+    try:
+        files, root = open_url(text)
+        if not root.strip("/"):
+            raise ValueError("names no directory")
+    except (OSError, ValueError) as e:  # pyarrow's errors are among these
+        raise ExperimentError(f"{name}: cannot be opened: {first_line(e).replace(text, name)}") from None
+    return name, files, root.rstrip("/")
 
 
 def unite(tables: Sequence[pa.Table]) -> pa.Table:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
 from scipy.stats import norm
 
 from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.points import Point
+from bpkd_search.config.space import Distribution
 from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.metrics.table import SCORES
+from bpkd_search.search.agreement import predict
 from bpkd_search.search.proposals import ModelSampler
 from bpkd_search.search.stopping import Values
+from bpkd_search.search.warm_start import Found
 from bpkd_search.surrogate.model import Model
 
 
@@ -50,6 +55,16 @@ class Learned:
             violation = (broken or {}).get(text)
             model.ended(number, None if violation is None else -violation)
 
+    def learn(self, found: Found) -> None:
+        """Take trials of other searches, as `Study.learn` does: the means of those around a point are a hint at it."""
+        if not found:
+            return
+        points = [trial["point"] for trial in found]
+        for place, (model, direction) in enumerate(zip(self.models, self.goals.values(), strict=True)):
+            values = np.array([trial["values"][place] for trial in found]) * (1 if direction == "max" else -1)
+            scores = (values - values.min()) / (np.ptp(values) or 1.0) - 0.5
+            model.take_hint(partial(_expected, self.config.space, points, scores))
+
     def sampler(self, base: Mapping[str, Any], first: BaseSampler, startup: int, seed: int) -> ModelSampler:
         """A sampler for one ask; the first `startup` points, and all before the models are ready, are from `first`."""
         begun = len(self.models[0].evidence) >= startup and all(model.ready for model in self.models)
@@ -73,6 +88,12 @@ class Learned:
 
     def _all(self) -> list[Model]:
         return [*self.models, *self.limits.values()]
+
+
+def _expected(
+    space: Mapping[str, Distribution], points: Sequence[Point], scores: Sequence[float], at: Sequence[Point]
+) -> NDArray[np.float64]:
+    return np.array(predict(space, points, scores, at))
 
 
 class LearnedRungs:

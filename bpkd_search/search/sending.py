@@ -14,7 +14,8 @@ from bpkd_search.stores.lease import held_by
 from bpkd_search.stores.requests import ask as ask_at
 from bpkd_search.stores.store import Store, is_store
 
-WAIT_SECONDS = 10.0
+# A driver looks every second, but building the networks of another space, on a busy machine, takes some.
+WAIT_SECONDS = 30.0
 
 
 def send(place: Path | str, request: Request, seconds: float = WAIT_SECONDS) -> str:
@@ -33,6 +34,7 @@ def send(place: Path | str, request: Request, seconds: float = WAIT_SECONDS) -> 
     plain = request.model_dump(mode="json")
     answer = ask(directory, plain, seconds) if url is None else ask_at(url, directory, plain, seconds)
     if answer is None:
+        running = holder(directory)  # it may have ended
         who = f"{running} has not taken it yet" if running else "nobody runs this search now"
         return f"the request waits: {who}; it is taken at the latest by: bpkd-search resume {short(directory)}"
     if "refused" in answer:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bpkd_search.errors import StoreError
-from bpkd_search.experiment.paths import CONFIG
+from bpkd_search.experiment.paths import EVENTS
 from bpkd_search.stores.home import fetch_file, local_folder
 from bpkd_search.stores.mirror import Mirror
 from bpkd_search.stores.store import Store
@@ -33,7 +33,7 @@ class TrialFiles:
         """
         self._mirror.try_work()
         behind = self._mirror.behind()
-        if not (self.folder / CONFIG).is_file():
+        if not (self.folder / EVENTS).is_file():
             for name in self._watched.difference(behind):
                 (self.folder / name).unlink(missing_ok=True)
         self._watched = {*behind, *map(self._name, files)}

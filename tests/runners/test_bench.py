@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
+from bpkd_search import Leaderboard
 from bpkd_search.config.data import Data
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.optimisation import Optimisation
@@ -22,6 +24,7 @@ from bpkd_search.data import EvalTransform, open_split
 from bpkd_search.experiment.events import EventLog
 from bpkd_search.models import save_weights
 from bpkd_search.models.build import build_model
+from bpkd_search.search.replay import replay
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import view_recipe
@@ -70,6 +73,40 @@ def test_step_times_whole_epochs_of_every_loss(bench: Callable[[str], ModuleType
     assert rows["bare"]["ratio"] == 1
     for row in rows.values():  # with one round, the ratio of medians is the median of ratios
         assert row["ratio"] == pytest.approx(row["ms_a_step"] / rows["bare"]["ms_a_step"]) and row["ms_a_step"] > 0
+
+
+def elastic(bench: Callable[[str], ModuleType], folder: Path, **options: float) -> Any:
+    """A simulated cluster after its search."""
+    module = bench("elastic")
+    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    cluster = module.Cluster(module.options_of(["--sampler", "random", "--ramp", "60", *given]), folder)
+    cluster.run()
+    return cluster
+
+
+def test_a_simulated_gpu_that_stays_is_busy_but_for_starts_and_copies(
+    bench: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    cluster = elastic(bench, tmp_path, nodes=1, gpus=1, trials=8, life=1e9, copying=100)
+    (machine,) = cluster.machines
+    spent = [trial.last()["gpu_seconds"] for trial in cluster.engine.trials.values()]
+    there = cluster.last_ask - machine.joined
+    assert cluster.busy() == pytest.approx((sum(spent[:-1]) / there,) * 2)  # one after the other, until the last ask
+    # The rest are the copies, a first start and those of ten other trials before the last, and what the driver takes.
+    assert there - sum(spent[:-1]) == pytest.approx(100 + 6.5 + 10 * 0.32, abs=5)
+
+
+def test_simulated_trials_outlive_their_nodes(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    cluster = elastic(bench, tmp_path, nodes=3, gpus=2, trials=30, life=2, gap=0.5, copying=5)
+    assert cluster.joins > 3 and cluster.moves > 0 and cluster.losses > 0
+    table = Leaderboard(tmp_path).trials()
+    assert set(table["state"]) <= {"COMPLETE", "PRUNED"} and len(table) == 34
+    assert table["retries"].sum() == cluster.moves + cluster.losses
+    whole = sum(stop - start for start, stop in cluster.training)
+    assert whole - cluster.wasted == pytest.approx(table["gpu_seconds"].sum())
+    busy, useful = cluster.busy()
+    assert 0 < useful < busy < 1
+    assert replay(tmp_path) == (34, [])
 
 
 def test_bound_is_the_plain_epoch_over_the_students(bench: Callable[[str], ModuleType]) -> None:
