@@ -190,3 +190,16 @@ def test_winners_counts_what_is_named_though_nothing_is_better(bench: Callable[[
     for row in rows:
         assert row["false"] <= 0.06 < row["named"]
         assert 0.92 <= row["mean"] <= 0.98
+
+
+@pytest.mark.long
+def test_a_search_on_a_store_is_timed_against_one_on_disk(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BPKD_SEARCH_CACHE", str(tmp_path))  # put back afterwards
+        for name in bench("stores").StoreServer(tmp_path / "none").environment:
+            patch.setenv(name, "")
+        small = ["--tiny", "--rounds", "1", "--trials", "1", "--epochs", "1", "--json", str(tmp_path / "stores.json")]
+        bench("stores").main(small)
+    figures = json.loads((tmp_path / "stores.json").read_text())
+    assert figures["ratio"] == pytest.approx(figures["store"][0] / figures["disk"][0])
+    assert figures["objects"] > 5 and figures["mib"] > 0
