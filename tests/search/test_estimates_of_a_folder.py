@@ -31,7 +31,7 @@ def luck(trial: Trial, epoch: int) -> dict[str, Any]:
     """Scores with the luck of a seed; one trial diverges."""
     draw = np.random.default_rng([trial.number, epoch])
     value = 0.3 + 0.02 * draw.normal() - 0.1 * 0.5**epoch
-    value = math.nan if trial.number == 9 and epoch == 4 else value
+    value = math.nan if trial.number == 9 else value  # at every epoch, so that no rung stops it before
     return {"miou": value, "accuracy": value + 0.1 * draw.random()}
 
 
