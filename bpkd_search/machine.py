@@ -1,4 +1,4 @@
-"""What this machine gives to this process: the CPUs that it may use, and whether it is supported at all."""
+"""What this machine gives to this process: CPUs, a directory for caches, and whether it is supported at all."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ def cpu_quota(memberships: Path = Path("/proc/self/cgroup"), mount: Path = Path(
                 if folder == root:
                     break
     return min(quotas, default=None)
+
+
+def cache_root() -> Path:
+    """The directory of what can be made or fetched again: `BPKD_SEARCH_CACHE`, or in the user's cache."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bpkd-search"
+    return Path(os.environ.get("BPKD_SEARCH_CACHE") or home)
 
 
 def refuse_windows() -> None:

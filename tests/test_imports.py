@@ -30,6 +30,7 @@ LOADS_NONE_OF = {
     "bpkd_search.training.train": {"ray", "optuna"},
     "bpkd_search.experiment.recorder": {"torch", "ray", "optuna"},
     "bpkd_search.experiment.folder": {"torch", "ray", "optuna"},
+    "bpkd_search.stores.experiment": {"torch", "ray", "optuna", "pandas"},
     "bpkd_search.surrogate.model": {"torch", "ray", "optuna"},
     "bpkd_search.results.leaderboard": {"torch", "ray", "optuna", "sklearn", "scipy"},
     "bpkd_search.show.leaderboard": {"torch", "ray", "optuna"},
@@ -44,7 +45,7 @@ LOADS_NONE_OF = {
 NAMES_NONE_OF = {
     **{room: {"ray", "optuna", "pyarrow", "pandas"} for room in ("losses", "metrics", "models", "data")},
     "surrogate": {"ray", "torch", "optuna", "pyarrow", "pandas"},
-    **{room: {"ray", "torch"} for room in ("search", "experiment", "results", "show", "report")},
+    **{room: {"ray", "torch"} for room in ("search", "experiment", "stores", "results", "show", "report")},
     **{room: {"ray"} for room in ("config", "cli", "export", "pictures", "training")},
 }
 
@@ -62,6 +63,7 @@ KNOWS_NONE_OF = {
     "training": {"surrogate", "search", "cluster", "results", "show", "report", "export", "cli"},
     "surrogate": (BELOW_ALL - {"surrogate"}) | {"models", "data", "losses"},
     "search": {"cluster", "training", "models", "data", "losses", "show", "report", "export", "pictures", "cli"},
+    "stores": BELOW_ALL - {"experiment"} | {"models", "data", "losses", "metrics"},
     "experiment": {
         "cluster",
         "training",

@@ -110,7 +110,7 @@ def test_weights_and_logits_with_pickled_objects_are_refused_and_not_run(tmp_pat
     np.savez(tmp_path / "b.npz", logits=logits)
     for name in "ab":
         with pytest.raises(DataError, match="cannot be read"):
-            GivenLogits(tmp_path, "train", (name,)).classes_of(0)
+            GivenLogits(tmp_path, "train", (name,)).array(0)
     assert not ran.exists()
 
 
@@ -171,7 +171,7 @@ def test_logits_are_read_from_their_folder_alone(name: str, tmp_path: Path) -> N
     (tmp_path / "logits").mkdir()
     np.save(tmp_path / "outside.npy", np.zeros((2, 4, 4), np.float32))
     given = GivenLogits(tmp_path / "logits", "train", (name.format(tmp_path),))
-    for read in (given.find, given.classes_of):
+    for read in (given.find, given.array):
         with pytest.raises(DataError, match="which leaves the folder"):
             read(0)
     with pytest.raises(DataError, match="which leaves the folder"):

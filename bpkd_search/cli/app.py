@@ -36,7 +36,7 @@ AcceptChanges = Annotated[
     typer.Option("--accept-changes", help="Resume although data, teacher or configuration have changed; recorded."),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Print the messages of Ray and Optuna.")]
-Experiment = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment directory.")]
+Experiment = Annotated[str, typer.Argument(metavar="DIR", help="An experiment directory, also as a URL of a store.")]
 Experiments = Annotated[
     list[str], typer.Argument(metavar="DIR...", help="Experiment directories, also as s3:// or gs:// URLs.")
 ]
@@ -65,6 +65,16 @@ def options(
 def say(line: str) -> None:
     """Print a line of progress on standard error, so that output can be piped."""
     print(line, file=sys.stderr, flush=True)
+
+
+def to_read(directory: str) -> str:
+    """The path of an experiment directory; of one on an object store, that of a local copy as the store has it now."""
+    if "://" not in directory:
+        return directory
+    from bpkd_search.stores.home import snapshot
+    from bpkd_search.stores.store import is_store
+
+    return str(snapshot(directory, say)) if is_store(directory) else directory
 
 
 def print_columns(rows: Sequence[Sequence[str]], right: Collection[int]) -> None:

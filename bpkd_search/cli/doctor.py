@@ -35,6 +35,8 @@ def doctor(
     from bpkd_search.config import load_search
     from bpkd_search.errors import UserError
 
+    if ":/" in str(out):
+        raise UserError(f"--out: got {out}, must be a directory; a store is tried from every node when a search starts")
     if space is None and overrides:
         raise UserError(f"--set: got {overrides[0]}, needs SPACE.yaml")
     config = load_search(space, list(overrides or [])) if space is not None else None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bpkd_search.cli.app import Experiment, Experiments, Format, NewFile, app, say, warnings_as_lines
+from bpkd_search.cli.app import Experiment, Experiments, Format, NewFile, app, say, to_read, warnings_as_lines
 from bpkd_search.errors import UserError
 
 
@@ -103,7 +103,7 @@ def report(
     from bpkd_search.report import report as write_report
 
     with warnings_as_lines():
-        print(write_report(directory, out, panels))
+        print(write_report(to_read(directory), out, panels))
 
 
 @app.command()
@@ -114,4 +114,4 @@ def dashboard(
     """Serve Optuna's dashboard for an experiment's study on this machine."""
     from bpkd_search.show.dashboard import serve
 
-    serve(directory, port, say)
+    serve(Path(to_read(directory)), port, say)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bpkd_search.cli.app import Experiment, app
+from bpkd_search.cli.app import Experiment, app, to_read
 from bpkd_search.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,10 +73,10 @@ def logs(
     """Show what happened to a trial, with the tracebacks of its failures."""
     from bpkd_search.show.logs import show_logs
 
-    show_logs(directory, trial, follow)
+    show_logs(Path(to_read(directory)), trial, follow)
 
 
-def _send(directory: Path, request: Request) -> None:
+def _send(directory: str, request: Request) -> None:
     from bpkd_search.search.sending import send
 
     print(send(directory, request))

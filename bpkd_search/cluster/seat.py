@@ -9,10 +9,11 @@ import torch
 
 from bpkd_search.cluster.nodes import node_here
 from bpkd_search.cluster.sharing import copy_here
-from bpkd_search.errors import DataError, ResourceError
+from bpkd_search.errors import DataError, ResourceError, UserError
 from bpkd_search.experiment.calibration import calibrate
 from bpkd_search.experiment.folder import read_config
 from bpkd_search.experiment.paths import CONFIG
+from bpkd_search.stores.home import home_of
 from bpkd_search.training.prepare import Prepared
 from bpkd_search.training.runtime import device_kind
 from bpkd_search.training.speed import step_seconds
@@ -30,11 +31,17 @@ class Seat:
     speed: float
 
 
-def open_node(directory: Path, prepared: Prepared, source: str | None) -> None:
+def open_node(directory: Path, prepared: Prepared, source: str | None, store: str | None = None) -> None:
     """See that this node has what trials read and write, and copy what is missing.
 
-    `directory` is the experiment folder, `source` as in `copy_here`. Raises `UnfitError`.
+    `directory` is the experiment folder, or this node's copy of it where it is on a `store`; `source` as in
+    `copy_here`. Raises `UnfitError`.
     """
+    if store is not None:
+        try:
+            home_of(store)
+        except UserError as e:
+            raise UnfitError(str(e)) from e
     if not (directory / CONFIG).is_file():
         raise UnfitError(f"{directory}: the experiment folder is not seen by the node; give --out a path that all see")
     try:

@@ -1,7 +1,8 @@
 """What the nodes of a cluster read: folders that all of them share, or copies on disks of their own.
 
 Copies come through Ray's object store: one actor beside the store reads its chunks, and a task pinned to each node
-fetches those that the node has not. So neither views nor teacher need a shared disk; the experiment folder does.
+fetches those that the node has not. So neither views nor teacher need a shared disk; the experiment folder does, or
+it is on an object store.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from bpkd_search.data.views.copies import OPTION, Contents, copy_store, local_ro
 from bpkd_search.data.views.layout import Array
 from bpkd_search.errors import ResourceError, UserError
 from bpkd_search.files import shown_bytes, write_bytes
+from bpkd_search.stores.home import reach
 from bpkd_search.training.inputs import Say
 from bpkd_search.training.prepare import Prepared, prepare
 from bpkd_search.training.probe import teacher_files
@@ -33,12 +35,12 @@ from bpkd_search.training.teacher import content_hash
 KEPT = 4
 
 
-def prepare_nodes(run: RunConfig, directory: Path, slots: Slots, say: Say) -> Prepared:
+def prepare_nodes(run: RunConfig, directory: Path, slots: Slots, say: Say, store: str | None = None) -> Prepared:
     """`prepare` by the connected cluster, such that every node that can run a trial reads the result.
 
-    `directory` is the experiment folder; a node on which none of the `slots` fits runs no trials. Raises what
-    `prepare` raises, and `ResourceError` naming the nodes that do not see a folder they must share or cannot hold a
-    copy.
+    `directory` is the experiment folder, which nodes need not see where the experiment is on a `store`, by its URL; a
+    node on which none of the `slots` fits runs no trials. Raises what `prepare` raises, and `ResourceError` naming the
+    nodes that do not see a folder they must share, cannot write to the store or cannot hold a copy.
     """
     import ray
 
@@ -46,7 +48,10 @@ def prepare_nodes(run: RunConfig, directory: Path, slots: Slots, say: Say) -> Pr
     nodes = live_nodes()
     trial_nodes = [node for node in nodes if slots.on(node)]
     views = cache_dir(run.data.views_dir)
-    unseen = find_unseen([node for node in nodes if node.id != here], (directory, views))
+    others = [node for node in nodes if node.id != here]
+    if store is not None:
+        on_each(trial_nodes, partial(reach, store))
+    unseen = find_unseen(others, (views,) if store is not None else (directory, views))
     require_shared(trial_nodes, unseen, directory, views, copies=run.data.local_dir is not None)
     prepared = prepare(run, say, ray_workers(nodes, run.train.device, here if unseen[views] else None))
     if run.data.local_dir is None:
@@ -81,7 +86,7 @@ def require_shared(
             f"set {OPTION} to a folder of each node's own, or data.views_dir to a shared one",
         ),
     ):
-        blind = ", ".join(node.name for node in nodes if node in unseen[folder])
+        blind = ", ".join(node.name for node in nodes if node in unseen.get(folder, ()))
         if blind and not (copies and folder == views):
             faults.append(f"{folder}: {what} is not seen by {blind}; {remedy}")
     if faults:

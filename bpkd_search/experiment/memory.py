@@ -19,10 +19,11 @@ import pyarrow.fs as fs
 import pyarrow.parquet as pq
 
 from bpkd_search.errors import ExperimentError
-from bpkd_search.experiment.reading import first_line, open_place
+from bpkd_search.experiment.reading import open_place
 from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.experiment.tables import as_parquet
 from bpkd_search.files import replacing, write_bytes
+from bpkd_search.stores.store import first_line
 
 _SUFFIX = ".parquet"
 _ABOUT = b"bpkd_search.search"

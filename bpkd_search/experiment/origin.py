@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "provenance",
     "data.root",
     "data.views_dir",
+    "data.views_store",
     "data.local_dir",
     "data.images",
     "data.test_split",

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from bpkd_search.errors import ExperimentError
-from bpkd_search.experiment.paths import CONFIG
+from bpkd_search.experiment.paths import CONFIG, store_of
+from bpkd_search.stores.store import Store, first_line, is_url, open_url, without_secrets
 
 
 class DamagedFileWarning(UserWarning):
@@ -29,7 +30,7 @@ class Folder:
     """
 
     def __init__(self, where: Path | str) -> None:
-        self.is_url = "://" in str(where)
+        self.is_url = is_url(where)
         self.name, self._files, root = open_place(where)
         self._root = root or "/"
         if not self._is_file(CONFIG):
@@ -91,18 +92,25 @@ class Folder:
             raise ExperimentError(f"{self.name}: cannot be read: {first_line(e)}") from e
 
 
+def is_experiment(where: Path | str) -> bool:
+    """Return whether a path or URL is an experiment directory. Raises `ExperimentError` if it cannot be read."""
+    if not is_url(where):
+        return (Path(where) / CONFIG).is_file()
+    return Store(str(where)).get(CONFIG) is not None
+
+
 def open_place(where: Path | str) -> tuple[str, Any, str]:
     """Open a path, or a URL of any filesystem of pyarrow: its name for messages, the filesystem, the path in it.
 
     Raises `ExperimentError` for a URL that cannot be opened.
     """
     text = str(where)
-    if "://" not in text:
-        return text, fs.LocalFileSystem(), text.rstrip("/")
+    if not is_url(text):
+        return store_of(Path(text)).get("url", text), fs.LocalFileSystem(), text.rstrip("/")
     # A URL may contain credentials, which must not be in messages.
-    name = re.sub(r"//[^/@]*@", "//", text).partition("?")[0]
+    name = without_secrets(text)
     try:
-        files, root = fs.FileSystem.from_uri(text)
+        files, root = open_url(text)
         if not root.strip("/"):
             raise ValueError("names no directory")
     except (OSError, ValueError) as e:  # pyarrow's errors are among these
@@ -148,8 +156,3 @@ def _as_text(table: pa.Table, names: set[str]) -> pa.Table:
     for name in names & set(table.column_names):
         table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
     return table
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message; pyarrow's may have many."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

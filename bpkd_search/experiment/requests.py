@@ -39,7 +39,7 @@ def post(directory: Path, request: Mapping[str, Any]) -> str:
     text = json.dumps(request)
     if len(text) > MOST_BYTES:
         raise ExperimentError(f"the request has {shown_bytes(len(text))}, must have at most {shown_bytes(MOST_BYTES)}")
-    name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+    name = new_name()
     path = directory / REQUESTS / f"{name}.json"
     try:
         write_text(path, text)
@@ -48,6 +48,11 @@ def post(directory: Path, request: Mapping[str, Any]) -> str:
             f"{path.parent}: cannot be written to ({e.strerror}); a request needs the rights of who runs the search"
         ) from e
     return name
+
+
+def new_name() -> str:
+    """The name of a new request; names are in the order of time."""
+    return f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
 
 
 def ask(directory: Path, request: Mapping[str, Any], seconds: float) -> Event | None:

@@ -156,7 +156,7 @@ def estimates(full: pd.DataFrame, others: pd.DataFrame, metric: str) -> Figure:
             ],
             "marker": {"color": colour, "size": 8, "symbol": symbol},
             "hovertemplate": f"trial %{{customdata[0]}}, %{{customdata[1]}}, epoch %{{customdata[2]}}<br>{metric}"
-            " %{x:.4f}<br>estimate %{y:.4f} [%{customdata[4]:.4f}, %{customdata[5]:.4f}]<extra></extra>",
+            " %{x:.4f}<br>estimate %{y:.4f} [%{customdata[3]:.4f}, %{customdata[4]:.4f}]<extra></extra>",
         }
 
     data = [points(full, "full budget", BLUE, "circle"), points(others, "not in full", SOFT, "circle-open")]

@@ -22,7 +22,7 @@ from bpkd_search.imports import require
 from bpkd_search.metrics.table import HEADLINE, HIGHER_IS_BETTER, LABELS
 from bpkd_search.pictures.panels import Panels
 from bpkd_search.report.parts import Section
-from bpkd_search.results.estimates import ESTIMATES
+from bpkd_search.results.estimates import ESTIMATE, ESTIMATES
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.text_table import cells, decimals_of, is_number
 
@@ -129,7 +129,8 @@ def _leaderboard_remarks(board: Leaderboard, trials: pd.DataFrame) -> list[str]:
         f"Ranked by {board.metric} on the validation split; trials that ran their full budget come first. One seed"
         " each: small leads may be noise.",
         *board.caveats,
-        *trials.attrs["notes"],
+        *["What estimates are and how far to trust them is said under Estimates."]
+        * bool(trials[ESTIMATE].notna().any()),
     ]
 
 

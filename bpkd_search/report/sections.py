@@ -124,8 +124,8 @@ def _estimates(board: Leaderboard, trials: pd.DataFrame) -> Section:
     shown = (full.head(draw.MANY // 3), others.head(draw.MANY // 6))
     remarks = [
         *notes,
-        "Each point is a trial; the bar is the 95 % interval of its mean over seeds. Blue: full budget, where a point"
-        " below the dashed line had luck, as far as the model can tell, and one above it had none. Hollow: trials that"
+        "Each point is a trial; the bar is the 95 % interval of its mean over seeds. Blue: full budget, where a trial"
+        " below the dashed line was lucky, as far as the model can tell, and one above it unlucky. Hollow: trials that"
         " are running or were stopped, at the score of their last report.",
     ]
     if sum(map(len, shown)) < len(known):

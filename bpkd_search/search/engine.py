@@ -294,6 +294,11 @@ class Engine:
         return self.plan.total
 
     @property
+    def running(self) -> int:
+        """The number of trials that have begun and not ended, without those that still wait to run again."""
+        return len(self.trials) - len(self.states) - len(self._to_begin)
+
+    @property
     def done(self) -> bool:
         """Whether every trial has ended and no other is to come."""
         if len(self.states) < len(self.trials):

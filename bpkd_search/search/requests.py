@@ -159,8 +159,7 @@ def answer(event: Mapping[str, Any], engine: Engine) -> str:
         shown = ", ".join(f"{path}={value}" for path, value in event["enqueue"][0].items())
         return f"{shown} will be tried next, beside the {engine.total} trials that are planned"
     if "pause" in event:
-        running = len(engine.trials) - len(engine.states)
-        return f"no trial is started any more; the search stops when the {running} running ones have ended"
+        return f"no trial is started any more; the search stops when the {engine.running} running ones have ended"
     lines = [f"{path}: was {old}, is {new}" for path, (old, new) in event["changes"].items()] or ["nothing changes"]
     if (config := change_of(event, engine.config)) is not None:
         lines.append(_old_trials(engine, config))

@@ -339,3 +339,11 @@ class Distillation:
                 self._charge(float(self._rest["seconds"]))  # older checkpoints have them apart
             self._report = state["report"]
         return self._report
+
+
+def saved_epoch(path: Path) -> int:
+    """Return the number of whole rounds in a checkpoint; -1 if there is none that can be read."""
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True)["epoch"])
+    except Exception:
+        return -1

@@ -32,6 +32,7 @@ from bpkd_search.data.views.codecs import open_codec
 from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.errors import ConfigError, DataError
 from bpkd_search.models.build import pick_device, teacher_precision
+from bpkd_search.stores.home import reach
 from bpkd_search.training.agreement import TOLERANCE, Agreement, measure
 from bpkd_search.training.check import (
     check_classes,
@@ -122,10 +123,12 @@ def prepare(run: RunConfig, say: Say, workers: Workers = HERE) -> Prepared:
     """Find or create the images, teacher and logits of a run or search, in the first form of `forms` that will do.
 
     `say` is called with lines of progress; `workers` do the work. Raises `DataError`, `CheckpointError`,
-    `ResourceError`, `ConfigError`.
+    `ResourceError`, `ConfigError`, `StoreError`.
     """
     check_networks(run)
     require_files(run)
+    if run.data.views_store is not None:
+        reach(run.data.views_store)
     train = open_data(run.data, "train")
     val = open_data(run.data, "val")
     check_metric(run, val)
@@ -214,6 +217,7 @@ def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, sa
         map=workers.logits,
         waiting=lambda: say("logits: another process is building them; waiting for it"),
         about={"teacher": teacher_title(to_tree(run.teacher))},
+        kept=run.data.views_store,
     )
     return built
 

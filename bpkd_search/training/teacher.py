@@ -59,7 +59,7 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
     path, key = teacher_file(run, store.crops_key, store.class_names)
     where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.length} of training"
     where = "its function" if spec.factory and not spec.checkpoint else where
-    folder, evaluation = cache_dir(run.data.views_dir) / "teachers", run.data.evaluation
+    folder, evaluation = teachers_dir(run.data.views_dir), run.data.evaluation
     scores_file = folder / f"{key}-{digest(to_tree(evaluation))}.json"
     scores = _read_scores(scores_file) if path.exists() else None
     if scores is None:
@@ -87,6 +87,11 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
     return path, scores
 
 
+def teachers_dir(views_dir: Path | None) -> Path:
+    """Return the directory of the teachers that were trained here, and of the scores of all."""
+    return cache_dir(views_dir) / "teachers"
+
+
 def teacher_file(run: RunConfig, crops: str, class_names: Sequence[str]) -> tuple[Path, str]:
     """Return the path of the teacher's file or folder, existing or not, and the key of what determines it.
 
@@ -95,7 +100,7 @@ def teacher_file(run: RunConfig, crops: str, class_names: Sequence[str]) -> tupl
     """
     key = teacher_key([*teacher_parts(run, class_names), crops])
     path = source_of(run.teacher)
-    return (path or cache_dir(run.data.views_dir) / "teachers" / f"{key}.safetensors"), key
+    return (path or teachers_dir(run.data.views_dir) / f"{key}.safetensors"), key
 
 
 def teacher_parts(run: RunConfig, class_names: Sequence[str]) -> list[Any]:

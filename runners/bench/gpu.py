@@ -102,13 +102,15 @@ def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
         return ["--json", str(options.out / f"{name}.json")]
 
     if part == "tests":
-        chosen = [
-            "tests/test_on_gpu.py",
-            "tests/losses",
-            "tests/metrics",
-            "tests/models/test_inference.py",
-            "tests/training",
-        ]
+        chosen = ["tests/test_on_gpu.py"]
+        if not options.tiny:
+            chosen += [
+                "tests/losses",
+                "tests/metrics",
+                "tests/models/test_inference.py",
+                "tests/data/test_resampling.py",
+            ]
+            chosen.append("tests/training")
         marks = "not long" if options.device == "cuda" else "gpu"
         line = [python, "-m", "pytest", "-q", "-m", marks, "-p", "no:cacheprovider", *chosen]
         return [[*line, f"--junitxml={options.out / 'tests.xml'}"]]
@@ -132,7 +134,8 @@ def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
     sized = ["--height", "360", "--width", "480", "--epochs", "2", "--grace", "2", "--trials", "8"]
     sized += ["--concurrent", "4", "--workers", "2"]
     if options.tiny:
-        sized = ["--height", "32", "--width", "48", "--batch", "4", "--epochs", "2", "--trials", "1", "--images", "8"]
+        sized = ["--height", "32", "--width", "48", "--batch", "4", "--epochs", "2", "--grace", "2"]
+        sized += ["--trials", "1", "--images", "8"]
     line = [python, str(BENCH / "search.py"), "--device", device, *root, *sized]
     return [[*line, *json_to("search")]]
 

@@ -40,8 +40,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
     """The address of three nodes, and the folder below which things lie; two nodes' environments are wrong.
 
     The second's Optuna claims to be another version, its Ray counts a GPU that is not there, its variables name another
-    data set and a disk that is a file. The third has other code of this package, a clock that is wrong, an NVIDIA
-    driver that PyTorch cannot use, and opens few files. No node asks for a token.
+    data set and a disk that is a file. The third has other code of this package, a clock that is wrong, an old
+    NVIDIA driver that PyTorch cannot use, and opens few files. No node asks for a token.
     """
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
@@ -59,7 +59,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
     (changed / "bpkd_search" / "errors.py").open("a").write("# changed\n")
     (changed / "sitecustomize.py").write_text("import time\nreal = time.time\ntime.time = lambda: real() - 3600\n")
     (here / "bin").mkdir()
-    (here / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 570.86.15\n")
+    (here / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 400.10\n")
     (here / "bin" / "nvidia-smi").chmod(0o755)
     folder = tempfile.mkdtemp(prefix="rt", dir="/tmp")
     with pytest.MonkeyPatch.context() as patch:
@@ -133,7 +133,12 @@ def test_faults_of_a_node_are_found(
     assert set(warnings["security"]["where"]) == {node["name"] for node in nodes}
     assert faults["experiments"]["found"] == f"{out} is not the driver's"
     assert set(faults["experiments"]["where"]) == {node["name"] for node in nodes}
-    assert set(faults) == {*expected, "experiments", "bpkd-search", "clock"}
+    known = {*expected, "experiments", "bpkd-search", "clock"}
+    if cuda := driver["facts"]["torch"]["cuda"]:
+        known.add("driver")
+        assert faults["driver"]["found"].startswith(f"400.10 is too old for PyTorch with CUDA {cuda}, which needs ")
+        assert faults["driver"]["where"] == [third]
+    assert set(faults) == known
     assert not [path for path in tmp_path.rglob(f"{node_facts.MARK}*")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["space.yaml", "views"]  # hashes of files are kept
 

@@ -141,6 +141,9 @@ def test_estimates_are_drawn_with_their_intervals_against_the_scores(board: Lead
     for trace in (full, others):
         mine = rows.loc[[n for n, *_ in trace["customdata"]]]
         assert trace["x"] == mine["miou"].tolist() and trace["y"] == mine["estimate"].tolist()
+        shown_ends = [(low, high) for *_, low, high in trace["customdata"]]
+        assert shown_ends == list(zip(mine["estimate_low"], mine["estimate_high"], strict=True))
+        assert "[%{customdata[3]:.4f}, %{customdata[4]:.4f}]" in trace["hovertemplate"]
         ends = trace["error_y"]
         assert [y + up for y, up in zip(trace["y"], ends["array"], strict=True)] == pytest.approx(
             mine["estimate_high"].tolist()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -186,24 +184,22 @@ def test_a_plain_step_is_a_step_of_the_package(
     assert moved > 1e-3
 
 
-@pytest.mark.long
-def test_both_sides_of_the_search(tmp_path: Path) -> None:
-    small = {"images": 8, "height": 32, "width": 48, "batch": 4, "epochs": 2, "trials": 1}
-    subprocess.run([sys.executable, BENCH / "search.py", *line(small, tmp_path / "search.json")], check=True)
-    figures = json.loads((tmp_path / "search.json").read_text())
-    ours, plain, ratios = figures["this_tool"], figures["plain_ray"], figures["ratios"]
-    reused = figures["plain_ray_reused"]
-    assert ours["trials"] == plain["trials"] == reused["trials"] == 5, "four baselines and one setting"
-    assert reused["best_miou"] == plain["best_miou"], "what is kept changes nothing"
-    assert ours["epochs"] >= 9, "baselines run in full here"
-    assert ratios["trials_an_hour"] == pytest.approx(plain["seconds"] / ours["seconds"])
-    assert ratios["share_of_bound"] == pytest.approx(ratios["epochs_an_hour_between"] / ratios["bound"])
-    assert ratios["bound"] > 1
-
-
 def test_winners_counts_what_is_named_though_nothing_is_better(bench: Callable[[str], ModuleType]) -> None:
     rows = bench("winners").confirmations([3], [5], 400)
     assert [row["noise"] for row in rows] == ["normal", "unequal", "heavy"]
     for row in rows:
         assert row["false"] <= 0.06 < row["named"]
         assert 0.92 <= row["mean"] <= 0.98
+
+
+@pytest.mark.long
+def test_a_search_on_a_store_is_timed_against_one_on_disk(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BPKD_SEARCH_CACHE", str(tmp_path))  # put back afterwards
+        for name in bench("stores").StoreServer(tmp_path / "none").environment:
+            patch.setenv(name, "")
+        small = ["--tiny", "--rounds", "1", "--trials", "1", "--epochs", "1", "--json", str(tmp_path / "stores.json")]
+        bench("stores").main(small)
+    figures = json.loads((tmp_path / "stores.json").read_text())
+    assert figures["ratio"] == pytest.approx(figures["store"][0] / figures["disk"][0])
+    assert figures["objects"] > 5 and figures["mib"] > 0

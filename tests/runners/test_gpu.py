@@ -59,14 +59,21 @@ def test_tests_and_search_in_a_tiny_form(gpu: ModuleType, tmp_path: Path) -> Non
     assert gpu.main(["--out", str(tmp_path), "--device", "cpu", "--tiny", "--parts", "tests", "search"]) == 0
     found = json.loads((tmp_path / "verdict.json").read_text())
     figures = json.loads((tmp_path / "search.json").read_text())
-    assert {"this_tool", "plain_ray", "plain_ray_reused"} <= set(figures)
+    ours, plain, reused = (figures[side] for side in ("this_tool", "plain_ray", "plain_ray_reused"))
+    assert ours["trials"] == plain["trials"] == reused["trials"] == 5, "four baselines and one setting"
+    assert reused["best_miou"] == plain["best_miou"], "what is kept changes nothing"
+    assert ours["epochs"] == plain["epochs"] == reused["epochs"] == 10, "nothing is stopped"
+    ratios = figures["ratios"]
+    assert ratios["trials_an_hour"] == pytest.approx(plain["seconds"] / ours["seconds"])
+    assert ratios["share_of_bound"] == pytest.approx(ratios["epochs_an_hour_between"] / ratios["bound"])
+    assert ratios["bound"] > 1
     over_reused = found["targets"]["trials an hour over plain Ray with --reuse"]["reached"]
     assert over_reused == figures["ratios"]["trials_an_hour_over_reused"]
-    assert over_reused == pytest.approx(figures["plain_ray_reused"]["seconds"] / figures["this_tool"]["seconds"])
+    assert over_reused == pytest.approx(reused["seconds"] / ours["seconds"])
     assert {each["outcome"] for each in found["parts"].values()} == {"done"}
     assert json.loads((tmp_path / "left.json").read_text()) == {"mib": None}
     suite = ElementTree.parse(tmp_path / "tests.xml").getroot().find("testsuite")
-    assert suite is not None and int(suite.get("tests", 0)) > 20, "those that are marked gpu"
+    assert suite is not None and int(suite.get("tests", 0)) > 20, "those of a GPU"
 
 
 @pytest.mark.long

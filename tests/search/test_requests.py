@@ -479,7 +479,8 @@ def test_a_trial_that_is_to_run_again_waits_while_the_search_is_paused(
     assert first is not None and second is not None
     engine.end(0, ("error", "x"))
     for request in (Pause(), Retry()) if pause_first else (Retry(), Pause()):
-        make(engine, tmp_path / "e", request)
+        said = make(engine, tmp_path / "e", request)
+        assert not isinstance(request, Pause) or "when the 1 running ones have ended" in said
     assert engine.ask() is None
     engine.lost(1, "process", "was killed")
     assert engine.ask() is second
