@@ -40,7 +40,8 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
     facts = [f"{len(trials)} trials: " + ", ".join(f"{n} {str(s).lower()}" for s, n in counts.items())]
     data, student, teacher = (config.get(key) or {} for key in ("data", "student", "teacher"))
     if data:
-        facts.append(f"{data.get('kind')} at {data.get('height')}x{data.get('width')}")
+        height, width = data.get("crop") or (data.get("height"), data.get("width"))  # as older searches have it
+        facts.append(f"{data.get('kind')}, crops of {height}x{width}")
     if student and teacher:
         facts.append(f"{student.get('encoder')} distilled from {teacher_title(teacher).partition(' + ')[0]}")
     if train := config.get("train"):

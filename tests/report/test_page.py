@@ -106,6 +106,7 @@ def test_what_came_of_it_is_said_honestly(board: Leaderboard) -> None:
     )
     assert "One seed each" in said[2] and "optimistic" in said[2]
     assert said[3].startswith("CamVid's validation frames")
+    assert facts[1] == "camvid, crops of 96x128"
     assert facts[0] == "25 trials: " + ", ".join(
         f"{n} {s.lower()}" for s, n in trials["state"].astype(object).value_counts().items()
     )
