@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,54 @@ from scipy.stats import norm
 from bpkd_search.config.distributions import quantile, share_of
 from bpkd_search.config.points import Point, in_order, is_active
 from bpkd_search.config.space import Distribution
+from bpkd_search.search.encoding import Encoding, Vectors
 from bpkd_search.search.model import Model
 from bpkd_search.search.surrogate import Surrogate
 
 # Candidates drawn from the whole space, and around the points that look best.
-_FAR, _NEAR = 256, 128
+_FAR, _NEAR = 512, 64
 _BEST = 5
 # How far a near candidate is from its origin, as a share of each range.
 _STEP = 0.15
 # The share of a near candidate's parameters that differ from its origin's.
 _MOVED = 0.7
+
+
+class Candidates:
+    """Points of a space among which a model chooses: some all over it, always the same, and some around the best.
+
+    A point that was tried is none.
+    """
+
+    def __init__(self, space: Mapping[str, Distribution], base: Mapping[str, Any], seed: int) -> None:
+        self.space, self.base, self.encoding = dict(in_order(space)), base, Encoding(space)
+        shares = np.random.default_rng(seed).random((_FAR, len(space)))
+        self.far = [self._point(row) for row in shares]
+        self.vectors = self.encoding.vectors(self.far)
+
+    def near(self, model: Model, random: np.random.Generator) -> tuple[list[Point], Vectors]:
+        """The points and their vectors, with new ones near those that the model estimates best."""
+        known = model.known()
+        best = [known[i] for i in np.argsort(-model.estimate(known).mean, kind="stable")[:_BEST]]
+        shares = np.array([self._shares(model.evidence[n].point, random) for n in best])
+        origins = shares[random.integers(len(shares), size=_NEAR)]
+        moved = origins + random.normal(0, _STEP, origins.shape) * (random.random(origins.shape) < _MOVED)
+        near = [self._point(row) for row in np.clip(moved, 0, 1 - 1e-9)]
+        points, vectors = [*self.far, *near], np.concatenate([self.vectors, self.encoding.vectors(near)])
+        tried = {repr(evidence.point) for evidence in model.evidence.values()}
+        new = [i for i, point in enumerate(points) if repr(point) not in tried]
+        return ([points[i] for i in new], vectors[new]) if new else (points, vectors)
+
+    def _shares(self, point: Point, random: np.random.Generator) -> list[float]:
+        """Where in its range each value lies; parameters that the point lacks are anywhere."""
+        return [share_of(d, point[path]) if path in point else float(random.random()) for path, d in self.space.items()]
+
+    def _point(self, shares: Iterable[float]) -> Point:
+        point: Point = {}
+        for (path, distribution), share in zip(self.space.items(), shares, strict=True):
+            if is_active(distribution, self.base, point):
+                point[path] = quantile(distribution, float(share))
+        return point
 
 
 class ModelSampler(BaseSampler):
@@ -40,12 +78,11 @@ class ModelSampler(BaseSampler):
         self,
         models: Sequence[Model],
         limits: Sequence[Model],
-        space: Mapping[str, Distribution],
-        base: Mapping[str, Any],
+        candidates: Candidates,
         first: BaseSampler | None,
         seed: int,
     ) -> None:
-        self.models, self.limits, self.space, self.base = models, limits, space, base
+        self.models, self.limits, self.candidates = models, limits, candidates
         self.first, self.seed = first, seed
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -59,8 +96,7 @@ class ModelSampler(BaseSampler):
         if self.first is not None:
             return self.first.sample_relative(study, trial, search_space)
         random = np.random.default_rng(self.seed)
-        points = self._candidates(random)
-        vectors = self.models[0].encoding.vectors(points)
+        points, vectors = self.candidates.near(self.models[0], random)
         worth = self._improvement(vectors) if len(self.models) == 1 else self._scalarised(vectors, random)
         return points[int(np.argmax(worth))]
 
@@ -70,29 +106,6 @@ class ModelSampler(BaseSampler):
         """A random value, of a parameter that `first` leaves out."""
         assert self.first is not None
         return self.first.sample_independent(study, trial, param_name, param_distribution)
-
-    def _candidates(self, random: np.random.Generator) -> list[Point]:
-        paths = [path for path, _ in in_order(self.space)]
-        shares = random.random((_FAR, len(paths)))
-        model = self.models[0]
-        best = sorted(model.full(), key=lambda n: -float(model.evidence[n].value or 0))[:_BEST]
-        near = np.array([self._shares(paths, model.evidence[n].point, random) for n in best])
-        origins = near[random.integers(len(near), size=_NEAR)]
-        moved = origins + random.normal(0, _STEP, origins.shape) * (random.random(origins.shape) < _MOVED)
-        points = [self._point(paths, row) for row in np.concatenate([shares, np.clip(moved, 0, 1 - 1e-9)])]
-        tried = [evidence.point for evidence in model.evidence.values()]
-        return [point for point in points if point not in tried] or points
-
-    def _shares(self, paths: Sequence[str], point: Point, random: np.random.Generator) -> list[float]:
-        """Where in its range each value lies; parameters that the point lacks are anywhere."""
-        return [share_of(self.space[p], point[p]) if p in point else float(random.random()) for p in paths]
-
-    def _point(self, paths: Sequence[str], shares: NDArray[np.float64]) -> Point:
-        point: Point = {}
-        for path, share in zip(paths, shares, strict=True):
-            if is_active(self.space[path], self.base, point):
-                point[path] = quantile(self.space[path], float(share))
-        return point
 
     def _improvement(self, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
         model = self.models[0]
