@@ -30,7 +30,8 @@ LOADS_NONE_OF = {
     "bpkd_search.training.train": {"ray", "optuna"},
     "bpkd_search.experiment.recorder": {"torch", "ray", "optuna"},
     "bpkd_search.experiment.folder": {"torch", "ray", "optuna"},
-    "bpkd_search.results.leaderboard": {"torch", "ray", "optuna"},
+    "bpkd_search.surrogate.model": {"torch", "ray", "optuna", "pandas", "pyarrow"},
+    "bpkd_search.results.leaderboard": {"torch", "ray", "optuna", "sklearn", "scipy"},
     "bpkd_search.show.leaderboard": {"torch", "ray", "optuna"},
     "bpkd_search.report": {"torch", "ray"},
     "bpkd_search.report.page": {"torch", "ray", "optuna"},
@@ -42,21 +43,38 @@ LOADS_NONE_OF = {
 # Room -> libraries that none of its files may name, however late.
 NAMES_NONE_OF = {
     **{room: {"ray", "optuna", "pyarrow", "pandas"} for room in ("losses", "metrics", "models", "data")},
+    "surrogate": {"ray", "torch", "optuna", "pyarrow", "pandas"},
     **{room: {"ray", "torch"} for room in ("search", "experiment", "results", "show", "report")},
     **{room: {"ray"} for room in ("config", "cli", "export", "pictures", "training")},
 }
 
 # Room -> rooms that none of its files may name.
-BELOW_ALL = {"search", "cluster", "experiment", "results", "show", "report", "export", "training", "pictures", "cli"}
+BELOW_ALL = {
+    "surrogate", "search", "cluster", "experiment", "results", "show", "report", "export", "training", "pictures",
+    "cli",
+}  # fmt: skip
 KNOWS_NONE_OF = {
     "losses": BELOW_ALL | {"config", "models", "data", "metrics"},
     "metrics": BELOW_ALL | {"config", "models", "data", "losses"},
     "data": BELOW_ALL | {"config", "models", "losses", "metrics"},
     "models": BELOW_ALL | {"data", "losses", "metrics"},
     "config": BELOW_ALL | {"models"},
-    "training": {"search", "cluster", "results", "show", "report", "export", "cli"},
+    "training": {"surrogate", "search", "cluster", "results", "show", "report", "export", "cli"},
+    "surrogate": (BELOW_ALL - {"surrogate"}) | {"models", "data", "losses"},
     "search": {"cluster", "training", "models", "data", "losses", "show", "report", "export", "pictures", "cli"},
-    "experiment": {"cluster", "training", "models", "data", "losses", "search", "results", "show", "report", "cli"},
+    "experiment": {
+        "cluster",
+        "training",
+        "models",
+        "data",
+        "losses",
+        "surrogate",
+        "search",
+        "results",
+        "show",
+        "report",
+        "cli",
+    },
     "results": {"cluster", "training", "models", "data", "losses", "search", "show", "report", "export", "cli"},
     "show": {"cluster", "training", "models", "data", "losses", "report", "cli"},
     "report": {"cluster", "training", "models", "data", "losses", "cli"},

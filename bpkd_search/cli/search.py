@@ -184,7 +184,7 @@ def _resume(
 
 def _finish(search: Any, show: Any = None) -> None:
     """Run a search and show its result, by default the leaderboard; print how to resume one that was stopped."""
-    from bpkd_search.cluster.driver import Interrupted
+    from bpkd_search.cluster.interruption import Interrupted
     from bpkd_search.show.leaderboard import show_leaderboard
 
     try:

@@ -19,7 +19,8 @@ from typing import Any
 from optuna.storages import InMemoryStorage
 
 from bpkd_search import __version__
-from bpkd_search.cluster.driver import continuation, interruptible, patient, run_engine
+from bpkd_search.cluster.driver import run_engine
+from bpkd_search.cluster.interruption import continuation, interruptible, patient
 from bpkd_search.cluster.listener import listener
 from bpkd_search.cluster.progress import make_progress
 from bpkd_search.config import RunConfig, SearchConfig
@@ -72,7 +73,11 @@ def confirm(
     directory = directory.resolve()
     again = f"confirm {short(directory)} --top {top} --seeds {seeds}" + " --test" * test
     again = continuation(again, address)
-    with experiment.hold(directory), make_progress(_undisturbed(config)) as progress, patient(progress, wait, again):
+    with (
+        experiment.hold(directory),
+        make_progress(_undisturbed(config)) as progress,
+        patient(progress.say, wait, again),
+    ):
         settle(directory)
         config = experiment.read_config(directory)
         origin = Origin(directory, config, again, accept_changes)

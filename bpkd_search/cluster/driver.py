@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ from bpkd_search.cluster import packing
 from bpkd_search.cluster.connection import connect_ray
 from bpkd_search.cluster.ending import FAILED, FINISHED, PAUSED, STOPPED, best_in_words, run_on_end
 from bpkd_search.cluster.failures import require_a_result
+from bpkd_search.cluster.interruption import Interrupted, continuation, interruptible, leave, patient, stopping
 from bpkd_search.cluster.listener import keep_best_students, listener
 from bpkd_search.cluster.nodes import Node
 from bpkd_search.cluster.progress import Progress, make_progress
@@ -29,7 +28,7 @@ from bpkd_search.cluster.watch import watch_ray
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.config.search import Resources
-from bpkd_search.errors import FullDiskError, HeldError, ResourceError, UserError
+from bpkd_search.errors import FullDiskError, HeldError, UserError
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.commit import all_commits, code_commit
 from bpkd_search.experiment.events import read_events
@@ -37,7 +36,7 @@ from bpkd_search.experiment.origin import Origin
 from bpkd_search.experiment.paths import RAY, short
 from bpkd_search.experiment.requests import post, settle
 from bpkd_search.experiment.trial import Trial
-from bpkd_search.files import pause, pausing, with_room
+from bpkd_search.files import with_room
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.results.loggers import make_loggers
 from bpkd_search.search.engine import Engine
@@ -48,14 +47,6 @@ from bpkd_search.training.fingerprints import fingerprints, of_weights
 
 if TYPE_CHECKING:
     from bpkd_search.cluster.trial import TrialTask
-
-
-class Interrupted(Exception):
-    """A search or confirmation was stopped, or paused, by the user before its end; `again` is how it continues."""
-
-    def __init__(self, again: str, outcome: str = STOPPED) -> None:
-        self.outcome = outcome
-        super().__init__(f"{outcome}; continue with: bpkd-search {again}")
 
 
 def run_search(
@@ -151,7 +142,7 @@ def _hold_and_drive(
 ) -> None:
     """Hold the folder and run the search in it; `begins` gets the command of `search.on_end` before the first trial."""
     again = continuation(f"resume {short(directory)}", address)
-    with experiment.hold(directory), make_progress(config) as progress, patient(progress, wait, again):
+    with experiment.hold(directory), make_progress(config) as progress, patient(progress.say, wait, again):
         settle(directory)
         config = experiment.read_config(directory)  # it may have changed until it was held
         listeners = [listener(directory, progress), *make_loggers(config, directory)]
@@ -199,8 +190,8 @@ def run_engine(
                 each = f"{slots.cpus:g} CPU and {slots.gpus:g} GPU each"
                 progress.say(f"ray: {at_once(config.search, slots)} trial(s) at once, {each}")
                 with (
-                    _on_interrupt(engine, progress),
-                    watch_ray(lambda: engine.interrupted, partial(_leave, engine, again)),
+                    stopping(engine, progress.say),
+                    watch_ray(lambda: engine.interrupted, partial(leave, engine, again)),
                 ):
                     run_on_ray(engine, directory, slots, DistillationTrial, task.values_for, progress.say)
     if engine.fatal is not None:
@@ -290,70 +281,3 @@ def run_on_ray(
         tuner.fit()
     finally:
         shutil.rmtree(directory / RAY, ignore_errors=True)
-
-
-@contextmanager
-def patient(progress: Progress, wait: bool, again: str) -> Iterator[None]:
-    """A full disk is waited for; without `wait` its error names the command to continue with."""
-    try:
-        with pausing(progress.say if wait else None):
-            yield
-    except FullDiskError as e:
-        raise FullDiskError(f"{e}; make room, then continue with: bpkd-search {again}") from e
-
-
-@contextmanager
-def interruptible(again: str) -> Iterator[None]:
-    """Ctrl-C becomes an `Interrupted` that names the command to continue with, and so does SIGTERM.
-
-    Batch systems send SIGTERM before a job's time limit.
-    """
-
-    def stop(sig: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(again) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _on_interrupt(engine: Engine, progress: Progress) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the running trials cleanly; a second one does not wait for them."""
-    before = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(sig: int, frame: Any) -> None:
-        engine.interrupted = True
-        pause().stop()
-        progress.say("stopping; what has been reported is kept")
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for sig in before:
-        signal.signal(sig, stop)
-    try:
-        yield
-    finally:
-        for sig, handler in before.items():
-            signal.signal(sig, handler)
-
-
-def _leave(engine: Engine, again: str) -> None:
-    """End the process at once: Ray is gone, and the main thread waits for it where no exception reaches.
-
-    Every event is in the log already, and the tables follow from it.
-    """
-    error = engine.fatal or (None if engine.interrupted else ResourceError("Ray has not answered for a while"))
-    if error is not None:
-        print(f"error: {error}", file=sys.stderr)
-    print(Interrupted(again), file=sys.stderr, flush=True)
-    os._exit(130 if error is None else error.exit_code)
-
-
-def continuation(command: str, address: str | None) -> str:
-    """The command that continues a run, on the same cluster."""
-    return command if address is None else f"{command} --address {shlex.quote(address)}"

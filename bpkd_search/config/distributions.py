@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import Trial as OptunaTrial
+from typing import TYPE_CHECKING, Any
 
 from bpkd_search.config.space import Choice, Distribution, IntRange
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial as OptunaTrial
 
 _MOST_STEPS = 10_000
 
 
 def to_optuna(distribution: Distribution) -> BaseDistribution:
     """The same distribution as one of Optuna."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     if isinstance(distribution, Choice):
         return CategoricalDistribution(list(distribution.options))
     low, high = distribution.bounds

@@ -20,7 +20,7 @@ from bpkd_search.experiment.schema import BASELINE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.metrics.table import COSTS, SCORES
 from bpkd_search.results.leaderboard import Leaderboard
-from bpkd_search.search.encoding import parameters_of
+from bpkd_search.surrogate.encoding import parameters_of
 
 Report = dict[str, Any]
 

@@ -12,31 +12,31 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from optuna.storages import BaseStorage
 
 from bpkd_search.config.changes import with_changes
 from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.paths import find
-from bpkd_search.config.points import can_take, column_kind, to_tree
+from bpkd_search.config.points import column_kind, to_tree
 from bpkd_search.errors import UserError
 from bpkd_search.experiment.events import Event, read_events
 from bpkd_search.experiment.origin import at_its_place
 from bpkd_search.experiment.recorder import Recorder
 from bpkd_search.experiment.requests import as_begun
-from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, OOM, PRUNED, SAMPLED
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, OOM, PRUNED
 from bpkd_search.experiment.trial import Trial
-from bpkd_search.search.history import History, new_study
+from bpkd_search.search.ask_tell import AskTell
 from bpkd_search.search.judging import Judging
 from bpkd_search.search.learned import Learned, LearnedRungs
-from bpkd_search.search.model import Model
 from bpkd_search.search.plan import Plan
 from bpkd_search.search.ranking import ranked
 from bpkd_search.search.spending import Spending, gpu_seconds
 from bpkd_search.search.stopping import Stopping, make_rungs
 from bpkd_search.search.study import Study
 from bpkd_search.search.warm_start import Found, find_sources, judge
+from bpkd_search.surrogate.model import Model
 
 
 class Engine:
@@ -75,26 +75,20 @@ class Engine:
         self.closed: str | None = None
         scheduler = config.search.scheduler
         full = self.max_epochs if scheduler.axis == "epochs" else (config.train.gpu_seconds or math.inf)
-        self.learned = self._make_learned()
-        self._restoring = True
         by_model = LearnedRungs(lambda: self.learned, scheduler.grace, scheduler.chance)
         self.rungs: Stopping = by_model if scheduler.name == "model" else make_rungs(scheduler, full)
         self.plan = Plan(config, fixed, sampled)
         self._judging = Judging(config.search, self.plan.fixed, self.trials)
+        self._ask_tell = AskTell(config, self.plan, self._judging, directory, storage)
         self._spending = Spending(config.search.budget, clock)
-        self._untold: list[Trial] = []  # ended trials that the study is not told of before they can be judged
         self._unfinished: deque[Trial] = deque()
         # Trials of other searches that wait until they can be judged; None before they were looked for.
         self._sources: dict[str, Found] | None = None
-        self._learned: Found = []
-        self._directory, self._storage = directory, storage
-        self.study = cast(Study, History())  # only keeps what the log tells
         for event in read_events(directory):
             self._restore(event)
         self._use(now)
         self.paused = False
-        self._open_study(cast(History, self.study), directory, storage)
-        self.study.learned, self._restoring = self.learned, False
+        self.notes += [note] if (note := self._ask_tell.open()) else []
         self.recorder = Recorder(directory, config.name, parameter_kinds(config), version, clock)
         self._spending.go_on()
         self._session_is_logged = False
@@ -219,8 +213,8 @@ class Engine:
 
     def learn(self, found: Found) -> None:
         """Bring trials of other searches into the study."""
-        self._sources, self._learned = {}, list(found)
-        self.study.learn([trial for trial in found if self._holds(trial["point"])])
+        self._sources = {}
+        self._ask_tell.learn(found)
 
     def judge_sources(self) -> Found | None:
         """Learn from the sources that agree with the own trials; None while nothing can be decided.
@@ -258,6 +252,16 @@ class Engine:
         return model
 
     @property
+    def study(self) -> Study:
+        """What proposes points."""
+        return self._ask_tell.study
+
+    @property
+    def learned(self) -> Learned | None:
+        """The models of the search, where its sampler or scheduler needs them."""
+        return self._ask_tell.learned
+
+    @property
     def total(self) -> int:
         """The number of trials of the whole search."""
         return self.plan.total
@@ -274,28 +278,20 @@ class Engine:
         """Seconds inside training, over all trials."""
         return gpu_seconds(self.trials.values())
 
-    def _make_learned(self) -> Learned | None:
-        """The models of the search, where its sampler or scheduler needs them."""
-        search = self.config.search
-        return Learned(self.config) if "model" in (search.sampler.name, search.scheduler.name) else None
-
     def _begin(self, trial: Trial) -> None:
         """What follows from an ask, when it happens and when it is restored."""
         self.trials[trial.number] = trial
         self.plan.began(trial)
-        if self.learned is not None and (point := self.plan.point(trial)) is not None:
-            self.learned.asked(trial.number, point)
+        self._ask_tell.began(trial)
 
     def _take(self, trial: Trial, epoch: int, report: dict[str, Any]) -> None:
         trial.reports[epoch] = report
         values = self._judging.values(report)
         if values is None:
             return
-        self.study.report(trial.number, epoch, [report[name] for name in self.goals])
-        if self.learned is not None:
-            self.learned.reported(trial.number, epoch, report)
-            if self._restoring and isinstance(self.rungs, LearnedRungs):
-                return  # the log says which trials were stopped, and the models need not be fitted again to know it
+        self._ask_tell.reported(trial, epoch)
+        if self._ask_tell.restoring and isinstance(self.rungs, LearnedRungs):
+            return  # the log says which trials were stopped, and the models need not be fitted again to know it
         position = epoch if self.config.search.scheduler.axis == "epochs" else report["gpu_seconds"]
         if trial.origin != BASELINE and not self._is_final(report):
             trial.stop = trial.stop or not self.rungs.report(trial.number, position, values)
@@ -304,18 +300,7 @@ class Engine:
         """What follows from an end, when it happens and when it is restored."""
         self.states[trial.number] = trial.state = state
         trial.reason, trial.feasible = reason, feasible
-        self._untold.append(trial)
-        self._untold = [ended for ended in self._untold if not self._tell(ended)]
-
-    def _tell(self, trial: Trial) -> bool:
-        """Tell the study of an end; returns False where that has to wait until the trial can be judged."""
-        told = self._judging.told(trial)
-        if told is not None:
-            self.study.tell(trial.number, *told)
-            if self.learned is not None:
-                state, values, _, broken = told
-                self.learned.told(trial.number, state, values, broken)
-        return told is not None
+        self._ask_tell.ended(trial)
 
     def _judge_again(self) -> None:
         """Log where feasibility is not what it was."""
@@ -340,12 +325,7 @@ class Engine:
         del self.states[trial.number]
         self.stopped.discard(trial.number)
         trial.restart()
-        was_told = all(waiting is not trial for waiting in self._untold)
-        self._untold = [waiting for waiting in self._untold if waiting is not trial]
-        if was_told and (point := self.plan.point(trial)) is not None:
-            self.study.ask(trial.number, point)
-            if self.learned is not None:
-                self.learned.asked(trial.number, point)
+        self._ask_tell.again(trial)
 
     def _use(self, config: SearchConfig) -> None:
         """Go on with another configuration of the search; after a change of the space, with a new study."""
@@ -353,27 +333,8 @@ class Engine:
         self.plan.config, self._spending.budget = config, config.search.budget
         if config.search.budget != before.search.budget:
             self.closed = None
-        if config.space == before.space:
-            return
-        restoring = isinstance(self.study, History)
-        self.study = cast(Study, History()) if restoring else new_study(self._directory, config, self._storage)
-        self.learned = self._make_learned()
-        self.study.learned = self.learned
-        self.study.learn([trial for trial in self._learned if self._holds(trial["point"])])
-        for number, trial in self.trials.items():
-            if (point := self.plan.point(trial)) is not None:
-                self.study.ask(number, point)
-                if self.learned is not None:
-                    self.learned.asked(number, point)
-                for epoch, report in trial.reports.items():
-                    if self._judging.values(report) is not None:
-                        self.study.report(number, epoch, [report[name] for name in self.goals])
-                        if self.learned is not None:
-                            self.learned.reported(number, epoch, report)
-        self._untold = [ended for ended in map(self.trials.__getitem__, self.states) if not self._tell(ended)]
-
-    def _holds(self, point: Mapping[str, Any]) -> bool:
-        return all(can_take(self.config.space[path], value) for path, value in point.items())
+        if config.space != before.space:
+            self._ask_tell.change_space(config, self.trials.values(), map(self.trials.__getitem__, self.states))
 
     def _open_session(self) -> None:
         """Log the start of a session, once: the time before it was a pause."""
@@ -405,16 +366,6 @@ class Engine:
             self._log("sources", -1, sources=sources)
             self.offer(sources)
 
-    def _open_study(self, history: History, directory: Path, storage: BaseStorage | None) -> None:
-        """Open the study in the state that the log says; one in a storage of the user's own is only told the rest."""
-        if storage is not None:
-            self.study = Study(storage, self.config)
-            history.catch_up(self.study)
-            return
-        directory.mkdir(parents=True, exist_ok=True)
-        self.study, note = history.open(directory, self.config)
-        self.notes += [note] if note else []
-
     def _restore(self, event: Event) -> None:
         kind, number = event["event"], int(event["number"])
         self._spending.passed(event)
@@ -429,10 +380,7 @@ class Engine:
         elif kind == "ask":
             # What is left of it runs where the data are now.
             run = at_its_place(event["config"], self.plan.base, self.config.space)
-            trial = Trial(number, event["method"], event["origin"], run)
-            self._begin(trial)
-            if (point := self.plan.point(trial)) is not None:
-                cast(History, self.study).asked(number, point, event["origin"] != SAMPLED)
+            self._begin(Trial(number, event["method"], event["origin"], run))
         elif kind == "report":
             self._take(self.trials[number], int(event["epoch"]), event)
         elif kind == "lost":

@@ -13,9 +13,9 @@ from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.points import Point
 from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.metrics.table import SCORES
-from bpkd_search.search.model import Model
 from bpkd_search.search.proposals import ModelSampler
 from bpkd_search.search.stopping import Values
+from bpkd_search.surrogate.model import Model
 
 
 class Learned:

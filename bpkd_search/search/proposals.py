@@ -16,9 +16,9 @@ from scipy.stats import norm
 from bpkd_search.config.distributions import quantile, share_of
 from bpkd_search.config.points import Point, in_order, is_active
 from bpkd_search.config.space import Distribution
-from bpkd_search.search.encoding import Encoding, Vectors
-from bpkd_search.search.model import Model
-from bpkd_search.search.surrogate import Surrogate
+from bpkd_search.surrogate.encoding import Encoding, Vectors
+from bpkd_search.surrogate.model import Model
+from bpkd_search.surrogate.gaussian_process import Surrogate
 
 # Candidates drawn from the whole space, and around the points that look best.
 _FAR, _NEAR = 512, 64

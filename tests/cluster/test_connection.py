@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bpkd_search.cluster.driver import Interrupted, continuation
+from bpkd_search.cluster.interruption import Interrupted, continuation
 
 CONNECT = """
 import sys

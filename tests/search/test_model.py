@@ -17,13 +17,13 @@ from bpkd_search.config.distributions import quantile, share_of
 from bpkd_search.config.load import parse
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.search.backends import CurveBackend, TableBackend
-from bpkd_search.search.encoding import Encoding
 from bpkd_search.search.engine import Engine
-from bpkd_search.search.forecast import Forecast
-from bpkd_search.search.model import Model
 from bpkd_search.search.replay import replay
 from bpkd_search.search.simulate import simulate, simulate_search
-from bpkd_search.search.surrogate import Surrogate, fit_kernel
+from bpkd_search.surrogate.encoding import Encoding
+from bpkd_search.surrogate.forecast import Forecast
+from bpkd_search.surrogate.gaussian_process import Surrogate, fit_kernel
+from bpkd_search.surrogate.model import Model
 from tests.driving import drive
 
 TABLES = Path(__file__).parents[2] / "runners" / "bench" / "tables"

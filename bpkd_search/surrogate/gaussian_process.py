@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped
 from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[import-untyped]
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel  # type: ignore[import-untyped]
 
-from bpkd_search.search.encoding import Vectors
+from bpkd_search.surrogate.encoding import Vectors
 
 Values = NDArray[np.float64]
 # Prior means and deviations of the logarithms of the kernel's parameters, for values of unit variance in a unit cube.

@@ -20,9 +20,9 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from bpkd_search.config.points import Point
 from bpkd_search.config.space import Distribution
 from bpkd_search.metrics.table import SCORES
-from bpkd_search.search.encoding import Encoding, Vectors
-from bpkd_search.search.forecast import ENOUGH, Ended, Forecasts, Message
-from bpkd_search.search.surrogate import Prediction, Surrogate, fit_kernel, prior_kernel
+from bpkd_search.surrogate.encoding import Encoding, Vectors
+from bpkd_search.surrogate.forecast import ENOUGH, Ended, Forecasts, Message
+from bpkd_search.surrogate.gaussian_process import Prediction, Surrogate, fit_kernel, prior_kernel
 
 Values = NDArray[np.float64]
 # More trials than this are not told apart by what a model can use; those that ran last count.

@@ -1,0 +1,133 @@
+"""Asking for points and telling what became of them: a search's Optuna study and, where it has them, its models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from optuna.storages import BaseStorage
+
+from bpkd_search.config.models import SearchConfig
+from bpkd_search.config.points import Point, can_take
+from bpkd_search.experiment.schema import SAMPLED
+from bpkd_search.experiment.trial import Trial
+from bpkd_search.search.history import History, new_study
+from bpkd_search.search.judging import Judging
+from bpkd_search.search.learned import Learned
+from bpkd_search.search.plan import Plan
+from bpkd_search.search.study import Study
+from bpkd_search.search.warm_start import Found
+
+
+class AskTell:
+    """What proposes the points of a search, kept at what is known of its trials.
+
+    While a log is read, the study only keeps what it was told (`restoring`); `open` then brings it to that state.
+    `storage` is where the study lives, by default a journal file in `directory`.
+    """
+
+    def __init__(
+        self, config: SearchConfig, plan: Plan, judging: Judging, directory: Path, storage: BaseStorage | None
+    ) -> None:
+        self.config, self._plan, self._judging = config, plan, judging
+        self._directory, self._storage = directory, storage
+        self.study = cast(Study, History())
+        self.learned = _models_of(config)
+        self._untold: list[Trial] = []  # ended trials that wait until they can be judged
+        self._from_elsewhere: Found = []
+
+    @property
+    def restoring(self) -> bool:
+        """Whether a log is being read."""
+        return isinstance(self.study, History)
+
+    def open(self) -> str | None:
+        """Open the study in the state that the log says; gives a line if its journal had to be rebuilt.
+
+        A study in a storage of the user's own is only told the rest.
+        """
+        history, note = cast(History, self.study), None
+        if self._storage is not None:
+            self.study = Study(self._storage, self.config)
+            history.catch_up(self.study)
+        else:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self.study, note = history.open(self._directory, self.config)
+        self.study.learned = self.learned
+        return note
+
+    def began(self, trial: Trial) -> None:
+        """Take a trial that has begun; a restored one is the study's too."""
+        if (point := self._plan.point(trial)) is None:
+            return
+        if self.learned is not None:
+            self.learned.asked(trial.number, point)
+        if self.restoring:
+            cast(History, self.study).asked(trial.number, point, trial.origin != SAMPLED)
+
+    def reported(self, trial: Trial, epoch: int) -> None:
+        """Take a report, if it has a value for every objective."""
+        report = trial.reports[epoch]
+        if self._judging.values(report) is None:
+            return
+        self.study.report(trial.number, epoch, [report[name] for name in self.config.search.goals])
+        if self.learned is not None:
+            self.learned.reported(trial.number, epoch, report)
+
+    def ended(self, trial: Trial) -> None:
+        """Take the end of a trial, and of those before that can be judged by now."""
+        self._untold.append(trial)
+        self._untold = [waiting for waiting in self._untold if not self._tell(waiting)]
+
+    def again(self, trial: Trial) -> None:
+        """Take a trial that runs again: what was told of it stays, and it gets a second place in the study."""
+        was_told = all(waiting is not trial for waiting in self._untold)
+        self._untold = [waiting for waiting in self._untold if waiting is not trial]
+        if was_told and (point := self._plan.point(trial)) is not None:
+            self._place(trial.number, point)
+
+    def learn(self, found: Found) -> None:
+        """Take trials of other searches; those outside the space are passed over."""
+        self._from_elsewhere = list(found)
+        self.study.learn([trial for trial in found if self._holds(trial["point"])])
+
+    def change_space(self, config: SearchConfig, trials: Iterable[Trial], ended: Iterable[Trial]) -> None:
+        """Begin anew in another space, with those of `trials` that lie in it, `ended` ones in the order of their ends.
+
+        The plan has that space already. The study so far is kept under another name.
+        """
+        restoring, self.config = self.restoring, config
+        self.study = cast(Study, History()) if restoring else new_study(self._directory, config, self._storage)
+        self.learned = self.study.learned = _models_of(config)
+        self.learn(self._from_elsewhere)
+        for trial in trials:
+            if (point := self._plan.point(trial)) is not None:
+                self._place(trial.number, point)
+                for epoch in trial.reports:
+                    self.reported(trial, epoch)
+        self._untold = [trial for trial in ended if not self._tell(trial)]
+
+    def _place(self, number: int, point: Point) -> None:
+        self.study.ask(number, point)
+        if self.learned is not None:
+            self.learned.asked(number, point)
+
+    def _tell(self, trial: Trial) -> bool:
+        """Tell of an end; returns False where that has to wait until the trial can be judged."""
+        told = self._judging.told(trial)
+        if told is not None:
+            self.study.tell(trial.number, *told)
+            if self.learned is not None:
+                state, values, _, broken = told
+                self.learned.told(trial.number, state, values, broken)
+        return told is not None
+
+    def _holds(self, point: Mapping[str, Any]) -> bool:
+        return all(can_take(self.config.space[path], value) for path, value in point.items())
+
+
+def _models_of(config: SearchConfig) -> Learned | None:
+    """The models of a search, where its sampler or scheduler needs them."""
+    search = config.search
+    return Learned(config) if "model" in (search.sampler.name, search.scheduler.name) else None
