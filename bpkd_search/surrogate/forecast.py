@@ -94,11 +94,11 @@ class Forecasts:
         early = None if made is None else _row(reports[epoch], made[0])
         return None if made is None or early is None else made[1].message(early)
 
-    def _final(self, trial: Ended, last: int) -> Message | None:
-        if trial.value is not None:
-            return Message(trial.value, 0.0)
-        made = self._at(last)
-        early = None if made is None else _row(trial.reports[last], made[0])
+    def at(self, reports: Curve) -> Message | None:
+        """The final value that the reports of a trial forecast, and the squared error of that; None if nothing does."""
+        epoch = max(reports, default=0)
+        made = self._at(epoch)
+        early = None if made is None else _row(reports[epoch], made[0])
         return None if made is None or early is None else made[1].final(early)
 
     def _at(self, epoch: int) -> tuple[list[str], Forecast] | None:
@@ -114,7 +114,7 @@ class Forecasts:
             for trial, last in zip(self._ended, self._last, strict=True)
             if epoch in trial.reports
             and (trial.value is not None or last > epoch)
-            and (final := self._final(trial, last)) is not None
+            and (final := self.at(trial.reports) if trial.value is None else Message(trial.value, 0.0)) is not None
         ]
         names = [name for name in self._measures if known and all(name in report for report, _ in known)]
         if len(known) < ENOUGH or not names:

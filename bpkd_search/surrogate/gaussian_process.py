@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
+from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[import-untyped]
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel  # type: ignore[import-untyped]
@@ -63,9 +64,8 @@ class Surrogate:
         # A forecast of variance v is an observation that is as far from the end as 1 + v / prior tells; two of them
         # share what the later one lacks.
         lacks = 1 + variance / self._deviation**2 / prior
-        shared = np.minimum(lacks[:, None], lacks[None]) if SHARED else 1.0
-        noise = self._noise * lacks if SHARED else self._noise + variance / self._deviation**2
-        covariance = self._signal(vectors) * shared + np.diag(noise + 1e-10)
+        shared = np.minimum(lacks[:, None], lacks[None])
+        covariance = self._signal(vectors) * shared + np.diag(self._noise * lacks + 1e-10)
         self._factor = cholesky(covariance, lower=True)
         self._weights = cho_solve((self._factor, True), self._scaled(values))
 
@@ -88,6 +88,12 @@ class Surrogate:
         covariance = self._signal(vectors) - known.T @ known
         return self._mean + self._deviation * (across @ self._weights), self._deviation**2 * covariance
 
+    def improvement(self, vectors: Vectors, best: float) -> Values:
+        """By how much each point's mean over seeds is expected to exceed `best`, float64 [points]."""
+        mean, deviation = self.predict(vectors)
+        ahead = (mean - best) / deviation
+        return np.asarray(deviation * (ahead * norm.cdf(ahead) + norm.pdf(ahead)), dtype=np.float64)
+
     @cached_property
     def held_out(self) -> Prediction:
         """Each trial's value as all others predict it, with the deviation of a value, noise included."""
@@ -101,10 +107,8 @@ class Surrogate:
         return (values - self._mean) / self._deviation
 
 
-SHARED = True
-
-
 def prior_kernel(width: int) -> Kernel:
+    """The kernel before anything is known, for vectors of `width`."""
     lengths = np.full(width, math.exp(_LENGTH[0]) * math.sqrt(width))
     signal = ConstantKernel(math.exp(_SIGNAL[0]), (1e-3, 1e2)) * Matern(lengths, (1e-2, 1e3), nu=2.5)
     return signal + WhiteKernel(math.exp(_NOISE[0]), (1e-4, 1e1))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from bpkd_search.config.points import Point
@@ -102,9 +103,12 @@ class Model:
 
     @property
     def can_judge(self) -> bool:
-        """Whether the model predicts trials that it is not told of better than their mean does."""
-        if len(self._full) < ENOUGH:
-            return False
+        """Whether the model may stop trials: it predicts trials that it is not told of better than their mean does.
+
+        Before enough have run in full, that the horizon is at half of the budget or later.
+        """
+        if (horizon := self.horizon()) is not None:
+            return self.can_propose and 2 * horizon >= self._rounds
         surrogate = self._fitted()
         full = [i for i, number in enumerate(self._rows) if self.evidence[number].value is not None]
         values = np.array([self.evidence[self._rows[i]].value for i in full], dtype=np.float64)
@@ -151,6 +155,21 @@ class Model:
         """The trials with a value at full budget, in the order of their ends."""
         return list(self._full)
 
+    def best(self) -> float:
+        """The best estimated mean of a point whose value at the horizon is known; needs `can_propose`."""
+        return float(self.estimate(self.known()).mean.max())
+
+    def improvement(self, number: int) -> float:
+        """By how much a trial's mean is expected to exceed the best; needs `can_propose`."""
+        return float(self._fitted().improvement(self._vectors[number][None], self.best())[0])
+
+    def lead(self, number: int) -> float:
+        """How probable it is that a trial's mean is above that of the point that leads; needs `can_propose`."""
+        means, covariance = self.together([number, *(other for other in self.known() if other != number)])
+        leader = 1 + int(np.argmax(means[1:]))
+        variance = covariance[0, 0] + covariance[leader, leader] - 2 * covariance[0, leader]
+        return float(norm.cdf((means[0] - means[leader]) / math.sqrt(max(variance, 1e-300))))
+
     def predict(self, points: Iterable[Mapping[str, Any]]) -> Prediction:
         """The mean over seeds at full budget of each point; needs `ready`."""
         return self.predict_vectors(self.encoding.vectors(points))
@@ -163,6 +182,11 @@ class Model:
     def estimate(self, numbers: Sequence[int]) -> Prediction:
         """The mean over seeds at full budget of trials' points, with all that they reported; needs `ready`."""
         return self.predict_vectors(np.array([self._vectors[n] for n in numbers]).reshape(-1, self.encoding.width))
+
+    def together(self, numbers: Sequence[int]) -> tuple[Values, Values]:
+        """The means over seeds of trials' points, and their covariance."""
+        with _threads().limit(limits=1):
+            return self._fitted().together(np.array([self._vectors[n] for n in numbers]))
 
     def believing(self, points: Vectors) -> Surrogate:
         """The surrogate as it were had trials at these points come out as predicted; needs `ready`."""
@@ -212,10 +236,13 @@ class Model:
             if number not in known and (message := forecasts.message(before[number])) is not None:
                 messages[number] = message
         if self._rounds and len(known) > 1:
+            # That values correlate with the ends by the share of the budget that they took is a guess: the trials that
+            # are known show nothing of it yet.
             shown = (horizon / self._rounds) ** 2
             spread = float(np.var(list(known.values())))
             messages = {
-                n: Message(m.value, spread * ((1 + m.variance / (spread or 1.0)) / shown - 1)) for n, m in messages.items()
+                n: Message(m.value, spread * ((1 + m.variance / (spread or 1.0)) / shown - 1))
+                for n, m in messages.items()
             }
         return self._arrays(messages)
 

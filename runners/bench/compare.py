@@ -3,11 +3,11 @@
     python runners/bench/compare.py --seeds 200 --json runs/bench/compare.json
     python runners/bench/compare.py --tables scenes methods --strategies "model + none" --seeds 20
 
-A search has 64 trials, 8 at once. Printed are, for each table and strategy: GPU-seconds until a trial of a setting whose mean
-over the recorded seeds is within 0.5 points of the best has run in full, as a ratio of the median of random trials in
-full (quartiles in brackets), how often that happened, and the mean regret, in points of true mean, of the setting that
-is handed over and of the one with the best single score. The file of --json gets every search as it ends; searches that
-are in it already are not run again.
+A search has 64 trials, 8 at once. Printed for each table and strategy: GPU-seconds until a trial of a setting whose
+mean over the recorded seeds is within 0.5 points of the best has run in full, as a ratio of the median of random trials
+in full (quartiles in brackets), how often that happened, and the mean regret, in points of true mean, of the setting
+that is handed over and of the one with the best single score. Every search is added to the file of --json as it ends;
+those that are in it already are not run again.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 import optuna
+
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.distributions import suggest, within
 from bpkd_search.config.points import Point, active_part, in_order, is_active, run_at, to_tree
