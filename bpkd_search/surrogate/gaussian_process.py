@@ -42,7 +42,7 @@ def fit_kernel(vectors: Vectors, values: Values, variance: Values, scale: Values
     The arguments are those of `Surrogate`. The same input gives the same kernel.
     """
     prior = prior_kernel(vectors.shape[1])
-    if len(values) < 2 or np.ptp(values) == 0:
+    if len(scale) < 2 or np.ptp(scale) == 0:
         return prior
     noise = 1e-10 + variance / (float(scale.var()) or 1.0)
     return _process(prior, noise, _most_probable).fit(vectors, _scaled(values, scale)).kernel_

@@ -139,7 +139,11 @@ class Model:
     def known(self) -> list[int]:
         """The trials whose values at the horizon are known."""
         horizon = self.horizon()
-        return self.full() if horizon is None else [n for n, e in self.evidence.items() if horizon in e.reports]
+        return (
+            self.full()
+            if horizon is None
+            else [n for n, e in self.evidence.items() if self._early in e.reports.get(horizon, {})]
+        )
 
     @property
     def ready(self) -> bool:
@@ -228,7 +232,7 @@ class Model:
 
     def _gather_at(self, horizon: int) -> tuple[list[int], tuple[Vectors, Values, Values]]:
         """The same of values at an epoch that not all trials have come to."""
-        known = {n: self._sign * self.evidence[n].reports[horizon][self._early] for n in self.known()}
+        known = {n: self._at(n, horizon) for n in self.known()}
         before = {n: {at: r for at, r in e.reports.items() if at < horizon} for n, e in self.evidence.items()}
         forecasts = Forecasts([Ended(before[n], value) for n, value in known.items()], self.measures)
         messages = {n: Message(value, 0.0) for n, value in known.items()}
@@ -286,8 +290,12 @@ class Model:
     def _scale(self, numbers: Sequence[int]) -> Values:
         """The values at the horizon of those of the trials that have one."""
         if (horizon := self.horizon()) is not None:
-            return np.array([self._sign * self.evidence[n].reports[horizon][self._early] for n in self.known()])
+            return np.array([self._at(n, horizon) for n in self.known()])
         return self._values_of([number for number in numbers if self.evidence[number].value is not None])
+
+    def _at(self, number: int, epoch: int) -> float:
+        """What a trial's value is at an epoch before the last."""
+        return self._sign * self.evidence[number].reports[epoch][str(self._early)]
 
     def _values_of(self, numbers: Sequence[int]) -> Values:
         return np.array([self.evidence[number].value for number in numbers], dtype=np.float64)
