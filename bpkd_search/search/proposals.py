@@ -53,8 +53,8 @@ class Candidates:
         count = self.count(model)
         near = self._near(model, random, count // _NEAR)
         points = [self.anywhere(random) for _ in range(count - len(near))] + near
-        tried = [evidence.point for evidence in model.evidence.values()]
-        return [point for point in points if point not in tried] or points
+        tried = {tuple(evidence.point.items()) for evidence in model.evidence.values()}
+        return [point for point in points if tuple(point.items()) not in tried] or points
 
     def count(self, model: Model) -> int:
         """How many there are."""

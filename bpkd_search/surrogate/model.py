@@ -72,6 +72,7 @@ class Model:
         self._vectors: dict[int, Values] = {}
         self._kernels: dict[int, Any] = {}
         self._forecasts: Forecasts | None = None
+        self._messages: dict[int, Message | None] = {}
         self._surrogate: Surrogate | None = None
         self._rows: list[int] = []
 
@@ -169,10 +170,11 @@ class Model:
 
     def lead(self, number: int) -> float:
         """How probable it is that a trial's mean is above that of the point that leads; needs `can_propose`."""
-        means, covariance = self.together([number, *(other for other in self.known() if other != number)])
-        leader = 1 + int(np.argmax(means[1:]))
-        variance = covariance[0, 0] + covariance[leader, leader] - 2 * covariance[0, leader]
-        return float(norm.cdf((means[0] - means[leader]) / math.sqrt(max(variance, 1e-300))))
+        others = [other for other in self.known() if other != number]
+        leader = others[int(np.argmax(self.estimate(others).mean))]
+        (mine, its), covariance = self.together([number, leader])
+        variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+        return float(norm.cdf((mine - its) / math.sqrt(max(variance, 1e-300))))
 
     def predict(self, points: Iterable[Mapping[str, Any]]) -> Prediction:
         """The mean over seeds at full budget of each point; needs `ready`."""
@@ -227,8 +229,13 @@ class Model:
             return self._gather_at(horizon)
         if self._forecasts is None:
             self._forecasts = self._learned_from(self._ended)
-        running = [number for number in self.evidence if number not in self._ended]
-        return self._rows_of([*self._ended, *running], self._forecasts)
+            self._messages = {}
+        ended = set(self._ended)
+        for number in [number for number in self._ended[-_MOST:] if number not in self._messages]:
+            self._messages[number] = self._known(number, self._forecasts)
+        running = [number for number in self.evidence if number not in ended][-_MOST:]
+        found = self._messages | {number: self._known(number, self._forecasts) for number in running}
+        return self._arrays({number: message for number, message in found.items() if message is not None})
 
     def _gather_at(self, horizon: int) -> tuple[list[int], tuple[Vectors, Values, Values]]:
         """The same of values at an epoch that not all trials have come to."""
@@ -249,12 +256,6 @@ class Model:
                 for n, m in messages.items()
             }
         return self._arrays(messages)
-
-    def _rows_of(
-        self, numbers: Sequence[int], forecasts: Forecasts
-    ) -> tuple[list[int], tuple[Vectors, Values, Values]]:
-        found = {number: self._known(number, forecasts) for number in numbers}
-        return self._arrays({number: message for number, message in found.items() if message is not None})
 
     def _arrays(self, messages: Mapping[int, Message]) -> tuple[list[int], tuple[Vectors, Values, Values]]:
         rows = list(messages)[-_MOST:]
@@ -283,7 +284,9 @@ class Model:
             count = int(ENOUGH * _GROWTH ** math.floor(math.log(count / ENOUGH, _GROWTH) + 1e-9))
         if count not in self._kernels:
             first = self._ended[:count]
-            _, (vectors, values, variance) = self._rows_of(first, self._learned_from(first))
+            forecasts = self._learned_from(first)
+            found = {number: self._known(number, forecasts) for number in first}
+            _, (vectors, values, variance) = self._arrays({n: m for n, m in found.items() if m is not None})
             self._kernels[count] = fit_kernel(vectors, values, variance, self._scale(first))
         return self._kernels[count]
 
