@@ -100,7 +100,7 @@ def text(rows: pd.DataFrame) -> str:
 
 def missing(given: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterator[tuple[str, str, int]]:
     """The searches that are still to run: seed after seed, so that what is there is of equal numbers."""
-    for seed in range(given.seeds):
+    for seed in range(given.first, given.first + given.seeds):
         for table in given.tables:
             for strategy in given.strategies:
                 if (table, strategy, seed) not in done:
@@ -113,6 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES))
     parser.add_argument("--strategies", nargs="+", choices=[*OWN, *RIVALS], default=[*OWN, *RIVALS])
     parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--json", type=Path, help="keep the searches in this file, and run only those that it lacks")
