@@ -70,6 +70,7 @@ bench: $(STAMP)  ## Speed as ratios within one run, in quick form; figures go to
 	$(BIN)/python runners/bench/views.py --json runs/bench/views.json
 	$(BIN)/python runners/bench/step.py --json runs/bench/step.json
 	$(BIN)/python runners/bench/search.py --json runs/bench/search.json
+	$(BIN)/python runners/bench/stores.py --json runs/bench/stores.json
 	$(BIN)/python runners/bench/results.py --trials 1000 --json runs/bench/results.json
 	$(BIN)/python runners/bench/report.py --trials 1000 --json runs/bench/report.json
 	$(BIN)/python runners/bench/strategies.py ray --trials 50 --json runs/bench/ray.json

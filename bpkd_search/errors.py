@@ -41,6 +41,10 @@ class HeldError(ExperimentError):
     """An experiment directory that another process has locked."""
 
 
+class StoreError(UserError):
+    """An object store that cannot be reached, or refuses; the message has its answer."""
+
+
 class ResourceError(UserError):
     """More GPUs, CPUs, memory or disk requested than available."""
 

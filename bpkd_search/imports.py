@@ -71,11 +71,15 @@ def import_object(place: str, key: str) -> Any:
 
     Modules are also found below the working directory, after all others.
 
-    Raises `ConfigError` if the text has another form, or the module or the name is missing or raises when imported.
+    Raises `ConfigError` if the text has another form or names Python's own library, or the module or the name is
+    missing or raises when imported.
     """
     module, _, name = place.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
         raise ConfigError([f"{key}: got {place!r}, must be package.module:name"])
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        # None of these makes a network, a loss, a metric or a data set, but some run what they are given.
+        raise ConfigError([f"{key}: got {place!r}, a module of Python's own; must be one with a function of yours"])
     # Python does not look there if it was started by a script that is elsewhere, as an installed command is.
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)

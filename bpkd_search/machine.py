@@ -1,8 +1,9 @@
-"""What this machine gives to this process: the CPUs that it may use, and whether it is supported at all."""
+"""What this machine gives to this process: CPUs, a directory for caches, and whether it is supported at all."""
 
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,16 @@ def usable_cpus() -> int:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     return cpus if quota is None else max(1, min(cpus, int(quota)))
+
+
+def cpu_model(facts: Path = Path("/proc/cpuinfo")) -> str:
+    """The name of this machine's kind of CPU, as far as the system tells."""
+    try:
+        lines = facts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine() or "CPU"
 
 
 def cpu_quota(memberships: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float | None:
@@ -43,6 +54,12 @@ def cpu_quota(memberships: Path = Path("/proc/self/cgroup"), mount: Path = Path(
                 if folder == root:
                     break
     return min(quotas, default=None)
+
+
+def cache_root() -> Path:
+    """The directory of what can be made or fetched again: `BPKD_SEARCH_CACHE`, or in the user's cache."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bpkd-search"
+    return Path(os.environ.get("BPKD_SEARCH_CACHE") or home)
 
 
 def refuse_windows() -> None:

@@ -14,12 +14,18 @@ SPACE = {"loss.edge_width": {"int": [3, 11], "step": 2}, "loss.edge_weight": {"f
 
 
 def make(
-    folder: Path, trials: Sequence[dict[str, Any]], name: str = "exp", metric: str = "miou", **config: Any
+    folder: Path,
+    trials: Sequence[dict[str, Any]],
+    name: str = "exp",
+    metric: str = "miou",
+    calibrated: Sequence[float] = (),
+    **config: Any,
 ) -> Path:
     """An experiment of finished trials.
 
     A trial is a mapping: `curve`, the metric of each epoch; `seconds`, GPU-seconds of each epoch; and any of
-    method, origin, state, point, feasible, and what its reports hold beside.
+    method, origin, state, point, feasible, and what its reports hold beside. `calibrated` are the calibrated seconds of
+    an epoch of each trial.
     """
     tree = {"name": name, "search": {"metric": metric}, "space": SPACE, "train": {"epochs": 4}, **config}
     folder.mkdir(parents=True)
@@ -37,6 +43,8 @@ def make(
         state, reason, feasible = given.pop("state"), given.pop("reason", None), given.pop("feasible", None)
         for epoch, value in enumerate(curve, 1):
             scores = {metric: value, "edge_miou": value / 2, "body_miou": value} | given
+            if calibrated:
+                scores["calibrated_seconds"] = calibrated[number] * epoch
             recorder.record(
                 "report", number, epoch=epoch, gpu_seconds=seconds * epoch, loss=1.0, loss_kd=0.25, **scores
             )

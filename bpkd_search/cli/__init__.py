@@ -12,12 +12,13 @@ from bpkd_search.cli import search  # isort: skip
 from bpkd_search.cli import doctor  # isort: skip
 from bpkd_search.cli import steering  # isort: skip
 from bpkd_search.cli import results  # isort: skip
+from bpkd_search.cli import memory  # isort: skip
 from bpkd_search.cli import students  # isort: skip
 from bpkd_search.cli import data  # isort: skip
 from bpkd_search.cli import spaces  # isort: skip
 from bpkd_search.cli import networks  # isort: skip
 
-__all__ = ["app", "data", "doctor", "main", "networks", "results", "search", "spaces", "steering", "students"]
+__all__ = ["app", "data", "doctor", "main", "memory", "networks", "results", "search", "spaces", "steering", "students"]
 
 
 def main() -> None:

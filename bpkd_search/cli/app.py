@@ -36,7 +36,7 @@ AcceptChanges = Annotated[
     typer.Option("--accept-changes", help="Resume although data, teacher or configuration have changed; recorded."),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Print the messages of Ray and Optuna.")]
-Experiment = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment directory.")]
+Experiment = Annotated[str, typer.Argument(metavar="DIR", help="An experiment directory, also as a URL of a store.")]
 Experiments = Annotated[
     list[str], typer.Argument(metavar="DIR...", help="Experiment directories, also as s3:// or gs:// URLs.")
 ]
@@ -67,6 +67,16 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def to_read(directory: str) -> str:
+    """The path of an experiment directory; of one on an object store, that of a local copy as the store has it now."""
+    if "://" not in directory:
+        return directory
+    from bpkd_search.stores.home import snapshot
+    from bpkd_search.stores.store import is_store
+
+    return str(snapshot(directory, say)) if is_store(directory) else directory
+
+
 def print_columns(rows: Sequence[Sequence[str]], right: Collection[int]) -> None:
     """Print rows of equal length in columns; those with the indices `right` are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -80,8 +90,15 @@ def print_columns(rows: Sequence[Sequence[str]], right: Collection[int]) -> None
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Within the block, print warnings about results as one line each, without their location in the code."""
+    """Within the block, print warnings about results as one line each, once, without their location in the code."""
+    said: set[str] = set()
+
+    def once(message: Warning | str, *_: object, **__: object) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            say(f"warning: {message}")
+
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+        warnings.showwarning = once
         yield

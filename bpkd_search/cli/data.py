@@ -32,7 +32,7 @@ def check(
 
     Faults: unreadable files, masks of another size than their image, ids outside the classes, images without masks and
     masks without images, equal images, a split without labelled pixels. Warnings: masks without labelled
-    pixels, classes that never occur, images of two splits that look alike.
+    pixels, classes that never occur, images of two splits that look alike, images with an EXIF orientation.
     """
     from bpkd_search.config import load_run
 

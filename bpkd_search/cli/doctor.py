@@ -35,6 +35,8 @@ def doctor(
     from bpkd_search.config import load_search
     from bpkd_search.errors import UserError
 
+    if ":/" in str(out):
+        raise UserError(f"--out: got {out}, must be a directory; a store is tried from every node when a search starts")
     if space is None and overrides:
         raise UserError(f"--set: got {overrides[0]}, needs SPACE.yaml")
     config = load_search(space, list(overrides or [])) if space is not None else None
@@ -76,7 +78,7 @@ def _row(machine: Machine, driver: Machine, versions: list[str], folders: list[s
 
     if machine.error is not None:
         return [machine.name, *["no answer", *[""] * (len(versions) + len(folders) + 3)]]
-    usable = len(machine.facts["torch"]["gpus"])
+    usable, kinds = len(machine.facts["torch"]["gpus"]), f" ({machine.kinds})" if machine.kinds else ""
     states = []
     for name in folders:
         folder = machine.folders[name]
@@ -86,7 +88,7 @@ def _row(machine: Machine, driver: Machine, versions: list[str], folders: list[s
     return [
         machine.name,
         *(machine.facts["versions"][name] or "none" for name in versions),
-        f"PyTorch {usable}" + (f", Ray {machine.gpus:g}" if machine is not driver else ""),
+        f"PyTorch {usable}" + (f", Ray {machine.gpus:g}" if machine is not driver else "") + kinds,
         machine.facts["driver"] or "none",
         *states,
         contents,

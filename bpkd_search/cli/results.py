@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bpkd_search.cli.app import Experiment, Experiments, Format, NewFile, app, say, warnings_as_lines
+from bpkd_search.cli.app import Experiment, Experiments, Format, NewFile, app, say, to_read, warnings_as_lines
 from bpkd_search.errors import UserError
 
 
@@ -19,7 +19,8 @@ def leaderboard(
         typer.Option(metavar="CONDITION", help="Only trials like \"method == 'bpkd' and miou > 0.5\"."),
     ] = None,
     sort: Annotated[
-        str | None, typer.Option(metavar="COLUMNS", help="Sort by these, best first; -COLUMN: worst first.")
+        str | None,
+        typer.Option(metavar="COLUMNS", help="Sort by these, best first; -COLUMN: worst first."),
     ] = None,
     columns: Annotated[
         str | None, typer.Option(metavar="COLUMNS", help="Show only these, separated by commas.")
@@ -29,7 +30,12 @@ def leaderboard(
     out: NewFile = None,
     watch: Annotated[bool, typer.Option("--watch", help="Redraw until no trial is running.")] = False,
 ) -> None:
-    """Show the trials of one or more experiments, best first; works while their searches run."""
+    """Show the trials of one or more experiments, best first; works while their searches run.
+
+    estimate, estimate_low and estimate_high are what a trial's setting is expected to reach in the mean over seeds at
+    full budget, with a 95 % interval. A table of up to 1,000 trials shows them; other formats and --watch only if
+    --sort, --where or --columns names them.
+    """
     from bpkd_search.results.leaderboard import Leaderboard
     from bpkd_search.show.leaderboard import View, show_leaderboard, watch_leaderboard
 
@@ -79,7 +85,7 @@ def importance(
     format: Format = "table",
     out: NewFile = None,
 ) -> None:
-    """Show how much each searched parameter matters, by PED-ANOVA and fANOVA."""
+    """Show how much each searched parameter matters: by the model of the space (fANOVA) and by PED-ANOVA."""
     from bpkd_search.results.leaderboard import Leaderboard
     from bpkd_search.show.analysis import show_importance
 
@@ -97,7 +103,7 @@ def report(
     from bpkd_search.report import report as write_report
 
     with warnings_as_lines():
-        print(write_report(directory, out, panels))
+        print(write_report(to_read(directory), out, panels))
 
 
 @app.command()
@@ -108,4 +114,4 @@ def dashboard(
     """Serve Optuna's dashboard for an experiment's study on this machine."""
     from bpkd_search.show.dashboard import serve
 
-    serve(directory, port, say)
+    serve(Path(to_read(directory)), port, say)

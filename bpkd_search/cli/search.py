@@ -21,6 +21,7 @@ from bpkd_search.cli.app import (
     Verbose,
     app,
     say,
+    to_read,
     warnings_as_lines,
 )
 from bpkd_search.errors import HeldError, UserError
@@ -86,7 +87,9 @@ def validate(
 def run(
     space: Space,
     name: Annotated[str | None, typer.Option(help="Name of the experiment; default: the one in the file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Experiment directory; default: runs/NAME.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Experiment directory, also as a URL of a store; default: runs/NAME.")
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="Number of trials, not counting the baselines.")] = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the search if its directory exists.")] = False,
@@ -106,10 +109,10 @@ def run(
     config = load_search(space, settings)
 
     from bpkd_search.cluster.driver import run_search
-    from bpkd_search.experiment.paths import CONFIG
+    from bpkd_search.experiment.reading import is_experiment
 
-    directory = out or Path("runs") / config.name
-    if resume and (directory / CONFIG).is_file():
+    directory = out or str(Path("runs") / config.name)
+    if resume and is_experiment(directory):
         say(f"{directory}: exists; resuming it with its stored configuration")
         _resume(directory, address, verbose, no_wait, accept_changes)
     else:
@@ -159,7 +162,7 @@ def resume(
 
 
 def _resume(
-    directory: Path,
+    directory: str,
     address: str | None,
     verbose: bool,
     no_wait: bool,
@@ -275,7 +278,7 @@ def replay(directory: Experiment) -> None:
     """Regenerate every suggestion and decision of a search from its event log, and print every difference."""
     from bpkd_search.search.replay import replay as replay_log
 
-    count, differences = replay_log(directory)
+    count, differences = replay_log(Path(to_read(directory)))
     for line in differences:
         print(line)
     print(f"{count} trials regenerated, {len(differences)} difference(s)")

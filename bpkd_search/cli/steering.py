@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bpkd_search.cli.app import Experiment, app
+from bpkd_search.cli.app import Experiment, app, to_read
 from bpkd_search.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,15 +66,17 @@ def pause(directory: Experiment) -> None:
 def logs(
     directory: Experiment,
     trial: Annotated[int, typer.Argument(min=0, help="A trial's number.")],
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until the trial has ended.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until the trial has ended, or nobody runs the search.")
+    ] = False,
 ) -> None:
     """Show what happened to a trial, with the tracebacks of its failures."""
     from bpkd_search.show.logs import show_logs
 
-    show_logs(directory, trial, follow)
+    show_logs(Path(to_read(directory)), trial, follow)
 
 
-def _send(directory: Path, request: Request) -> None:
+def _send(directory: str, request: Request) -> None:
     from bpkd_search.search.sending import send
 
     print(send(directory, request))

@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
-from bpkd_search.cli.app import Overrides, Space, Verbose, app, say
+from bpkd_search.cli.app import Overrides, Space, Verbose, app, say, to_read
 from bpkd_search.errors import UserError
 
 
 @app.command()
 def export(
-    source: Annotated[
-        Path,
+    given: Annotated[
+        str,
         typer.Argument(
-            metavar="DIR|FILE.yaml", help="An experiment directory, a `train` directory, or an exported file to verify."
+            metavar="DIR|FILE.yaml",
+            help="An experiment directory or its URL, a `train` directory, or an exported file to verify.",
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="Output directory.")] = None,
@@ -41,6 +42,7 @@ def export(
     """
     if trial is not None and (top != 1 or confirmed):
         raise UserError(f"--trial: got {trial} with {'--confirmed' if confirmed else f'--top {top}'}, use one of them")
+    source = Path(to_read(given))
     if source.is_file():
         if not verify or out is not None:
             raise UserError(f"{source}: is a file, which can only be verified: use --verify without --out")

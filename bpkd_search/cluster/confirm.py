@@ -42,6 +42,8 @@ from bpkd_search.models.build import pick_device
 from bpkd_search.predict import load_student
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.search.engine import Engine, parameter_kinds
+from bpkd_search.stores.experiment import Place, kept
+from bpkd_search.stores.home import at_home
 from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import Say, view_recipe
@@ -67,7 +69,7 @@ def confirm(
     each student is evaluated once on the held-out split `data.test_split`. `address`, `verbose`, `wait` and
     `accept_changes` are those of `resume_search`. Raises `UserError` of every kind; `Interrupted` after Ctrl-C.
     """
-    directory = Path(directory)
+    directory = at_home(directory)
     config = experiment.read_config(directory)
     held_out = open_held_out(config, directory) if test else None
     directory = directory.resolve()
@@ -77,17 +79,19 @@ def confirm(
         experiment.hold(directory),
         make_progress(_undisturbed(config)) as progress,
         patient(progress.say, wait, again),
+        kept(directory, progress.say) as place,
     ):
         settle(directory)
         config = experiment.read_config(directory)
         origin = Origin(directory, config, again, accept_changes)
         origin.check_configuration()
-        confirmation = Confirmation(directory, top, seeds, listener(directory / CONFIRMATION, progress))
+        confirmation = Confirmation(directory, top, seeds, listener(directory / CONFIRMATION, progress, place))
+        place.lost = confirmation.engine.stop_for
         with closing(confirmation.engine.recorder):
-            run_engine(confirmation.engine, directory / CONFIRMATION, origin, progress, again, address, verbose)
+            run_engine(confirmation.engine, directory / CONFIRMATION, origin, progress, again, address, verbose, place)
             if held_out is not None:
                 with interruptible(again):
-                    confirmation.test(held_out, progress.say)
+                    confirmation.test(held_out, progress.say, place)
     return Leaderboard(directory)
 
 
@@ -137,16 +141,18 @@ class Confirmation:
             self._put(number)
         self._table.flush()
 
-    def test(self, held_out: Dataset, say: Say) -> None:
+    def test(self, held_out: Dataset, say: Say, place: Place | None = None) -> None:
         """Evaluate each student that has not been yet, as in validation, and log its scores for good.
 
-        Raises `ExperimentError` if a student is missing.
+        Students that are not here come from `place`. Raises `ExperimentError` if a student is missing.
         """
         complete = [number for number, state in sorted(self.engine.states.items()) if state == COMPLETE]
         folder = self.directory / CONFIRMATION
         students = {number: student_file(folder, number) for number in complete if number not in self.scores}
         if not students:
             return
+        if place is not None:
+            place.bring(students.values())
         if missing := [path for path in students.values() if not path.is_file()]:
             raise ExperimentError(f"{missing[0]}: is missing, so this student cannot be tested")
         say(f"held-out split: {len(held_out)} images, {len(students)} student(s), once each")
@@ -249,7 +255,13 @@ def open_held_out(config: SearchConfig, directory: Path) -> Dataset:
 
 def _undisturbed(config: SearchConfig) -> SearchConfig:
     """The search's configuration without what would end a run or the whole before its time."""
-    search = {"budget": Budget(), "scheduler": Scheduler(name="none"), "warm_start": (), "constraints": ()}
+    search = {
+        "budget": Budget(),
+        "scheduler": Scheduler(name="none"),
+        "warm_start": (),
+        "memory": None,
+        "constraints": (),
+    }
     return config.model_copy(update={"search": config.search.model_copy(update=search)})
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from bpkd_search.cluster.nodes import Node, live_nodes
 from bpkd_search.errors import ResourceError
 from bpkd_search.machine import usable_cpus
 
+MODE, TOKENS = "RAY_AUTH_MODE", ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
 
 @contextmanager
-def connect_ray(address: str | None, verbose: bool) -> Iterator[list[Node]]:
+def connect_ray(address: str | None, verbose: bool) -> Iterator[Sequence[Node]]:
     """The nodes of a Ray cluster to work on; without an `address`, of one of its own, shut down afterwards.
 
-    Another Ray on this machine, and `RAY_ADDRESS`, matter only to the address `auto`.
+    Another Ray on this machine, and `RAY_ADDRESS`, matter only to the address `auto`. One of its own takes commands of
+    this process and its children alone (`own_token`).
     Raises `ResourceError` if Ray cannot be reached or started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -34,16 +38,55 @@ def connect_ray(address: str | None, verbose: bool) -> Iterator[list[Node]]:
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
     if address is None:
         options |= {"num_cpus": usable_cpus(), "include_dashboard": False}
+    with ExitStack() as stack:
+        if address is None:
+            stack.enter_context(own_token())
+        try:
+            ray.init(address=address or "local", **options)
+        except (ConnectionError, ValueError, RuntimeError) as e:
+            where = "Ray cannot start here"
+            if address:
+                where = f"no Ray cluster answers at {address} (is {MODE} the same on both sides?)"
+            raise ResourceError(f"{where}: {str(e).splitlines()[0]}") from e
+        if not verbose:
+            logging.getLogger("ray").setLevel(logging.CRITICAL)
+        try:
+            yield live_nodes()
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def own_token() -> Iterator[None]:
+    """Within the block, a Ray that starts refuses whoever lacks its token, which is new and only in the environment.
+
+    Ray listens beyond this machine, and its commands are code that runs as the user. A mode or token that the user
+    has set is kept. Left alone, Ray 2.52 to 2.58 has no token and later ones write theirs into the home folder, where
+    it also decides what other clusters of the user ask for; older ones know none.
+    """
+    given = {name: os.environ.get(name) for name in (MODE, *TOKENS)}
+    mode = given[MODE]
+    if mode is None or mode.lower() == "token":
+        os.environ[MODE] = "token"
+        if not any(given[name] for name in TOKENS):
+            os.environ[TOKENS[0]] = secrets.token_hex(32)
+    _read_again()
     try:
-        ray.init(address=address or "local", **options)
-    except (ConnectionError, ValueError, RuntimeError) as e:
-        where = "Ray cannot start here"
-        if address:
-            where = f"no Ray cluster answers at {address} (is RAY_AUTH_MODE the same on both sides?)"
-        raise ResourceError(f"{where}: {str(e).splitlines()[0]}") from e
-    if not verbose:
-        logging.getLogger("ray").setLevel(logging.CRITICAL)
-    try:
-        yield live_nodes()
+        yield
     finally:
-        ray.shutdown()
+        for name, value in given.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _read_again()
+
+
+def _read_again() -> None:
+    """Let Ray's part of this process read mode and token from the environment again; it keeps what it found first."""
+    # Not public, and missing in versions before 2.52.
+    with suppress(ImportError, AttributeError):
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()

@@ -90,7 +90,8 @@ def _machines(nodes: Sequence[Node]) -> list[Machine]:
     import ray
 
     stores = {node["NodeID"]: int(node["Resources"].get("object_store_memory", 0)) for node in ray.nodes()}
-    return [Machine(DRIVER), *(Machine(node.name, node.gpus, stores.get(node.id, 0)) for node in nodes)]
+    found = (Machine(node.name, node.gpus, stores.get(node.id, 0), kind=node.kind) for node in nodes)
+    return [Machine(DRIVER), *found]
 
 
 def _ask(

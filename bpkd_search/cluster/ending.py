@@ -9,7 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from bpkd_search.config import SearchConfig
+from bpkd_search.errors import FullDiskError, UserError
+from bpkd_search.experiment.memory import Memory
+from bpkd_search.experiment.paths import short
 from bpkd_search.results.leaderboard import Leaderboard
+from bpkd_search.search.memory import leave
 
 MOST_SECONDS = 60.0
 FINISHED, PAUSED, STOPPED, FAILED = "finished", "paused", "stopped", "failed"
@@ -19,6 +24,28 @@ def best_in_words(board: Leaderboard) -> str:
     """The best trial of a finished search."""
     best = board.best(1).iloc[0]
     return f"best: trial {best['number']} ({best['method']}), {board.metric} {best[board.metric]:.4f}"
+
+
+def open_memory(config: SearchConfig) -> Memory | None:
+    """The memory of a search, made if it does not exist, that can be written to. Raises `ExperimentError`."""
+    if config.search.memory is None:
+        return None
+    memory = Memory(config.search.memory)
+    memory.make()
+    return memory
+
+
+def leave_in_memory(directory: Path, memory: Memory, say: Callable[[str], None]) -> None:
+    """Leave the table of a finished search in its memory; where that fails, `say` gets a warning with what to do.
+
+    Raises `FullDiskError`, after which the search is resumed.
+    """
+    try:
+        say(f"memory: the table of this search is {leave(directory, memory)}")
+    except FullDiskError:
+        raise
+    except UserError as e:
+        say(f"warning: memory: {e}; leave it there with: bpkd-search memory {memory.name} --add {short(directory)}")
 
 
 def run_on_end(
@@ -35,8 +62,8 @@ def run_on_end(
         process = subprocess.Popen(
             command, shell=True, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
         )
-    except OSError as e:
-        say(f"warning: search.on_end: cannot be started: {e.strerror or e}")
+    except (OSError, ValueError) as e:  # the latter for a command with a null character
+        say(f"warning: search.on_end: cannot be started: {getattr(e, 'strerror', None) or e}")
         return
     try:
         code = process.wait(seconds)

@@ -19,6 +19,8 @@ LEAST_FREE, LEAST_OPEN_FILES, MOST_SKEW = 2**30, 4096, 2.0
 class Machine:
     """The driver's machine or a node: what Ray counts on it, its clock's error in seconds, and its facts.
 
+    `kind` is what Ray calls its GPUs.
+
     `folders` are those it was asked about, each with `same`: whether it and the driver see each other's files there;
     `contents` are hashes of what trials read. `error` says why there are none of these.
     """
@@ -31,6 +33,13 @@ class Machine:
     contents: dict[str, str] = field(default_factory=dict)
     skew: float | None = None
     error: str | None = None
+    kind: str = ""
+
+    @property
+    def kinds(self) -> str:
+        """The kinds of its GPUs as PyTorch names them, or as Ray does where PyTorch has none; empty without any."""
+        names = {str(gpu["name"]) for gpu in self.facts["torch"]["gpus"]}
+        return ", ".join(sorted(names)) or (self.kind if self.gpus else "")
 
 
 @dataclass(frozen=True)
@@ -139,15 +148,10 @@ def _gpus(machines: Sequence[Machine]) -> Iterator[Finding]:
     yield from grouped(nodes, FAULT, "GPUs", too_many, remedy)
     yield from grouped(nodes, WARNING, "GPUs", idle, "start Ray there with --num-gpus")
     yield from grouped(nodes, WARNING, "GPUs", unused, "install a build of PyTorch with CUDA there to use it")
-    kinds = {gpu["name"] for machine in nodes if machine.gpus for gpu in machine.facts["torch"]["gpus"]}
-    if len(kinds) > 1:
-
-        def kind(machine: Machine) -> str | None:
-            names = {gpu["name"] for gpu in machine.facts["torch"]["gpus"]} if machine.gpus else set()
-            return ", ".join(sorted(map(str, names)))
-
-        remedy = "compare costs (gpu_seconds) between trials of one kind of GPU only"
-        yield from grouped(nodes, WARNING, "GPUs", kind, remedy)
+    with_gpus = [machine for machine in nodes if machine.gpus and machine.kinds]
+    if len({machine.kinds for machine in with_gpus}) > 1 or any(", " in machine.kinds for machine in with_gpus):
+        remedy = "compare costs by calibrated_seconds, which a step timed on each kind makes comparable"
+        yield from grouped(with_gpus, WARNING, "GPUs", lambda machine: machine.kinds, remedy)
 
 
 def _driver(machines: Sequence[Machine]) -> Iterator[Finding]:

@@ -12,22 +12,44 @@ from bpkd_search.errors import ResourceError, UserError
 
 T = TypeVar("T")
 SAY_SECONDS = 20.0
+# What begins the resource by which Ray names the GPUs of a node.
+KIND = "accelerator_type:"
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node: Ray's id, which tells nodes apart, a name for people, the CPUs and GPUs that it has for tasks, its IP."""
+    """A node: Ray's id, which tells nodes apart, a name for people, the CPUs and GPUs that it has for tasks, its IP.
+
+    `kind` is what Ray calls its GPUs, empty without any or where Ray does not know them.
+    """
 
     id: str
     name: str = field(compare=False)
     cpus: float = field(compare=False)
     gpus: float = field(compare=False)
     address: str = field(default="", compare=False)
+    kind: str = field(default="", compare=False)
 
 
 def live_nodes() -> list[Node]:
-    """The cluster's nodes that are up."""
-    return [node for node, alive in known_nodes().items() if alive]
+    """The cluster's nodes that are up and take work; Ray gives none to those that are drained."""
+    leaving = _draining_ids()
+    return [node for node, alive in known_nodes().items() if alive and node.id not in leaving]
+
+
+def draining_nodes() -> list[Node]:
+    """The nodes that are up but about to leave, as a spot machine that has been given notice."""
+    leaving = _draining_ids()
+    return [node for node, alive in known_nodes().items() if alive and node.id in leaving] if leaving else []
+
+
+def kinds_of(nodes: Sequence[Node]) -> str:
+    """The GPUs of nodes in words, such as `8 x A100, 4 x T4`; empty without any."""
+    counts = Counter[str]()
+    for node in nodes:
+        if node.gpus:
+            counts[node.kind or "GPU"] += int(node.gpus)
+    return ", ".join(f"{count} x {kind}" for kind, count in sorted(counts.items()))
 
 
 def known_nodes() -> dict[Node, bool]:
@@ -40,13 +62,21 @@ def known_nodes() -> dict[Node, bool]:
         address, resources = node["NodeManagerAddress"], node["Resources"]
         which = f", node {node['NodeID'][:8]}" if sharing[address] > 1 else ""
         name = f"{node['NodeManagerHostname']} ({address}{which})"
-        found = Node(node["NodeID"], name, resources.get("CPU", 0.0), resources.get("GPU", 0.0), address)
+        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        kinds = [key.removeprefix(KIND) for key in sorted(resources) if key.startswith(KIND)] if gpus else []
+        found = Node(node["NodeID"], name, cpus, gpus, address, "/".join(kinds))
         known[found] = node["Alive"]
     return known
 
 
 def node_of_actor(actor_id: str | None) -> Node | None:
     """The node on which an actor ran, also when both are gone; None where Ray does not say."""
+    node = node_id_of_actor(actor_id)
+    return find_node(node) if node is not None else None
+
+
+def node_id_of_actor(actor_id: str | None) -> str | None:
+    """Ray's id of the same node, which is found sooner."""
     import ray
 
     if actor_id is None or not ray.is_initialized():
@@ -55,10 +85,31 @@ def node_of_actor(actor_id: str | None) -> Node | None:
         # Ray's public state API would need its dashboard, which is seldom there.
         from ray._private.state import actors
 
-        node = actors(actor_id)["Address"]["NodeID"]
+        return str(actors(actor_id)["Address"]["NodeID"])
     except Exception:  # a private function may be gone or give something else: then the error's text has to do
         return None
+
+
+def node_here() -> Node | None:
+    """This process's node; None outside of Ray."""
+    import ray
+
+    return find_node(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else None
+
+
+def find_node(node: str) -> Node | None:
+    """The node with Ray's id, also when it is gone; None if there was none."""
     return next((each for each in known_nodes() if each.id == node), None)
+
+
+def _draining_ids() -> set[str]:
+    """Ray's ids of the nodes that are drained; none where this version of Ray does not say."""
+    try:
+        from ray._private.state import state
+
+        return set(state.get_draining_nodes())
+    except Exception:  # a private function, as in `node_of_actor`
+        return set()
 
 
 def pinned(node: str | None) -> dict[str, Any]:

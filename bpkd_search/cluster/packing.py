@@ -2,7 +2,8 @@
 
 Small students leave most of a GPU idle, and threads beyond one seldom pay on a CPU; how far is a matter of the
 student, the images and the machine. So copies of the search's own first run train side by side for some seconds,
-1, 2, 3, ... of them, and the number with the most images a second in all is taken.
+1, 2, 3, ... of them, and the number with the most images a second in all is taken. Copies are processes, as trials are:
+where the user runs NVIDIA's MPS, they are measured with it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpkd_search.cluster.nodes import Node, live_nodes
+from bpkd_search.cluster.mps import mps_runs
+from bpkd_search.cluster.nodes import Node, live_nodes, on_each
 from bpkd_search.cluster.slots import Slots
 from bpkd_search.config.search import Search
 from bpkd_search.errors import ResourceError
@@ -108,9 +110,16 @@ def fastest(measured: Iterable[Measured]) -> Packing | None:
     return max(fitting, key=lambda each: each.images_per_second or 0.0).packing
 
 
-def pack(search: Search, machine: Machine, measure: Callable[[Packing], Measured], say: Say) -> Record:
-    """Choose a trial's resources on a machine; every measurement is said as it comes and is in the record."""
+def pack(
+    search: Search, machine: Machine, measure: Callable[[Packing], Measured], say: Say, *, mps: bool = False
+) -> Record:
+    """Choose a trial's resources on a machine; every measurement is said as it comes and is in the record.
+
+    `mps` says whether processes on one GPU compute at the same time there.
+    """
     found: list[Measured] = []
+    if machine.gpus and mps:
+        say("packing: MPS runs, so trials on one GPU compute at the same time")
     for each in climb(candidates(machine, _at_once(search)), measure):
         found.append(each)
         say(f"packing: {_words(each)}")
@@ -120,8 +129,11 @@ def pack(search: Search, machine: Machine, measure: Callable[[Packing], Measured
         chosen = Packing(1, max(1, machine.cpus // max(1, machine.gpus)), 1.0 if machine.gpus else 0.0)
     else:
         say(f"packing: {_share(chosen)} is the fastest")
+        if machine.gpus and not mps and len(found) > 1:
+            say("packing: trials on one GPU take turns; with NVIDIA's MPS (nvidia-cuda-mps-control -d) they need not")
     return {
         "machine": asdict(machine),
+        "mps": mps,
         "resources": {"cpus": chosen.cpus, "gpus": chosen.gpus},
         "measured": [{**asdict(each), "fits": each.fits} for each in found],
     }
@@ -131,14 +143,17 @@ def pack_on_ray(search: Search, task: TrialTask, slots: Slots, known: Record | N
     """The same on the Ray cluster that is connected, by running the task's own first steps.
 
     `slots` is how the cluster is divided before the measurement; without GPUs in it, CPUs are measured. A `known`
-    record of the same machine is taken as it is: a resumed search continues as it began.
+    record of the same machine, with MPS or without as now, is taken as it is: a resumed search continues as it began.
     """
-    machine = largest(live_nodes(), slots)
-    if known is not None and known["machine"] == asdict(machine):
+    nodes = live_nodes()
+    machine = largest(nodes, slots)
+    # If some node has no daemon, trials there take turns whatever the others do.
+    mps = bool(machine.gpus) and all(on_each([node for node in nodes if slots.on(node)], mps_runs).values())
+    if known is not None and known["machine"] == asdict(machine) and known.get("mps", False) == mps:
         return known
     most = max(packing.copies for packing in candidates(machine, _at_once(search)))
     with ray_copies(task.to_dict(), machine, most) as measure:
-        return pack(search, machine, measure, say)
+        return pack(search, machine, measure, say, mps=mps)
 
 
 def largest(nodes: Iterable[Node], slots: Slots) -> Machine:
@@ -239,6 +254,7 @@ class Copy:
         try:
             run = self._run = self._run or self._start()
             with run.train_mode():
+                run.warm_up(0)
                 steps, start = 0, time.perf_counter()
                 for batch in run.batches(0, sys.maxsize):
                     if not on(steps, time.perf_counter() - start):

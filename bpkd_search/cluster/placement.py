@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from inspect import signature
 from typing import Any
 
@@ -11,27 +12,44 @@ from ray.tune import PlacementGroupFactory
 from ray.util.placement_group import placement_group
 
 from bpkd_search.cluster.losses import LossLimit
-from bpkd_search.cluster.nodes import Node, live_nodes
-from bpkd_search.cluster.slots import PLACE, Slots
+from bpkd_search.cluster.nodes import Node, draining_nodes, kinds_of, live_nodes
+from bpkd_search.cluster.slots import PLACE, Slots, divide_again, room
+from bpkd_search.config.search import Search
+from bpkd_search.errors import ResourceError
 from bpkd_search.experiment.schema import OOM
 from bpkd_search.experiment.trial import Trial
 
 # The label that every node of a Ray cluster has; older versions of Ray place trials without regard to labels.
 NODE_ID, SELECTOR = "ray.io/node-id", "bundle_label_selector"
-CHECK_SECONDS = 10.0
+CHECK_SECONDS, SAY_SECONDS = 2.0, 30.0
 
 
 class Placement:
-    """Gives each trial one of the slots, or a roomier one after it ran out of memory; `say` prints a line."""
+    """Gives each trial one of the slots, or a roomier one after it ran out of memory, as nodes join and leave.
 
-    def __init__(self, slots: Slots, say: Callable[[str], None] = lambda line: None) -> None:
-        self.slots, self.say, self.limit = slots, say, LossLimit(say)
+    `search` says what trials may get of other nodes, `say` prints a line.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        say: Callable[[str], None] = lambda line: None,
+        search: Search | None = None,
+    ) -> None:
+        self.slots, self.say, self.limit, self._search = slots, say, LossLimit(say), search
+        self.draining: list[Node] = []
         self._checked, self._waits = time.monotonic(), False
+        self._said, self._said_at = slots.count, time.monotonic()
 
     def of(self, trial: Trial) -> dict[str, Any]:
         """What Ray is to give a trial, as plain values; `request` makes Ray's request of it."""
         slots = (self._roomier() if OOM in trial.losses else None) or self.slots
         return {"cpus": slots.cpus, "gpus": slots.gpus, "avoided": sorted(node.id for node in self.limit.over())}
+
+    @property
+    def room(self) -> int:
+        """Trials that run at once; one where there is no node, which then waits for one to join."""
+        return max(1, self.slots.count)
 
     def has_more_room(self) -> bool:
         """Whether a trial could run with fewer others beside it."""
@@ -44,16 +62,35 @@ class Placement:
         self.limit.lost(next((each for each in nodes if node.id in (each.id, each.address)), node))
         self.limit.check(nodes)
 
-    def check_if_due(self) -> None:
-        """Every some seconds: raise as `lost` does, and say once that there is no node to wait for a new one."""
-        if time.monotonic() - self._checked < CHECK_SECONDS:
-            return
-        self._checked = time.monotonic()
-        nodes = self._nodes()
-        self.limit.check(nodes)
-        if not nodes and not self._waits:
+    def check_if_due(self) -> bool:
+        """Every some seconds, look which nodes there are; gives whether it has. Raises as `lost` does.
+
+        It is said how many trials run at once from now on, and once that there is no node to wait for a new one.
+        """
+        now = time.monotonic()
+        if now - self._checked < CHECK_SECONDS:
+            return False
+        self._checked = now
+        nodes, over = live_nodes(), self.limit.over()
+        self.limit.check([node for node in nodes if self.slots.on(node)])
+        self.follow([node for node in nodes if node not in over])
+        self.draining = draining_nodes()
+        if not self.slots.count and not self._waits:
             self.say("warning: no node of the cluster can run a trial now; the search waits for one to join")
-        self._waits = not nodes
+        elif self.slots.count != self._said and now - self._said_at > SAY_SECONDS:
+            kinds = kinds_of(nodes)
+            self.say(f"ray: {self.slots.count} trial(s) at once now" + (f"; GPUs: {kinds}" if kinds else ""))
+            self._said, self._said_at = self.slots.count, now
+        self._waits = not self.slots.count
+        return True
+
+    def follow(self, nodes: Sequence[Node]) -> None:
+        """Give trials the room of these nodes; each gets other resources only where more trials fit with them."""
+        self.slots = room(self.slots, nodes)
+        if self._search is not None:
+            with suppress(ResourceError):  # no trial fits there
+                other = divide_again(self._search, self.slots, nodes)
+                self.slots = other if other.count > self.slots.count else self.slots
 
     def _nodes(self) -> list[Node]:
         return [node for node in live_nodes() if self.slots.on(node)]

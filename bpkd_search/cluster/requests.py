@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bpkd_search.errors import UserError
+from bpkd_search.errors import ExperimentError, UserError
 from bpkd_search.experiment.events import read_events
-from bpkd_search.experiment.requests import keep_changes, waiting
+from bpkd_search.experiment.paths import CONFIG
+from bpkd_search.experiment.requests import keep_changes, read_request, waiting
 from bpkd_search.search.engine import Engine
-from bpkd_search.search.requests import Pause, answer, change_of, effect, parse, states_of_engine
+from bpkd_search.search.requests import Change, Pause, answer, change_of, effect, parse, states_of_engine
 from bpkd_search.training.check import check_networks
 
 EVERY_SECONDS = 1.0
@@ -56,17 +59,24 @@ class Requests:
         return refused
 
     def _take(self, path: Path, beginning: bool) -> None:
-        text = path.read_bytes()
         try:
+            text, owner = read_request(path)
             request = parse(text)
         except ValueError as e:
-            kept = path.with_name(f"{path.name}.invalid")
+            names = (f"{path.name}.invalid{f'-{i}' if i else ''}" for i in itertools.count())
+            kept = next(new for name in names if not (new := path.with_name(name)).exists())
             path.rename(kept)
             raise UserError(f"{kept}: {e}") from e
+        if isinstance(request, Change) and owner not in self._trusted():
+            # It may name a command (`search.on_end`) or code, which would run as the user of this process.
+            raise ExperimentError(
+                f"{path.stem}: changes the configuration, but is of another user (id {owner}); only who runs the search"
+                " may change it"
+            )
         if beginning and isinstance(request, Pause):
             raise UserError("pause: the search has been resumed since")
         engine = self.engine
-        event = effect(request, engine.config, states_of_engine(engine), engine.plan.tried)
+        event = effect(request, engine.config, states_of_engine(engine), engine.plan.tried, engine.plan.requested)
         if (config := change_of(event, engine.config)) is not None:
             check_networks(config)
         said = answer(event, engine)
@@ -74,6 +84,13 @@ class Requests:
         self.say(f"request: {said}")
         if event.get("changes"):
             keep_changes(self.directory, event["changes"])
+
+    def _trusted(self) -> set[int]:
+        """Users that may change the configuration: this process's, root, and the owner of the configuration.
+
+        Some file systems give all files of a user another owner, the same one.
+        """
+        return {os.getuid(), 0, (self.directory / CONFIG).stat().st_uid}
 
     def _log(self, name: str, **event: object) -> None:
         self.engine.request({"id": name, **event})

@@ -95,6 +95,17 @@ def divide(search: Search, nodes: Sequence[Node], device: str = "auto", measured
     return replace(slots, count=at_once(search, replace(slots, count=count)))
 
 
+def divide_again(search: Search, slots: Slots, nodes: Sequence[Node]) -> Slots:
+    """Divide other nodes among the same trials: as many GPUs each, and CPUs as set, or a new even share beside a GPU.
+
+    As many as the nodes hold. Raises `ResourceError` as `divide`.
+    """
+    fixed = not slots.gpus or (isinstance(search.resources, Resources) and search.resources.cpus != "auto")
+    resources = Resources(cpus=slots.cpus if fixed else "auto", gpus=slots.gpus)
+    again = search.model_copy(update={"resources": resources, "concurrent": "auto"})
+    return divide(again, nodes, "auto" if slots.gpus else "cpu")
+
+
 def room(slots: Slots, nodes: Sequence[Node]) -> Slots:
     """The same trials, as many as the nodes hold whatever `search.concurrent` says."""
     return replace(slots, count=sum(slots.on(node) for node in nodes if node.cpus > 0))

@@ -17,16 +17,22 @@ from typing import Any
 import torch
 from ray import tune
 
+from bpkd_search.cluster.nodes import node_here
+from bpkd_search.cluster.seat import Seat, UnfitError, open_node, take_seat
 from bpkd_search.cluster.slots import PLACE
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import to_tree
 from bpkd_search.errors import CheckpointError, FullDiskError
 from bpkd_search.experiment.paths import checkpoint_file, student_file, trial_log
+from bpkd_search.experiment.schema import NODE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.files import RETRY_SECONDS, full_disk, is_full
 from bpkd_search.models import save_weights
-from bpkd_search.training.distill import Distillation
+from bpkd_search.stores.home import local_folder
+from bpkd_search.stores.trial import TrialFiles
+from bpkd_search.training.distill import Distillation, saved_epoch
 from bpkd_search.training.evaluation import evaluate_run
+from bpkd_search.training.latency import LATENCY, latency_ms
 from bpkd_search.training.prepare import Prepared
 from bpkd_search.training.process_cache import ProcessCache
 from bpkd_search.training.round import Diverged
@@ -37,7 +43,9 @@ from bpkd_search.training.runtime import is_poisoned
 class TrialTask:
     """What an actor needs to run a trial, as plain values that travel through Ray.
 
-    `reported` is the last epoch that the driver has on record, `wall_seconds` the trial's time until then.
+    `reported` is the last epoch that the driver has on record, `wall_seconds` the trial's time until then. `experiment`
+    is the experiment's own folder, `source` what `copies_for_joining` gave. Of an experiment on an object store,
+    `store` is the URL and `inside` the path of `directory` in it.
     """
 
     directory: str
@@ -47,6 +55,10 @@ class TrialTask:
     run: dict[str, Any] | None = None
     reported: int = 0
     wall_seconds: float = 0.0
+    store: str | None = None
+    inside: str = "."
+    experiment: str | None = None
+    source: str | None = None
 
     def at(self, trial: Trial) -> TrialTask:
         """The same surroundings for a given trial."""
@@ -73,19 +85,31 @@ class TrialTask:
         return TrialTask(**{**values, "prepared": Prepared(**values["prepared"])})
 
     @property
+    def own(self) -> Path | None:
+        """The experiment's own folder on this node, or its copy of it."""
+        if self.store is not None:
+            return local_folder(self.store)
+        return None if self.experiment is None else Path(self.experiment)
+
+    @property
+    def folder(self) -> Path:
+        """The folder on this node that its files are written to."""
+        return Path(self.directory) if self.store is None else local_folder(self.store) / self.inside
+
+    @property
     def checkpoint(self) -> Path:
         """Where the unfinished trial's state is kept."""
-        return checkpoint_file(Path(self.directory), self.number)
+        return checkpoint_file(self.folder, self.number)
 
     @property
     def log(self) -> Path:
         """Where its failures are told in full, and where it was continued."""
-        return trial_log(Path(self.directory), self.number)
+        return trial_log(self.folder, self.number)
 
     @property
     def student(self) -> Path:
         """Where the finished trial's weights go."""
-        return student_file(Path(self.directory), self.number)
+        return student_file(self.folder, self.number)
 
 
 class DistillationTrial(tune.Trainable):  # type: ignore[misc]
@@ -98,6 +122,8 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
         """Begin the first trial of this process."""
         self._cache = ProcessCache()
         self._poisoned = False
+        self._files: TrialFiles | None = None
+        self._seat: Seat | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -112,14 +138,27 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self.task = TrialTask.from_dict({key: value for key, value in config.items() if key != PLACE})
         self.run: Distillation | None = None
+        self._gpus = float(config.get(PLACE, {}).get("gpus", 0.0))
         # The report of an epoch whose checkpoint is not written yet.
         self._unsaved: dict[str, Any] | None = None
         self._cache.release()
         self._start = time.monotonic() - self.task.wall_seconds
         torch.set_num_threads(self.task.threads)
+        if self.task.store is not None:
+            self._files = self._files or TrialFiles(self.task.store)
+            self._files.follow((self.task.checkpoint, self.task.student, self.task.log))
 
     def _open(self) -> Distillation:
-        return self._cache.start(RunConfig.model_validate(self.task.run), self.task.prepared)
+        if self.task.own is not None:
+            open_node(self.task.own, self.task.prepared, self.task.source, self.task.store)
+        run = self._cache.start(RunConfig.model_validate(self.task.run), self.task.prepared)
+        if self.task.own is not None:
+            if self._seat is None:
+                where, classes = self.task.own, run.store.num_classes
+                self._seat = take_seat(where, run.device, classes, self._gpus)
+            run.speed = self._seat.speed
+        run.share = self._gpus or 1.0  # without a GPU, it has its CPUs to itself
+        return run
 
     def step(self) -> dict[str, Any]:
         """One epoch and its validation, or the report of an epoch whose report a crash has lost."""
@@ -128,6 +167,9 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
                 self._unsaved = self._epoch()
             report = self._save(self._unsaved)
             self._unsaved = None
+        except UnfitError as e:
+            node = node_here()
+            return self._failed(NODE, str(e)) | {"node": node.id if node else ""}
         except Diverged as e:
             return self._failed("nan", str(e))
         except (torch.OutOfMemoryError, MemoryError) as e:
@@ -148,20 +190,9 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
     def _epoch(self) -> dict[str, Any]:
         if self.run is None:
             self.run = self._open()
-            if self.task.checkpoint.is_file():
-                try:
-                    report = self.run.load(self.task.checkpoint)
-                except CheckpointError as e:
-                    # A load that fails half-way leaves a mixture: the trial starts again, with a new student.
-                    warnings.warn(f"{e}; trial {self.task.number} starts again", RuntimeWarning, stacklevel=2)
-                    self._log(f"{e}; starts again")
-                    self.run = self._open()
-                else:
-                    self._log(f"continues after epoch {self.run.epoch}")
-                    if report is not None and self.run.epoch > self.task.reported:
-                        return report
-            elif self.task.reported:
-                self._log("its checkpoint is missing; starts again")
+            report = self._continue(self.run)
+            if report is not None and self.run.epoch > self.task.reported:
+                return report
         run = self.run
         report = run.train_epoch(self.task.checkpoint)
         scores = evaluate_run(run, RunConfig.model_validate(self.task.run).data)
@@ -171,9 +202,33 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
             "final": run.finished,
             "wall_seconds": time.monotonic() - self._start,
             "node": socket.gethostname(),
+            "device": self._seat.kind if self._seat else None,
             "parameters": run.parameters,
-            "latency_ms": run.latency_ms(),
+            LATENCY: latency_ms(run.student, next(run.store.val_samples([0]))[0], amp=run.amp),
         }
+        return report
+
+    def _continue(self, run: Distillation) -> dict[str, Any] | None:
+        """Load the trial's checkpoint into a new run, if there is one; gives the report that was saved with it."""
+        task, reported = self.task, self.task.reported
+        if self._files is not None and saved_epoch(task.checkpoint) < reported:
+            self._files.bring(task.checkpoint)  # on another node the trial has gone on since it was here
+        if not task.checkpoint.is_file():
+            if reported:
+                self._log("its checkpoint is missing; starts again")
+            return None
+        try:
+            report = run.load(task.checkpoint)
+            if run.epoch > reported + 1:
+                # The driver died together with its disk before the reports in between were sent to the store.
+                raise CheckpointError(f"{task.checkpoint}: is of epoch {run.epoch}, on record are {reported}")
+        except CheckpointError as e:
+            # A load that fails half-way leaves a mixture: the trial starts again, with a new student.
+            warnings.warn(f"{e}; trial {task.number} starts again", RuntimeWarning, stacklevel=2)
+            self._log(f"{e}; starts again")
+            self.run = self._open()
+            return None
+        self._log(f"continues after epoch {run.epoch}")
         return report
 
     def _save(self, report: dict[str, Any]) -> dict[str, Any]:
@@ -184,6 +239,8 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
             about: dict[str, Any] = {"config": self.task.run, "miou": report["miou"]}
             about |= {"class_names": run.store.class_names, "palette": run.store.palette}
             save_weights(self.task.student, run.student, about)
+            if self._files is not None:
+                self._files.finish(self.task.checkpoint)
         run.save(self.task.checkpoint, report)
         return report
 
@@ -192,7 +249,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
         if self._unsaved is None:
             self.run = None  # in the middle of an epoch: it continues from its checkpoint
         time.sleep(RETRY_SECONDS)
-        text = str(error) if isinstance(error, FullDiskError) else full_disk(Path(self.task.directory), 0)
+        text = str(error) if isinstance(error, FullDiskError) else full_disk(self.task.folder, 0)
         return {"full": text, "done": False}
 
     def _failed(self, reason: str, message: str) -> dict[str, Any]:
@@ -203,6 +260,8 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
         """Append to the trial's log what has happened, when and where."""
         when = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         head = f"{when} trial {self.task.number} on {socket.gethostname()}, process {os.getpid()}"
+        if self._files is not None and not self.task.log.exists():
+            self._files.bring(self.task.log)  # what was told on another node
         # A full disk must not hide what is to be told.
         with suppress(OSError):
             self.task.log.parent.mkdir(parents=True, exist_ok=True)
@@ -212,5 +271,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
     def cleanup(self) -> None:
         """Let go of the run, unless CUDA has failed: then only the end of the process does."""
         self.run = None
+        if self._files is not None:
+            self._files.close()
         if not self._poisoned:
             self._cache.release()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -13,12 +13,13 @@ from ray.tune import Stopper
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from bpkd_search.cluster.losses import loss_of
+from bpkd_search.cluster.losses import UNKNOWN, loss_of
+from bpkd_search.cluster.nodes import Node, find_node, node_id_of_actor
 from bpkd_search.cluster.placement import Placement
 from bpkd_search.cluster.requests import Requests
 from bpkd_search.cluster.slots import PLACE
 from bpkd_search.errors import UserError
-from bpkd_search.experiment.schema import OOM
+from bpkd_search.experiment.schema import NODE, OOM
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.files import pause
 from bpkd_search.search.engine import Engine
@@ -53,6 +54,8 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
         self.engine, self.task_of, self.placement = engine, task_of, placement
         self.numbers: dict[str, int] = {}
         self.running: dict[str, int] = {}
+        # Trials whose processes were ended because their node is about to leave.
+        self.moved: dict[str, Node] = {}
         self.errors: dict[str, BaseException | None] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -69,9 +72,9 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
         return self.task_of(trial) | {PLACE: self.placement.of(trial)}
 
     def _is_full(self) -> bool:
-        """Whether as many trials run as the configuration allows, which a request may change."""
-        most = self.engine.config.search.concurrent
-        return most != "auto" and len(self.running) >= most
+        """Whether as many trials run as the nodes hold and the configuration allows, which a request may change."""
+        most, room = self.engine.config.search.concurrent, self.placement.room
+        return len(self.running) >= (room if most == "auto" else min(room, most))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler's adapter has passed the report on."""
@@ -82,16 +85,20 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
         began = self.running.pop(trial_id)
         with stopping(self.engine):
             if error:
-                self._failed(number, began, self.errors.pop(trial_id, None))
+                self._failed(trial_id, began, self.errors.pop(trial_id, None))
             elif result.get("failure"):
-                self._ended_itself(number, result["failure"], result.get("message", ""))
+                self._ended_itself(number, result["failure"], result.get("message", ""), result.get("node", ""))
             else:
                 if "report" in result:
                     self.engine.report(number, report_of(result))
                 self.engine.end(number)
 
-    def _failed(self, number: int, began: int, error: BaseException | None) -> None:
+    def _failed(self, trial_id: str, began: int, error: BaseException | None) -> None:
         """Ask for a lost trial again; an error of its own code ends it. `began` is its epoch when it was started."""
+        number = self.numbers[trial_id]
+        if (node := self.moved.pop(trial_id, None)) is not None:
+            self.engine.lost(number, NODE, f"the trial's node {node.name} is drained", node.name)
+            return
         loss = loss_of(error)
         if loss is None:
             if not self.engine.interrupted:
@@ -103,10 +110,17 @@ class EngineSearcher(Unsaved, Searcher):  # type: ignore[misc]
         if self.engine.trials[number].epoch == began and not self.engine.interrupted:
             self.placement.lost(loss.node)
 
-    def _ended_itself(self, number: int, reason: str, message: str) -> None:
-        """A trial that failed is over, but for one that ran out of memory the first time, beside others."""
+    def _ended_itself(self, number: int, reason: str, message: str, node_id: str) -> None:
+        """A trial that failed is over, but for one that ran out of memory the first time, beside others.
+
+        So is not one whose node cannot run trials.
+        """
         trial = self.engine.trials[number]
-        if reason == OOM and OOM not in trial.losses and self.placement.has_more_room():
+        if reason == NODE:
+            node = find_node(node_id) or UNKNOWN
+            self.engine.lost(number, NODE, f"{node.name} cannot run it: {message}", node.name)
+            self.placement.lost(node)
+        elif reason == OOM and OOM not in trial.losses and self.placement.has_more_room():
             how = "it runs again at the end of the search, with half as many trials beside it"
             self.engine.lost(number, OOM, f"out of memory ({message}); {how}")
         else:
@@ -138,6 +152,11 @@ class EngineScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
         self._controller: Any = None
         self._trials: dict[str, Any] = {}
         self._killed: set[str] = set()
+        # The nodes that are drained, the epochs of the trials that ran there when that was noticed, and every trial's
+        # node, by Ray's id.
+        self._leaving: dict[str, Node] = {}
+        self._stood_at: dict[str, int] = {}
+        self._where: dict[str, str] = {}
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Keep what `stop_requested` needs."""
@@ -145,17 +164,43 @@ class EngineScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
 
     def stop_requested(self) -> None:
         """End the trials that a request stops, in the middle of an epoch too: Ray Tune would wait for its end."""
-        for trial_id in self._to_stop():
-            self._killed.add(trial_id)
-            trial = self._trials[trial_id]
-            if (actor := trial.temporary_state.ray_actor) is not None:
-                ray.kill(actor)  # Ray Tune takes it for a loss, and the engine for the end that was asked for
-            else:
-                self._controller.stop_trial(trial)
-
-    def _to_stop(self) -> list[str]:
         stopped, numbers = self.engine.stopped, self.searcher.numbers
-        return [key for key in self.searcher.running if numbers[key] in stopped and key not in self._killed]
+        for trial_id in [key for key in self.searcher.running if numbers[key] in stopped and key not in self._killed]:
+            if not self._kill(trial_id):
+                self._controller.stop_trial(self._trials[trial_id])
+
+    def leave(self, draining: Sequence[Node]) -> None:
+        """End the processes of trials on nodes that are drained, to go on elsewhere from their checkpoints.
+
+        A trial that ran when that was noticed first ends its epoch, if its node lives for so long; then nothing is
+        repeated.
+        """
+        known, self._leaving = self._leaving, {node.id: node for node in draining}
+        for trial_id in list(self.searcher.running) if draining else ():
+            node = self._node_of(trial_id)
+            if node not in self._leaving or trial_id in self._killed:
+                continue
+            epoch = self.engine.trials[self.searcher.numbers[trial_id]].epoch
+            if node not in known:
+                self._stood_at[trial_id] = epoch
+            elif self._stood_at.get(trial_id) != epoch:
+                self.searcher.moved[trial_id] = self._leaving[node]
+                self._kill(trial_id)
+
+    def _node_of(self, trial_id: str) -> str:
+        """Ray's id of a trial's node, which stays the same; empty before its process runs."""
+        actor = self._trials[trial_id].temporary_state.ray_actor
+        if trial_id not in self._where and actor is not None:
+            self._where[trial_id] = node_id_of_actor(actor._actor_id.hex()) or ""
+        return self._where.get(trial_id, "")
+
+    def _kill(self, trial_id: str) -> bool:
+        """End a trial's process, if it has one: Ray Tune takes it for a loss, and the engine for what it knows."""
+        self._killed.add(trial_id)
+        actor = self._trials[trial_id].temporary_state.ray_actor
+        if actor is not None:
+            ray.kill(actor)
+        return actor is not None
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Keep the error for the searcher's adapter, which is told next and only that there was one."""
@@ -192,5 +237,6 @@ class StopOnRequest(Unsaved, Stopper):  # type: ignore[misc]
             if not self.engine.interrupted:
                 self.requests.take_if_due()
                 self.scheduler.stop_requested()
-                self.placement.check_if_due()
+                if self.placement.check_if_due():
+                    self.scheduler.leave(self.placement.draining)
         return self.engine.interrupted

@@ -18,7 +18,7 @@ from bpkd_search.errors import ConfigError
 
 CHANGEABLE = ("search.trials", "search.budget", "search.concurrent", "search.on_end")
 _VALID = f"valid: {', '.join(CHANGEABLE)}, and the ranges and choices of `space`"
-_SPACE = "space."
+_SPACE, _TRIALS = "space.", "search.trials"
 
 # By dotted path, the value before and the value after; a parameter of the space is one value.
 Changes = dict[str, tuple[Any, Any]]
@@ -33,6 +33,8 @@ def changes_by(config: SearchConfig, settings: Sequence[str], more_trials: int, 
     tree["search"]["trials"] += more_trials
     for text in settings:
         try:
+            if more_trials and text.partition("=")[0].strip() == _TRIALS:
+                raise ValueError(f"is given beside {more_trials} more trials; one of the two is enough")
             override(tree, text)
         except ValueError as e:
             faults.append(f"--set {text}: {e}")

@@ -196,6 +196,10 @@ class Data(Block):
     views_dir: Path | None = Field(
         default=None, description="Folder of views and teachers; default: BPKD_SEARCH_CACHE or the user's cache."
     )
+    views_store: str | None = Field(
+        default=None,
+        description="URL of an object store that keeps built views and logits for other machines: s3://bucket/views.",
+    )
     local_dir: Path | None = Field(default=None, description="Folder of each node's own copy of the views.")
     disk: float = Field(default=50.0, gt=0, description="GiB that `views: auto` may fill with views of one data set.")
     images: Literal["stored", "computed"] = Field(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bpkd_search.config.points import Point, in_order, is_active
 from bpkd_search.config.space import Choice, Distribution, IntRange
 
 if TYPE_CHECKING:
@@ -72,6 +73,15 @@ def quantile(distribution: Distribution, share: float) -> Any:
     low, high = distribution.bounds[0] - half, distribution.bounds[1] + half
     value = low * (high / low) ** share if distribution.log else low + share * (high - low)
     return within(distribution, round(value) if half else value)
+
+
+def point_at(space: Mapping[str, Distribution], base: Mapping[str, Any], shares: Mapping[str, float]) -> Point:
+    """The point whose values are these quantiles of their distributions, without parameters whose `when` fails."""
+    point = Point()
+    for path, distribution in in_order(space):
+        if is_active(distribution, base, point):
+            point[path] = quantile(distribution, float(shares[path]))
+    return point
 
 
 def share_of(distribution: Distribution, value: Any) -> float:

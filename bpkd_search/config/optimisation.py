@@ -38,7 +38,9 @@ class Optimisation(Block):
     one batch of `k * batch_size` images, up to rounding, for means over pixels, such as cross-entropy and KD. Means
     over images, such as BPKD and CWD, differ where more of one image is labelled than of another; BatchNorm and CIRKD
     see single batches. `compile` uses `torch.compile`, once per process, student and batch size;
-    results equal those without it up to rounding.
+    `graphs` also records each run's step on a GPU as a CUDA graph, which one launch starts. Neither is counted as
+    training. A step that cannot be recorded, such as one with a student or loss of your own or with a parameter of the
+    loss that changes, trains without a graph, which a warning says. Results equal those without up to rounding.
     """
 
     epochs: int | None = Field(default=8, ge=1, description="Passes over the training images.")
@@ -74,7 +76,9 @@ class Optimisation(Block):
         default=None, gt=0, le=1, description="Share of a batch in the running statistics; default: the network's."
     )
     amp: Literal["auto", "off"] = Field(default="auto", description="Mixed precision where the device has it.")
-    compile: StrictBool = Field(default=False, description="Train through `torch.compile`.")
+    compile: StrictBool | Literal["graphs"] = Field(
+        default=False, description="Train through `torch.compile`; with `graphs` on a GPU as CUDA graphs, too."
+    )
     deterministic: StrictBool = Field(
         default=False, description="The same weights on every run on a GPU of one kind; slower."
     )

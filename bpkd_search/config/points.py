@@ -43,6 +43,15 @@ def column_kind(distribution: Distribution) -> str:
     return "float" if types <= {int, float} else "string"
 
 
+def from_column(distribution: Distribution, cell: Any) -> Any:
+    """The value that a cell of a parameter's column stands for: one of mixed choices is stored as text or as float."""
+    value = cell.item() if hasattr(cell, "item") else cell
+    options = getattr(distribution, "options", ())
+    same = [option for option in options if option == value and type(option) is type(value)]
+    close = [option for option in options if option == value or str(option) == str(value)]
+    return (same or close or [value])[0]
+
+
 def lay(tree: dict[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
     """Lay a point over a plain tree in place.
 
@@ -95,8 +104,14 @@ def active_part(space: Mapping[str, Distribution], base: Mapping[str, Any], poin
     active = Point()
     for path, distribution in in_order(space):
         if is_active(distribution, base, active):
-            active[path] = point[path]
+            active[path] = point.get(path)
     return active
+
+
+def point_of(space: Mapping[str, Distribution], base: Mapping[str, Any], values: Mapping[str, Any]) -> Point | None:
+    """The point with these values of its active parameters; None where the space cannot take one of them."""
+    point = active_part(space, base, values)
+    return point if all(can_take(space[path], value) for path, value in point.items()) else None
 
 
 def holds(distribution: Distribution, value: Any) -> bool:

@@ -178,6 +178,11 @@ class Search(Block):
         default=(),
         description="Experiments from whose trials the sampler learns, if they agree with the first own ones.",
     )
+    memory: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="A folder or URL that every finished search leaves its table in, and whose best points a new one"
+        " tries first; it learns from those searches that agree with its own first trials.",
+    )
     resources: Annotated[
         _Auto | Annotated[Resources, Tag("figure")] | Annotated[None, Tag("nothing")], Discriminator(_form_if_any)
     ] = Field(default=None, description="What one trial gets; `auto` measures how many train fastest together.")

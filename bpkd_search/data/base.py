@@ -70,6 +70,11 @@ class Survey:
     sizes: tuple[tuple[int, int], ...]
     counts: tuple[tuple[int, ...], ...]
 
+    @property
+    def void(self) -> int:
+        """The number of samples without a labelled pixel."""
+        return sum(not any(counts) for counts in self.counts)
+
 
 def survey(dataset: Dataset, *, threads: int = 8) -> Survey:
     """Read every sample once.

@@ -67,6 +67,11 @@ def _of_split(split: Split) -> Iterator[Finding]:
             counts = split.counts()[:-1].tolist()
             unused = [name for name, count in zip(split.class_names, counts, strict=True) if not count]
             yield from some("warning", "unused", f"of {len(counts)} classes never occur", unused)
+    # Where the sides are exchanged and differ, the mask's size tells how the image was labelled.
+    doubtful = [s for s in samples if s.turned in (2, 3, 4) or (s.turned >= 5 and s.size and s.size[0] == s.size[1])]
+    turned = [s.name for s in doubtful if not s.mismatch]
+    what = "images have an EXIF orientation, which is not applied: see that their masks are of the image as stored"
+    yield from some("warning", "turned", what, turned)
     forms = defaultdict(list)
     for sample in samples:
         if sample.mode not in (None, "RGB"):

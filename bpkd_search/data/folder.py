@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def find_files(folder: Path, suffixes: Sequence[str], *, ending: str = "", layou
     if not folder.is_dir():
         raise DataError(f"no such directory: {folder}; expected layout: {layout}")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(_below(folder)):
         if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.stem.endswith(ending):
             continue
         stem = path.stem.removesuffix(ending)
@@ -53,6 +54,18 @@ def find_files(folder: Path, suffixes: Sequence[str], *, ending: str = "", layou
             raise DataError(f"two files for sample '{name}': {found[name]} and {path.name}")
         found[name] = path
     return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, those of linked folders too, each folder once."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        # A link may lead back to a folder above it.
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place) / name for name in files)
 
 
 def pair_files(

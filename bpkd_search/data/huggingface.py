@@ -61,9 +61,13 @@ class SavedDataset(MaskDataset):
         if isinstance(value, Mapping):
             return read_mask(_stored(value, place), place)
         try:
-            return np.asarray(value).astype(np.int64)
+            values = np.asarray(value)
+            ids: Values = values.astype(np.int64)
         except (TypeError, ValueError) as error:
             raise DataError(f"{place}: cannot read mask: {error}") from error
+        if values.dtype.kind == "f" and (wrong := values[values != ids]).size:
+            raise DataError(f"{place}: mask holds {wrong[0]:g}, must hold whole numbers, the ids")
+        return ids
 
     def _value(self, index: int, part: int) -> Any:
         # Only the column that is asked for is read from the disk.

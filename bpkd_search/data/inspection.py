@@ -12,7 +12,7 @@ from PIL import Image
 
 from bpkd_search.data.base import IGNORE_INDEX, Dataset
 from bpkd_search.data.duplicates import content_hash, look_hash
-from bpkd_search.data.masks import READ_ERRORS, MaskDataset, Table, Values, sizes_differ, to_classes
+from bpkd_search.data.masks import READ_ERRORS, MaskDataset, Table, Values, orientation, sizes_differ, to_classes
 from bpkd_search.errors import DataError
 
 # How images that are not RGB are read, by Pillow's mode.
@@ -33,7 +33,8 @@ class Sample:
 
     `faults` are messages with the place. `size` is (height, width) of the mask, None if it cannot be read; `counts` are
     its pixels of each class and, last, of ignored ones; `outside` are its values that are no class, with their pixels.
-    `mode` is how the image is stored, `content` and `look` are hashes of it, None if it cannot be read.
+    `mode` is how the image is stored, `turned` the `orientation` of its file, `content` and `look` are hashes of it,
+    None if it cannot be read.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Sample:
     mode: str | None = None
     content: bytes | None = None
     look: bytes | None = None
+    turned: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,12 @@ def inspect_sample(dataset: Dataset, index: int) -> Sample:
     pixels: NDArray[np.uint8] | None = None
     values: Values | None = None
     table: Table = np.array([*range(len(dataset.class_names)), *[-1] * IGNORE_INDEX], np.int16)[: IGNORE_INDEX + 1]
-    mode = None
+    mode, turned = None, 1
     if isinstance(dataset, MaskDataset):
         table = dataset.table
         try:
             pixels = dataset.image(index)
-            mode = _mode(dataset, index)
+            mode, turned = _mode(dataset, index), orientation(dataset.image_file(index))
         except DataError as error:
             faults.append(str(error))
         try:
@@ -107,7 +109,7 @@ def inspect_sample(dataset: Dataset, index: int) -> Sample:
     mismatch = None
     if values is not None and (values.ndim != 2 or (pixels is not None and pixels.shape[:2] != values.shape)):
         place = dataset.places(index)[1] if isinstance(dataset, MaskDataset) else name
-        mismatch = f"{place}: {sizes_differ(values.shape, values.shape if pixels is None else pixels.shape)}"
+        mismatch = f"{place}: {sizes_differ(values.shape, values.shape if pixels is None else pixels.shape, turned)}"
     counts, outside = ((), ()) if values is None else _count(values, table, len(dataset.class_names))
     return Sample(
         name,
@@ -119,6 +121,7 @@ def inspect_sample(dataset: Dataset, index: int) -> Sample:
         mode,
         None if pixels is None else content_hash(pixels),
         None if pixels is None else look_hash(pixels),
+        turned,
     )
 
 

@@ -29,10 +29,15 @@ TRAIN_IDS = "_labelTrainIds"
 
 
 def read_names(path: Path, *, layout: str) -> list[str]:
-    """Read the sample names of a split, one per line. Raises `DataError` if the list is missing."""
+    """Read the sample names of a split, one per line. Raises `DataError` if the list is missing or no text."""
     if not path.is_file():
         raise DataError(f"no such file: {path}; expected layout: {layout}")
-    return path.read_text(encoding="utf-8").split()
+    try:
+        # With the mark that some editors put before the text, and names that hold spaces.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not text in UTF-8: {error}") from error
+    return [name for line in lines if (name := line.strip())]
 
 
 def open_folder(

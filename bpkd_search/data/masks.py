@@ -22,6 +22,8 @@ DEEP_MODES = ("I;16", "I;16B", "I", "F")
 # What Pillow raises for damaged files; SyntaxError is its exception for a broken PNG chunk.
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 COLOURS = 1 << 24
+# The tag of EXIF data that says how a camera was held.
+_ORIENTATION = 0x0112
 
 Table = NDArray[np.int16]
 Values = NDArray[np.int64]
@@ -75,9 +77,25 @@ def read_image(file: File, place: str | None = None) -> NDArray[np.uint8]:
         with Image.open(file) as image:
             if image.mode in DEEP_MODES:
                 raise DataError(f"{place}: image mode is {image.mode}, must have 8 bits per channel")
+            # Colours of 16 bits have a mode of 8: Pillow drops the lower byte, most of what a 12-bit camera gives.
+            if any(";16" in str(part) for part in image.tile):
+                raise DataError(f"{place}: image has 16 bits per channel, must have 8")
             return np.array(image.convert("RGB"))
     except READ_ERRORS as error:
         raise DataError(f"{place}: cannot read image: {_cause(error)}") from error
+
+
+def orientation(file: File) -> int:
+    """Return how viewers turn a JPEG file as its EXIF data say: 1 for not at all, 5 to 8 if the sides are exchanged.
+
+    Other formats are 1. Images are read as they are stored, whatever this is.
+    """
+    try:
+        with Image.open(file) as image:
+            # What Pillow turns itself, as TIFF, and what would have to be decoded for it, as PNG, is left out.
+            return int(image.getexif().get(_ORIENTATION, 1)) if image.format in ("JPEG", "MPO") else 1
+    except (*READ_ERRORS, TypeError):
+        return 1
 
 
 def read_mask(file: File, place: str | None = None, *, colours: bool = False) -> Values:
@@ -186,7 +204,7 @@ class MaskDataset(ABC):
         """Return image uint8 [3, H, W] (RGB) and label uint8 [H, W]."""
         image, values, place = self.image(index), self.mask(index), self.places(index)[1]
         if image.shape[:2] != values.shape:
-            raise DataError(f"{place}: {sizes_differ(values.shape, image.shape)}")
+            raise DataError(f"{place}: {sizes_differ(values.shape, image.shape, orientation(self.image_file(index)))}")
         label = to_classes(values, self.table)
         if label.min() < 0:
             wrong = np.unique(values[label < 0]).tolist()
@@ -204,13 +222,14 @@ class MaskDataset(ABC):
         return shown(values, colours=self.colours)
 
 
-def sizes_differ(mask: Sequence[int], image: Sequence[int]) -> str:
-    """Return a message for a mask and an image of these shapes."""
-    return (
-        f"mask is {mask[1]}x{mask[0]} (width x height), its image {image[1]}x{image[0]}: they must be equal"
-        if len(mask) == 2
-        else f"mask has the shape {tuple(mask)}, must have one value per pixel"
-    )
+def sizes_differ(mask: Sequence[int], image: Sequence[int], turned: int = 1) -> str:
+    """Return a message for a mask and an image of these shapes; `turned` is the image's `orientation`."""
+    if len(mask) != 2:
+        return f"mask has the shape {tuple(mask)}, must have one value per pixel"
+    text = f"mask is {mask[1]}x{mask[0]} (width x height), its image {image[1]}x{image[0]}: they must be equal"
+    if turned >= 5 and tuple(mask) == (image[1], image[0]):
+        text += f"; the image's EXIF orientation, {turned}, is not applied: save the image turned as the mask is"
+    return text
 
 
 def _number(colour: RGB) -> int:

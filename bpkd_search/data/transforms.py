@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,33 +67,56 @@ def read_window(image: Pixels, window: Window) -> Pixels:
 
     Only the pixels of the window are computed (bilinear, antialiased).
     """
-    (top, bottom), (left, right) = _inside(window)
-    (rows, columns), (height, width) = image.shape[:2], window.scaled
-    if window.flip:
-        left, right = width - right, width - left
     part = np.empty((window.height, window.width, 3), np.uint8)
-    if (bottom - top, right - left) != part.shape[:2]:
+    found = source_of(image, window)
+    (first_row, end_row), (first_column, end_column) = found.rows, found.columns
+    if (end_row - first_row, end_column - first_column) != part.shape[:2]:
         part[:] = PADDING_COLOUR
     if window.scaled == image.shape[:2]:
-        pixels = image[top:bottom, left:right]
+        left, top, right, bottom = (int(side) for side in found.box)
+        pixels = found.pixels[top:bottom, left:right]
     else:
-        # Pillow also reads what is next to the box, so that this is the crop of the whole scaled image up to rounding.
-        reach_y, reach_x = (2 + int(2 * max(1.0, big / small)) for big, small in ((rows, height), (columns, width)))
-        first_row, first_column = max(0, top * rows // height - reach_y), max(0, left * columns // width - reach_x)
-        source = image[
-            first_row : -(-bottom * rows // height) + reach_y, first_column : -(-right * columns // width) + reach_x
-        ]
-        box = (
-            left * columns / width - first_column,
-            top * rows / height - first_row,
-            right * columns / width - first_column,
-            bottom * rows / height - first_row,
-        )
-        scaled = Image.fromarray(source).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box)
+        size = end_column - first_column, end_row - first_row
+        scaled = Image.fromarray(found.pixels).resize(size, Image.Resampling.BILINEAR, box=found.box)
         pixels = np.asarray(scaled)
-    (row, _), (column, _) = (max(0, -window.top), 0), (max(0, -window.left), 0)
-    part[row : row + bottom - top, column : column + right - left] = pixels[:, ::-1] if window.flip else pixels
+    part[first_row:end_row, first_column:end_column] = pixels[:, ::-1] if window.flip else pixels
     return part
+
+
+class Source(NamedTuple):
+    """What a window is made of: pixels [h, w, 3] of the image as it is kept, and where they end up.
+
+    `box` (left, top, right, bottom) in those pixels becomes the window's `rows` and `columns`, each first and last + 1,
+    mirrored if the window is flipped; what is outside of these is padding.
+    """
+
+    pixels: Pixels
+    box: tuple[float, float, float, float]
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+
+def source_of(image: Pixels, window: Window) -> Source:
+    """Return the part of an image [H, W, 3] that a window is made of, as a view of it."""
+    (top, bottom), (left, right) = _inside(window)
+    (rows, columns), (height, width) = image.shape[:2], window.scaled
+    row, column = max(0, -window.top), max(0, -window.left)
+    target = (row, row + bottom - top), (column, column + right - left)
+    if window.flip:
+        left, right = width - right, width - left
+    # Pillow also reads what is next to the box, so that this is the crop of the whole scaled image up to rounding.
+    reach_y, reach_x = (2 + int(2 * max(1.0, big / small)) for big, small in ((rows, height), (columns, width)))
+    first_row, first_column = max(0, top * rows // height - reach_y), max(0, left * columns // width - reach_x)
+    pixels = image[
+        first_row : -(-bottom * rows // height) + reach_y, first_column : -(-right * columns // width) + reach_x
+    ]
+    box = (
+        left * columns / width - first_column,
+        top * rows / height - first_row,
+        right * columns / width - first_column,
+        bottom * rows / height - first_row,
+    )
+    return Source(pixels, box, *target)
 
 
 def read_label_window(label: Pixels, window: Window) -> Pixels:

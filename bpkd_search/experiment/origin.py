@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "provenance",
     "data.root",
     "data.views_dir",
+    "data.views_store",
     "data.local_dir",
     "data.images",
     "data.test_split",
@@ -42,6 +43,7 @@ MAY_CHANGE = (
     "search.trials",
     "search.budget",
     "search.warm_start",
+    "search.memory",
     "search.resources",
     "search.concurrent",
     "search.on_end",
@@ -63,7 +65,7 @@ class Origin:
     """
 
     def __init__(self, directory: Path, config: SearchConfig, again: str, accept: bool) -> None:
-        self._directory, self._config, self._again, self._accept = directory, config, again, accept
+        self.directory, self._config, self._again, self._accept = directory, config, again, accept
         self._noted = noted(directory)
         self._then: dict[str, Any] = self._noted.get("fingerprints") or {}
         self._now: dict[str, Content] = {}
@@ -83,8 +85,8 @@ class Origin:
         self._judge(content_changes(self._then.get("contents", {}), now))
         for change in self._accepted:
             say(f"accepted: {change}")
-        if not self._then and next(read_events(self._directory), None) is not None:
-            say(f"{self._directory}: was begun by an older version; what it reads is recorded from now on")
+        if not self._then and next(read_events(self.directory), None) is not None:
+            say(f"{self.directory}: was begun by an older version; what it reads is recorded from now on")
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
@@ -115,13 +117,13 @@ class Origin:
             accepted.append({"time": time, "changes": self._accepted})
         contents = {name: content.value for name, content in {**self._now, **made}.items()}
         fingerprints = {"configuration": to_tree(self._config), "contents": contents}
-        note(self._directory, fingerprints=fingerprints, **({"accepted": accepted} if accepted else {}))
+        note(self.directory, fingerprints=fingerprints, **({"accepted": accepted} if accepted else {}))
 
     def _judge(self, changes: list[str]) -> None:
         if changes and not self._accept:
             lines = "\n".join(f"  {change}" for change in changes)
             raise ExperimentError(
-                f"{self._directory}: has changed since the search began\n{lines}\n"
+                f"{self.directory}: has changed since the search began\n{lines}\n"
                 f"undo that, or continue all the same with: bpkd-search {self._again} --accept-changes"
             )
         self._accepted += changes

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from bpkd_search.errors import ExperimentError
-from bpkd_search.experiment.paths import CONFIG
+from bpkd_search.experiment.paths import CONFIG, store_of
+from bpkd_search.stores.store import Store, first_line, is_url, open_url, without_secrets
 
 
 class DamagedFileWarning(UserWarning):
@@ -29,20 +30,9 @@ class Folder:
     """
 
     def __init__(self, where: Path | str) -> None:
-        text = str(where)
-        # A URL may contain credentials, which must not be in messages.
-        self.name = re.sub(r"//[^/@]*@", "//", text).partition("?")[0] if "://" in text else text
-        self.is_url = "://" in text
-        try:
-            if self.is_url:
-                self._files, root = fs.FileSystem.from_uri(text)
-                if not root.strip("/"):
-                    raise ValueError("names no directory")
-            else:
-                self._files, root = fs.LocalFileSystem(), str(where)
-        except (OSError, ValueError) as e:  # pyarrow's errors are among these
-            raise ExperimentError(f"{self.name}: cannot be opened: {_first_line(e)}") from e
-        self._root = root.rstrip("/") or "/"
+        self.is_url = is_url(where)
+        self.name, self._files, root = open_place(where)
+        self._root = root or "/"
         if not self._is_file(CONFIG):
             raise ExperimentError(f"{self.name}: is not an experiment directory (it has no {CONFIG})")
 
@@ -53,9 +43,7 @@ class Folder:
             if not (isinstance(config["search"], dict) and isinstance(config["space"], dict)):
                 raise ValueError("search and space must be mappings")
         except (yaml.YAMLError, ValueError, KeyError, TypeError) as e:
-            raise ExperimentError(
-                f"{self.name}/{CONFIG}: is not the configuration of a search: {_first_line(e)}"
-            ) from e
+            raise ExperimentError(f"{self.name}/{CONFIG}: is not the configuration of a search: {first_line(e)}") from e
         return config
 
     def text(self, name: str) -> str:
@@ -66,7 +54,7 @@ class Folder:
             with self._files.open_input_stream(f"{self._root}/{name}") as stream:
                 return str(stream.read().decode("utf-8"))
         except (OSError, UnicodeDecodeError) as e:
-            raise ExperimentError(f"{self.name}/{name}: cannot be read: {_first_line(e)}") from e
+            raise ExperimentError(f"{self.name}/{name}: cannot be read: {first_line(e)}") from e
 
     def has(self, table: str) -> bool:
         """Return whether the directory has a table."""
@@ -81,7 +69,7 @@ class Folder:
         try:
             found = self._files.get_file_info(fs.FileSelector(f"{self._root}/{table}", allow_not_found=True))
         except OSError as e:
-            raise ExperimentError(f"{self.name}/{table}: cannot be read: {_first_line(e)}") from e
+            raise ExperimentError(f"{self.name}/{table}: cannot be read: {first_line(e)}") from e
         names = sorted(f.base_name for f in found if re.fullmatch(r"part-\d+\.parquet", f.base_name))
         parts = []
         for name in names:
@@ -91,7 +79,7 @@ class Folder:
                     parts.append(_read(pq.ParquetFile(file), columns))
             except (OSError, pa.ArrowException) as e:
                 warnings.warn(
-                    f"{self.name}/{table}/{name}: is damaged and skipped: {_first_line(e)}",
+                    f"{self.name}/{table}/{name}: is damaged and skipped: {first_line(e)}",
                     DamagedFileWarning,
                     stacklevel=3,
                 )
@@ -101,7 +89,33 @@ class Folder:
         try:
             return bool(self._files.get_file_info(f"{self._root}/{name}").type == fs.FileType.File)
         except OSError as e:
-            raise ExperimentError(f"{self.name}: cannot be read: {_first_line(e)}") from e
+            raise ExperimentError(f"{self.name}: cannot be read: {first_line(e)}") from e
+
+
+def is_experiment(where: Path | str) -> bool:
+    """Return whether a path or URL is an experiment directory. Raises `ExperimentError` if it cannot be read."""
+    if not is_url(where):
+        return (Path(where) / CONFIG).is_file()
+    return Store(str(where)).get(CONFIG) is not None
+
+
+def open_place(where: Path | str) -> tuple[str, Any, str]:
+    """Open a path, or a URL of any filesystem of pyarrow: its name for messages, the filesystem, the path in it.
+
+    Raises `ExperimentError` for a URL that cannot be opened.
+    """
+    text = str(where)
+    if not is_url(text):
+        return store_of(Path(text)).get("url", text), fs.LocalFileSystem(), text.rstrip("/")
+    # A URL may contain credentials, which must not be in messages.
+    name = without_secrets(text)
+    try:
+        files, root = open_url(text)
+        if not root.strip("/"):
+            raise ValueError("names no directory")
+    except (OSError, ValueError) as e:  # pyarrow's errors are among these
+        raise ExperimentError(f"{name}: cannot be opened: {first_line(e).replace(text, name)}") from None
+    return name, files, root.rstrip("/")
 
 
 def unite(tables: Sequence[pa.Table]) -> pa.Table:
@@ -142,7 +156,3 @@ def _as_text(table: pa.Table, names: set[str]) -> pa.Table:
     for name in names & set(table.column_names):
         table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
     return table
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

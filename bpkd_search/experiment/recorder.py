@@ -16,7 +16,7 @@ from bpkd_search.experiment.tables import AppendedTable, ChunkedTable
 from bpkd_search.metrics.table import MEASURES
 
 # What a trial's row takes from its newest report.
-MEASURED = (*(measure.name for measure in MEASURES), "node")
+MEASURED = (*(measure.name for measure in MEASURES), "node", "device")
 TRIALS_A_FILE, REPORTS_A_FILE = 500, 20_000
 
 
@@ -30,6 +30,7 @@ class Recorder:
     - `report`: number, epoch, the measures, costs, node, parameters, loss terms;
     - `lost`: number, cause, message, node: the trial lost its process or node and is asked again;
     - `end`: number, state, reason, message, feasible;
+    - `latency`: number, latency_ms, if it was measured anew when no trial ran;
     - `judge`: number, feasible, if it has changed since the end;
     - `request`, number -1: id, and either `refused` (why), or request (mapping), `answer` and what it does: `changes`
       of the configuration, `enqueue` (points), `pause`, and the trials to `stop` and to `retry`;
@@ -124,6 +125,8 @@ class Recorder:
             row.update({k: event.get(k) for k in ("state", "reason", "feasible")}, ended=when)
             # A trial that was retried and then ended well keeps the message of its loss.
             row["message"] = event.get("message") or row.get("message")
+        elif kind == "latency":
+            row["latency_ms"] = event["latency_ms"]
         elif kind == "judge":
             row["feasible"] = event["feasible"]
         self._trial_table.put(number, row)

@@ -1,6 +1,7 @@
 """The columns of the result tables: typed, documented, versioned.
 
-`trials` has one row per trial, `reports` one row per validated epoch, `confirm` one row per confirmed setting and seed.
+`trials` has one row per trial, `reports` one row per validated epoch, `confirm` one row per confirmed setting and seed;
+`memory`, outside the experiment directory, has one row per trial of a finished search for others to learn from.
 Each searched parameter has its own column, named by its config path. New versions only add columns; files of
 older versions remain readable.
 """
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from bpkd_search.experiment.paths import CONFIRM, REPORTS, TRIALS
+from bpkd_search.experiment.paths import CONFIRM, MEMORY, REPORTS, TRIALS
 from bpkd_search.metrics.table import MEASURES, REPORTED, SCORES, Measure, held_out
 
 # Version 4 added `retries`, version 5 that of `confirm` and `iteration`.
@@ -21,8 +22,10 @@ SCHEMA_VERSION = max(5, *(measure.since for measure in MEASURES))
 RUNNING, COMPLETE, PRUNED, FAILED = "RUNNING", "COMPLETE", "PRUNED", "FAILED"
 # The reason of a trial that ran out of memory, on its device or its node.
 OOM = "oom"
+# That of one whose node cannot run trials; it is no end, the trial runs elsewhere.
+NODE = "node"
 # Where a trial's settings come from.
-BASELINE, ENQUEUED, SAMPLED = "baseline", "enqueued", "sampled"
+BASELINE, ENQUEUED, REMEMBERED, SAMPLED = "baseline", "enqueued", "memory", "sampled"
 
 Column = tuple[str, pa.DataType, str]
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -48,6 +51,7 @@ _RETRIES: Column = (
     "times the trial was lost with its process or node, or ran out of memory, and continued from its checkpoint, or was"
     " run again by `retry`",
 )
+_DEVICE: Column = ("device", _NAME, "kind of GPU, or model of the CPU; empty in older searches")
 
 TRIAL_COLUMNS: tuple[Column, ...] = (
     ("experiment", _NAME, "name of the search"),
@@ -58,13 +62,14 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
     ("message", pa.string(), "the message of the failure, or why the trial was last retried"),
     ("feasible", pa.bool_(), "whether the trial meets the constraints; empty without constraints"),
     ("method", _NAME, "a baseline's name, or the loss method"),
-    ("origin", _NAME, "baseline, enqueued or sampled"),
+    ("origin", _NAME, "baseline, enqueued, memory (a best point of another search) or sampled"),
     *_SCORES,
     ("epochs", pa.int64(), "epochs trained"),
     *_COSTS,
     ("seed", pa.int64(), "training seed"),
     _RETRIES,
     ("node", _NAME, "host the trial ran on"),
+    _DEVICE,
     ("started", pa.timestamp("ms", tz="UTC"), "start of the trial"),
     ("ended", pa.timestamp("ms", tz="UTC"), "end of the trial; empty while it runs"),
     ("config", pa.string(), "the whole run as JSON"),
@@ -91,14 +96,31 @@ CONFIRM_COLUMNS: tuple[Column, ...] = (
     ("reason", _NAME, "why it FAILED: nan, oom, error or lost"),
     ("message", pa.string(), "the message of the failure, or why the run was last retried"),
     ("method", _NAME, "a baseline's name, or the loss method"),
-    ("origin", _NAME, "how the search came to the setting: baseline, enqueued or sampled"),
+    ("origin", _NAME, "how the search came to the setting: baseline, enqueued, memory or sampled"),
     *_SCORES,
     *((held_out(name), kind, f"{doc}; on the held-out split") for name, kind, doc in _SCORES),
     ("epochs", pa.int64(), "epochs trained"),
-    ("gpu_seconds", pa.float64(), "seconds inside training, without validation and start-up"),
+    (
+        "gpu_seconds",
+        pa.float64(),
+        "seconds inside training, without validation and start-up, times the share of a GPU held",
+    ),
     _RETRIES,
+    _DEVICE,
     ("ended", pa.timestamp("ms", tz="UTC"), "end of the run"),
     ("version", pa.string(), "version of bpkd-search"),
+)
+MEMORY_COLUMNS: tuple[Column, ...] = (
+    ("number", pa.int64(), "the trial's number in its search"),
+    ("state", _NAME, "COMPLETE, PRUNED or FAILED"),
+    ("feasible", pa.bool_(), "whether the trial meets the constraints of its search; empty without constraints"),
+    ("method", _NAME, "a baseline's name, or the loss method"),
+    ("origin", _NAME, "baseline, enqueued, memory or sampled"),
+    *_SCORES,
+    ("epochs", pa.int64(), "epochs trained"),
+    *_COSTS,
+    ("seed", pa.int64(), "training seed"),
+    ("config", pa.string(), "loss, training and student of the run as JSON, without files and devices"),
 )
 
 
@@ -115,6 +137,11 @@ def reports_schema() -> pa.Schema:
 def confirm_schema(parameters: Mapping[str, str]) -> pa.Schema:
     """Schema of `confirm`; `parameters` as in `trials_schema`."""
     return _schema(CONFIRM, CONFIRM_COLUMNS, parameters)
+
+
+def memory_schema(parameters: Mapping[str, str]) -> pa.Schema:
+    """Schema of the table that a finished search leaves in a memory; `parameters` as in `trials_schema`."""
+    return _schema(MEMORY, MEMORY_COLUMNS, parameters)
 
 
 def _schema(table: str, columns: Sequence[Column], parameters: Mapping[str, str]) -> pa.Schema:

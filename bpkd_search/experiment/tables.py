@@ -92,13 +92,18 @@ def part(directory: Path, number: int) -> Path:
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a Parquet file atomically."""
     try:
-        buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd")
-        write_bytes(path, buffer.getvalue().to_pybytes())
+        write_bytes(path, as_parquet(table))
     except OSError as e:
         raise ExperimentError(
             f"{path}: cannot be written ({e.strerror or e}); free some space and resume the search"
         ) from e
+
+
+def as_parquet(table: pa.Table) -> bytes:
+    """Return a table as the bytes of a Parquet file."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    return bytes(buffer.getvalue().to_pybytes())
 
 
 def _open(directory: Path) -> None:

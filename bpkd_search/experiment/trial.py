@@ -12,7 +12,8 @@ from bpkd_search.config.models import RunConfig
 class Trial:
     """A trial that the engine has started: its run, its reports so far, and how it ended.
 
-    `retried_seconds` are the GPU-seconds of its failed attempts, if it was run again by request.
+    `retried_seconds` are the GPU-seconds of its failed attempts, if it was run again by request; with `in_full`, the
+    scheduler does not stop it; `alone` says whether its latency was measured when no trial ran.
     """
 
     number: int
@@ -26,6 +27,8 @@ class Trial:
     reason: str | None = None
     feasible: bool | None = None
     retried_seconds: float = 0.0
+    alone: bool = False
+    in_full: bool = False
 
     @property
     def retries(self) -> int:
@@ -40,8 +43,13 @@ class Trial:
     def restart(self) -> None:
         """Go back to before the first report, as a request to run it again asks."""
         self.retried_seconds += float(self.last().get("gpu_seconds", 0.0))
-        self.reports, self.stop = {}, False
+        self.reports, self.stop, self.alone = {}, False, False
         self.state = self.reason = self.feasible = None
+
+    def measured_alone(self, latency: float) -> None:
+        """Put a latency, in milliseconds, in the place of that of the newest report."""
+        self.reports[self.epoch] = {**self.last(), "latency_ms": latency}
+        self.alone = True
 
     def last(self) -> dict[str, Any]:
         """Return the newest report; empty before the first."""

@@ -20,8 +20,12 @@ def model_card(
     metrics: Mapping[str, float],
     baselines: Mapping[str, float],
     class_iou: Mapping[str, float],
+    estimate: str = "",
 ) -> str:
-    """Return the card as Markdown; `baselines` are other full-budget trials of the same search."""
+    """Return the card as Markdown.
+
+    `baselines` are other full-budget trials of the same search, `estimate` is a sentence on the mean over seeds.
+    """
     data, student, teacher, train = (config[key] for key in ("data", "student", "teacher", "train"))
     provenance = config.get("provenance") or {}
     loss = {key: value for key, value in config["loss"].items() if value is not None}
@@ -59,6 +63,8 @@ def model_card(
         " on the same split, so the figures are optimistic, and leads of a point or two may be seed noise."
         " Where validation images come from the same sequences as training images, they are more optimistic still.",
     ]
+    if estimate:
+        blocks.append(_text(estimate))
     if words := confirmed_words(provenance, name):
         blocks.append(_text(words))
     if class_iou:

@@ -23,6 +23,7 @@ from bpkd_search.experiment.schema import BASELINE, COMPLETE
 from bpkd_search.export.card import model_card
 from bpkd_search.export.claimed_score import confirmations, confirmed_words
 from bpkd_search.metrics.table import SCORES
+from bpkd_search.results.estimates import with_interval
 from bpkd_search.results.leaderboard import Leaderboard
 
 
@@ -30,7 +31,8 @@ from bpkd_search.results.leaderboard import Leaderboard
 class Setting:
     """A setting to export: its run including `provenance`, its scores, and the path of its student.
 
-    `name` is the stem of its files. `student` need not exist: a search keeps the weights of few trials.
+    `name` is the stem of its files. `student` need not exist: a search keeps the weights of few trials. `estimate` is
+    the expected mean over seeds as a text, empty if unknown.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Setting:
     student: Path
     baselines: dict[str, float] = field(default_factory=dict)
     class_iou: dict[str, float] = field(default_factory=dict)
+    estimate: str = ""
 
 
 # A function that writes one file of a setting.
@@ -52,6 +55,9 @@ def export_settings(settings: Sequence[Setting], out: Path, writers: Mapping[str
     """
     plan = [(setting, f"{setting.name}{suffix}", write) for setting in settings for suffix, write in writers.values()]
     for _, file, _ in plan:
+        if Path(file).name != file or "\0" in file:
+            # Its name has the method of a table, which somebody else may have written.
+            raise ExperimentError(f"{file!r} is no file name: the tables of this experiment are not those of a search")
         if (out / file).exists():
             raise ExperimentError(f"{out / file}: exists already; choose another --out")
     try:
@@ -83,6 +89,7 @@ def best_settings(
         raise ExperimentError(f"{board.directory}: no trial has run its full budget yet")
     plain = trials[(trials["origin"] == BASELINE) & (trials["state"] == COMPLETE)]
     baselines = {f"{row['method']} ({board.metric})": float(row[board.metric]) for _, row in plain.iterrows()}
+    best = board.with_estimates(best)
     last = board.reports(["class_iou"], best["number"].tolist()).groupby("number")["class_iou"].last()
     confirmed = confirmations(board)
     settings = []
@@ -110,8 +117,15 @@ def best_settings(
         student = student_file(board.directory, int(row["number"]))
         classes = _by_class(board.class_names, last.get(row["number"]))
         name = f"{rank}-{row['method']}-trial{row['number']}"
-        settings.append(Setting(name, config, metrics, student, baselines, classes))
+        settings.append(Setting(name, config, metrics, student, baselines, classes, _expected(board, row)))
     return settings
+
+
+def _expected(board: Leaderboard, row: pd.Series) -> str:
+    known = with_interval(row)
+    return known and (
+        f"Expected mean {board.metric} over seeds: {known} (95 % interval, by the search's model of all its trials)."
+    )
 
 
 def _chosen(board: Leaderboard, trials: pd.DataFrame, number: int) -> pd.DataFrame:
@@ -188,7 +202,7 @@ def _scores(setting: Setting) -> str:
     """Return a comment with the scores of the setting and their confirmation."""
     scored = ", ".join(f"{name} {value:.4f}" for name, value in setting.metrics.items())
     confirmed = confirmed_words(setting.config.get("provenance"), setting.name)
-    lines = [f"{json.dumps(setting.name)}: {scored} (validation split, one seed).", confirmed]
+    lines = [f"{json.dumps(setting.name)}: {scored} (validation split, one seed).", setting.estimate, confirmed]
     return "".join(f"# {line}\n" for line in lines if line)
 
 
@@ -204,7 +218,9 @@ def _python(value: Any, depth: int) -> str:
 
 def to_card(setting: Setting) -> str:
     """Return the model card as Markdown."""
-    return model_card(setting.name, setting.config, setting.metrics, setting.baselines, setting.class_iou)
+    return model_card(
+        setting.name, setting.config, setting.metrics, setting.baselines, setting.class_iou, setting.estimate
+    )
 
 
 def _as_text(text: Callable[[Setting], str]) -> Writer:

@@ -130,6 +130,8 @@ class BPKDLoss(nn.Module):
 
 
 def _per_class(alpha: float | Sequence[float], num_classes: int, like: Tensor) -> Tensor:
+    if isinstance(alpha, int | float):
+        return torch.full((), alpha, dtype=like.dtype, device=like.device).expand(num_classes)
     # `non_blocking`, because a plain copy to a GPU waits for all queued work.
     alphas = torch.as_tensor(alpha, dtype=like.dtype).flatten().to(like.device, non_blocking=True)
     if len(alphas) not in (1, num_classes):

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from bpkd_search.blocks import in_words
+from bpkd_search.blocks import Schedule, in_words
 from bpkd_search.errors import ConfigError
 from bpkd_search.losses.custom import custom_loss
 from bpkd_search.losses.entry import LossMethod
@@ -52,6 +52,17 @@ class Criterion(nn.Module):
     def needs_teacher(self) -> bool:
         """Whether any term uses the teacher."""
         return any(term.needs != "nothing" for term in self._terms.values())
+
+    @property
+    def changes(self) -> bool:
+        """Whether a parameter of any term changes during a run."""
+        values = [value for term in self._terms.values() for _, value in term]
+        return any(isinstance(value, Schedule) and value.start != value.end for value in values)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether any term is a function of the user's."""
+        return any(isinstance(term, Custom) for term in self._terms.values())
 
     def forward(
         self,

@@ -56,9 +56,15 @@ MEASURES: tuple[Measure, ...] = (
     _score("custom_score", meaning="the score of `data.eval.metric`; empty without one", since=6),
     _cost(
         "gpu_seconds",
-        meaning="seconds inside training so far, validation and start-up left out",
+        meaning="seconds inside training so far, validation and start-up left out, times the share of a GPU held",
         decimals=0,
         label="seconds",
+    ),
+    _cost(
+        "calibrated_seconds",
+        meaning="the same in seconds of the experiment's first kind of device, by a step that is timed on each kind",
+        decimals=0,
+        since=7,
     ),
     _record("wall_seconds", direction="min", meaning="seconds since the trial started, all counted", decimals=0),
     _record("images_per_second", direction="max", meaning="training speed of the last epoch"),

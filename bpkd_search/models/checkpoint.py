@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ from bpkd_search.models.formats import describe
 from bpkd_search.models.mmsegmentation import encoder_name, network_of, preprocessing_fault, translate
 
 Weights = dict[str, Tensor]
+
+# What DistributedDataParallel and torch.compile put before the names of a network's weights.
+_WRAPPERS = re.compile(r"^(_orig_mod\.)?(module\.)?(_orig_mod\.)?")
+
+# The layer of a segmentor that has a row for each class.
+_LAST_LAYER = ("classifier.weight", "classifier.bias")
 
 
 def save_weights(path: Path, model: nn.Module, about: Mapping[str, Any] | None = None) -> None:
@@ -47,14 +54,19 @@ def read_weights(path: Path) -> Weights:
     """Return the tensors of a `.safetensors`, or of a `.pt` / `.pth` that contains only tensors.
 
     A pickle with code in it is rejected, not run (`weights_only`). A state dict is also found under the
-    usual keys `state_dict`, `model` and `model_state_dict`, and a `module.` prefix is removed.
+    usual keys `state_dict`, `model` and `model_state_dict`, and prefixes `module.` and `_orig_mod.` are removed.
     Raises `CheckpointError` if the file is missing, unreadable, unsafe or has no state dict.
     """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[Weights, Sequence[str]]:
+    """Return the tensors in a file, and the names of classes that it states, none if it states none."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weights file")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return load_file(path), read_about(path).get("class_names", ())
         except (OSError, SafetensorError) as e:
             raise CheckpointError(f"{path}: is not a readable safetensors file: {e}") from e
     try:
@@ -74,24 +86,33 @@ def read_weights(path: Path) -> Weights:
     meta = tree.get("meta") if isinstance(tree, Mapping) else None
     if isinstance(meta, Mapping) and (fault := preprocessing_fault(meta)):
         raise CheckpointError(f"{path}: {fault}")
+    names = _class_names(meta) if isinstance(meta, Mapping) else ()
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(tree, Mapping) and isinstance(tree.get(key), Mapping):
             tree = tree[key]
     if not isinstance(tree, Mapping) or not all(isinstance(v, Tensor) for v in tree.values()) or not tree:
         raise CheckpointError(f"{path}: holds no state dict (a mapping of names to tensors)")
-    return {str(name).removeprefix("module."): tensor for name, tensor in tree.items()}
+    return {_WRAPPERS.sub("", str(name)): tensor for name, tensor in tree.items()}, names
 
 
-def load_segmentor(model: nn.Module, path: Path) -> None:
-    """Load a whole segmentor. Raises `CheckpointError` as `segmentor_weights` does."""
-    model.load_state_dict(segmentor_weights(model, path), strict=False)
+def _class_names(meta: Mapping[str, Any]) -> Sequence[str]:
+    """Return the class names in the description of a checkpoint of mmsegmentation, 0.x or 1.x."""
+    found = meta.get("dataset_meta", meta)
+    names = next((found[key] for key in ("classes", "CLASSES") if found.get(key)), ()) if found else ()
+    return [str(name) for name in names] if isinstance(names, list | tuple) else ()
 
 
-def segmentor_weights(model: nn.Module, path: Path) -> Weights:
+def load_segmentor(model: nn.Module, path: Path, rows: Sequence[int] | None = None) -> None:
+    """Load a whole segmentor, with some `rows`. Raises `CheckpointError` as `segmentor_weights` does."""
+    model.load_state_dict(segmentor_weights(model, path, rows), strict=False)
+
+
+def segmentor_weights(model: nn.Module, path: Path, rows: Sequence[int] | None = None) -> Weights:
     """Return the weights in a file for a whole segmentor, by this package or mmsegmentation; `model` may be on `meta`.
 
-    An auxiliary head in the file is left out if the model has none. Raises `CheckpointError` that says what another
-    format is, and names missing, unknown and misshapen keys.
+    An auxiliary head in the file is left out if the model has none. `rows` are the classes of the file that the model
+    has, in its order; without them, it has the same. Raises `CheckpointError` that says what another format is, and
+    names missing, unknown and misshapen keys.
     """
     read = read_weights(path)
     known = network_of(read) is not None
@@ -100,16 +121,21 @@ def segmentor_weights(model: nn.Module, path: Path) -> Weights:
     weights = translate(read) if known else read
     if not any(name.startswith("auxiliary.") for name in model.state_dict()):
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("auxiliary.")}
+    if rows is not None:
+        weights = {name: x[list(rows)] if name in _LAST_LAYER else x for name, x in weights.items()}
     return _fitting(model, weights, path, what, allow_unknown=False)
 
 
-def classes_in(path: Path) -> int | None:
-    """Return the number of classes of a whole segmentor in a file; None if it is none. Raises `CheckpointError`."""
-    weights = read_weights(path)
+def classes_in(path: Path) -> tuple[int | None, Sequence[str]]:
+    """Return the number of classes of a whole segmentor in a file, None if it is none, and the names that it states.
+
+    Raises `CheckpointError`.
+    """
+    weights, names = _read(path)
     for name in ("classifier.weight", "decode_head.conv_seg.weight"):
         if name in weights:
-            return int(weights[name].shape[0])
-    return None
+            return int(weights[name].shape[0]), names
+    return None, ()
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:

@@ -40,6 +40,13 @@ class Network(nn.Module, ABC):
         """Return the parts that `train.head_lr` is about."""
 
 
+def are_probabilities(logits: Tensor) -> bool:
+    """Return whether values [B, C, h, w] are what a softmax gives: none below 0, and of sum 1 in every pixel."""
+    values = logits.float()
+    # Half precision rounds each of many classes.
+    return bool(values.min() >= 0 and (values.sum(1) - 1).abs().max() < 0.01)
+
+
 def require_finite(logits: Tensor, advice: str = "") -> None:
     """Raise `CheckpointError` unless all logits of a frozen teacher are finite; waits for the device."""
     if not logits.isfinite().all():

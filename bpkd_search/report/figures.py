@@ -15,6 +15,7 @@ import pandas as pd
 
 from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED, RUNNING
 from bpkd_search.results.analysis import violates_constraint
+from bpkd_search.results.estimates import ESTIMATE
 
 Figure = dict[str, Any]
 
@@ -120,6 +121,57 @@ def course(curves: pd.DataFrame, searched: pd.DataFrame, baseline: float | None,
         )
     lines = [] if baseline is None else [level(baseline, "best baseline")]
     return figure(data, 360, shapes=lines, xaxis=axis_title(f"{unit} spent by all trials"), yaxis=axis_title(metric))
+
+
+def estimates(full: pd.DataFrame, others: pd.DataFrame, metric: str) -> Figure:
+    """Return each trial's estimate and interval against its own score; the dashed line is where both are equal."""
+
+    def points(rows: pd.DataFrame, name: str, colour: str, symbol: str) -> dict[str, Any]:
+        rows = rows.dropna(subset=[metric])
+        mean = rows[ESTIMATE]
+        return {
+            "type": "scatter",
+            "mode": "markers",
+            "name": name,
+            "x": rows[metric].tolist(),
+            "y": mean.tolist(),
+            "error_y": {
+                "type": "data",
+                "symmetric": False,
+                "array": (rows["estimate_high"] - mean).tolist(),
+                "arrayminus": (mean - rows["estimate_low"]).tolist(),
+                "color": colour,
+                "thickness": 1,
+                "width": 0,
+            },
+            "customdata": [
+                [
+                    int(row["number"]),
+                    words(row["method"]),
+                    int(row["epochs"]),
+                    row["estimate_low"],
+                    row["estimate_high"],
+                ]
+                for row in rows.to_dict("records")
+            ],
+            "marker": {"color": colour, "size": 8, "symbol": symbol},
+            "hovertemplate": f"trial %{{customdata[0]}}, %{{customdata[1]}}, epoch %{{customdata[2]}}<br>{metric}"
+            " %{x:.4f}<br>estimate %{y:.4f} [%{customdata[3]:.4f}, %{customdata[4]:.4f}]<extra></extra>",
+        }
+
+    data = [points(full, "full budget", BLUE, "circle"), points(others, "not in full", SOFT, "circle-open")]
+    data = [trace for trace in data if trace["x"]]
+    values = [value for trace in data for name in ("x", "y") for value in trace[name]]
+    ends = [min(values), max(values)] if values else [0.0, 1.0]
+    line = {"type": "line", "x0": ends[0], "y0": ends[0], "x1": ends[1], "y1": ends[1], "layer": "below"}
+    equal = {**line, "line": {"color": ORANGE, "width": 1.5, "dash": "dash"}}
+    return figure(
+        data,
+        380,
+        shapes=[equal],
+        xaxis=axis_title(f"own {metric}, one seed"),
+        yaxis=axis_title("expected mean over seeds"),
+    )
 
 
 def rank_agreement(agreement: pd.DataFrame, rungs: Sequence[float]) -> Figure:

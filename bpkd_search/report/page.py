@@ -22,6 +22,7 @@ from bpkd_search.imports import require
 from bpkd_search.metrics.table import HEADLINE, HIGHER_IS_BETTER, LABELS
 from bpkd_search.pictures.panels import Panels
 from bpkd_search.report.parts import Section
+from bpkd_search.results.estimates import ESTIMATE, ESTIMATES
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.text_table import cells, decimals_of, is_number
 
@@ -51,14 +52,14 @@ def report_page(board: Leaderboard, panels: Panels) -> str:
     """Return the page as text."""
     from bpkd_search.report.sections import headline, sections
 
-    trials = board.trials()
+    trials = board.with_estimates(board.trials())
     parts = sections(board, trials)
     figures = [figure for part in parts for figure in part.figures]
     name = str(board.config.get("name", "search"))
     facts, best = headline(board, trials)
     numbers = iter(range(len(figures)))
     blocks = [
-        _section("Leaderboard", '<div id="leaderboard"></div>', _leaderboard_remarks(board)),
+        _section("Leaderboard", '<div id="leaderboard"></div>', _leaderboard_remarks(board, trials)),
         *(_section(part.title, _body(part, [next(numbers) for _ in part.figures]), part.remarks) for part in parts),
         _section("Predictions", _pictures(panels), panels.remarks),
     ]
@@ -100,7 +101,7 @@ def _finite(value: Any) -> Any:
 
 def _table(board: Leaderboard, trials: pd.DataFrame) -> dict[str, Any]:
     """Return columns and rows of the leaderboard, best first; the page draws and sorts them."""
-    names = dict.fromkeys([*BEFORE, board.metric, *SHOWN_SCORES, *board.summary_columns, *AFTER])
+    names = dict.fromkeys([*BEFORE, board.metric, *ESTIMATES, *SHOWN_SCORES, *board.summary_columns, *AFTER])
     shown = [name for name in names if name in trials and (name == "state" or trials[name].notna().any())]
     columns = [_column("rank", "rank", number=True)]
     cells: list[list[Any]] = [list(range(1, len(trials) + 1))]
@@ -108,7 +109,7 @@ def _table(board: Leaderboard, trials: pd.DataFrame) -> dict[str, Any]:
         column = trials[name]
         number = is_number(column)
         label = LABELS.get(name, name.removeprefix("loss.")).replace("_", " ")
-        columns.append(_column(name, label, number))
+        columns.append(_column(name, label, number, board.direction == "max"))
         values = [None if pd.isna(value) else value for value in column.astype(object)]
         if number:
             cells.append([None if value is None else float(value) for value in values])
@@ -117,17 +118,19 @@ def _table(board: Leaderboard, trials: pd.DataFrame) -> dict[str, Any]:
     return {"columns": columns, "rows": [list(row) for row in zip(*cells, strict=True)]}
 
 
-def _column(name: str, label: str, number: bool) -> dict[str, Any]:
-    """Return how the page labels, formats and sorts a column."""
-    best_first = HIGHER_IS_BETTER.get(name, False)
+def _column(name: str, label: str, number: bool, more: bool = False) -> dict[str, Any]:
+    """Return how the page labels, formats and sorts a column; `more` says whether higher estimates are better."""
+    best_first = more if name in ESTIMATES else HIGHER_IS_BETTER.get(name, False)
     return {"name": name, "label": label, "number": number, "decimals": decimals_of(name), "bestFirst": best_first}
 
 
-def _leaderboard_remarks(board: Leaderboard) -> list[str]:
+def _leaderboard_remarks(board: Leaderboard, trials: pd.DataFrame) -> list[str]:
     return [
         f"Ranked by {board.metric} on the validation split; trials that ran their full budget come first. One seed"
         " each: small leads may be noise.",
         *board.caveats,
+        *["What estimates are and how far to trust them is said under Estimates."]
+        * bool(trials[ESTIMATE].notna().any()),
     ]
 
 

@@ -19,7 +19,8 @@ from bpkd_search.report import figures as draw
 from bpkd_search.report import space_figures as space
 from bpkd_search.report.parts import Section
 from bpkd_search.results.analysis import best_so_far, rank_agreement, violates_constraint
-from bpkd_search.results.importance import importance, scope
+from bpkd_search.results.estimates import ESTIMATE, with_interval
+from bpkd_search.results.importance import scope
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.confirmation import confirmed
 
@@ -33,7 +34,7 @@ SHOWN_CLASSES = 40
 
 
 def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Return facts on the search, in a few words, and its result, in a few sentences."""
+    """Return facts on the search, in a few words, and its result, in a few sentences; `trials` with their estimates."""
     config, metric = board.config, board.metric
     counts = trials["state"].astype(object).value_counts()
     facts = [f"{len(trials)} trials: " + ", ".join(f"{n} {str(s).lower()}" for s, n in counts.items())]
@@ -63,6 +64,8 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
         lines.append(
             f"The best searched setting, trial {mine['number']}, reaches {metric} {mine[metric]:.4f}: {how} {against}."
         )
+        if said := _expected(board, trials, mine):
+            lines.append(said)
         drawn = int(((trials["state"] == COMPLETE) & (trials["origin"] != BASELINE)).sum())
         lines.append(
             f"{ONE_SEED} The setting was chosen as the best of {drawn} full-budget trials by this score, which"
@@ -74,9 +77,13 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
 
 
 def sections(board: Leaderboard, trials: pd.DataFrame) -> list[Section]:
-    """Return the sections between leaderboard and pictures; one that cannot be shown has a remark why."""
+    """Return the sections between leaderboard and pictures; one that cannot be shown has a remark why.
+
+    `trials` are those of `Leaderboard.trials` with their estimates.
+    """
     parts: dict[str, Callable[[Leaderboard, pd.DataFrame], Section]] = {
         "Confirmation": _confirmation,
+        "Estimates": _estimates,
         "Best so far": _course,
         "Gains over the baselines": _gains,
         "Gains by class": _classes,
@@ -106,6 +113,24 @@ def _confirmation(board: Leaderboard, trials: pd.DataFrame) -> Section:
         tables=[(result.metric, result.table) for result in found],
         remarks=[*(result.verdict for result in found), *limits],
     )
+
+
+def _estimates(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    title, known = "Estimates", trials[trials[ESTIMATE].notna()]
+    notes = list(trials.attrs["notes"])
+    if known.empty:
+        return Section(title, remarks=notes)
+    full, others = known[known["state"] == COMPLETE], known[known["state"] != COMPLETE]
+    shown = (full.head(draw.MANY // 3), others.head(draw.MANY // 6))
+    remarks = [
+        *notes,
+        "Each point is a trial; the bar is the 95 % interval of its mean over seeds. Blue: full budget, where a trial"
+        " below the dashed line was lucky, as far as the model can tell, and one above it unlucky. Hollow: trials that"
+        " are running or were stopped, at the score of their last report.",
+    ]
+    if sum(map(len, shown)) < len(known):
+        remarks.append(f"Of {len(known)} trials, the {len(shown[0])} best full and {len(shown[1])} others are drawn.")
+    return Section(title, [draw.estimates(*shown, board.metric)], remarks)
 
 
 def _course(board: Leaderboard, trials: pd.DataFrame) -> Section:
@@ -194,11 +219,10 @@ def _slices(board: Leaderboard, trials: pd.DataFrame) -> Section:
 
 
 def _importance(board: Leaderboard, trials: pd.DataFrame) -> Section:
-    drawn, _ = _drawn(trials)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            table = importance(drawn, board.metric, board.config["space"])
+            table = board.importance()
         except RuntimeError as e:  # if all points or all scores are the same
             raise ExperimentError(f"Importance cannot be computed: {e}") from e
     notes = [*scope(table, board.metric), *(str(w.message) for w in caught if "fANOVA" in str(w.message))]
@@ -257,6 +281,19 @@ def _costs(board: Leaderboard, trials: pd.DataFrame) -> Section:
     if len(failed):
         remarks.append("Failed: " + ", ".join(f"{n} {reason}" for reason, n in failed.items()) + ".")
     return Section("States and costs", figures, remarks)
+
+
+def _expected(board: Leaderboard, trials: pd.DataFrame, mine: pd.Series) -> str:
+    """Return what the model expects of the best searched trial and of the one that it expects most of."""
+    chosen = ~violates_constraint(trials) & (trials["origin"] != BASELINE) & (trials["state"] == COMPLETE)
+    known = trials[chosen & trials[ESTIMATE].notna()]
+    if known.empty or pd.isna(mine[ESTIMATE]):
+        return ""
+    said = f"Its expected mean over seeds is {with_interval(mine)} (95 % interval, by the model of all trials)"
+    first = known.sort_values(ESTIMATE, ascending=board.direction == "min", kind="stable").iloc[0]
+    if first["number"] == mine["number"]:
+        return f"{said}, the best of all estimates."
+    return f"{said}; the best estimate is that of trial {first['number']}, {with_interval(first)}."
 
 
 def _best(trials: pd.DataFrame, *, searched: bool) -> pd.Series | None:

@@ -114,7 +114,7 @@ def slices(
 
 
 def importance(table: pd.DataFrame) -> Figure:
-    """Return bars of each parameter's share by PED-ANOVA and, if present, fANOVA."""
+    """Return bars of each parameter's shares, by the model, in total and alone, and by PED-ANOVA."""
     rows = table.iloc[::-1]
     names = [short(str(path)) for path in rows.index]
     data = [
@@ -127,13 +127,17 @@ def importance(table: pd.DataFrame) -> Figure:
             "marker": {"color": colour},
             "hovertemplate": f"%{{y}}<br>{name}: %{{x:.0%}}<extra></extra>",
         }
-        for column, name, colour in (("fanova", "fANOVA", ORANGE), ("ped_anova", "PED-ANOVA", BLUE))
+        for column, name, colour in (
+            ("ped_anova", "PED-ANOVA", SOFT),
+            ("fanova", "fANOVA, alone", ORANGE),
+            ("fanova_total", "fANOVA, with interactions", BLUE),
+        )
         if rows[column].notna().any()
     ]
     axis = {**axis_title("share of the importance"), "tickformat": ".0%"}
     legend = {"traceorder": "reversed"}
     yaxis = {"gridcolor": "rgba(0,0,0,0)"}
-    return figure(data, 110 + 44 * len(rows), barmode="group", bargap=0.35, xaxis=axis, yaxis=yaxis, legend=legend)
+    return figure(data, 110 + 54 * len(rows), barmode="group", bargap=0.35, xaxis=axis, yaxis=yaxis, legend=legend)
 
 
 def _plain(value: Any) -> Any:

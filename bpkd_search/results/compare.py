@@ -21,12 +21,14 @@ def compare(
 
     Only trials that ran their full budget are compared. At *equal epochs* each counts with its last report
     within the lowest number of epochs of any of them; at *equal GPU-seconds* with its last report within the
-    lowest number of GPU-seconds of any of them. Nothing is interpolated; a trial without a report within
-    the limit is omitted. `attrs` holds both limits as `epochs` and `gpu_seconds`.
+    lowest number of GPU-seconds of any of them, as they compare between kinds of GPUs (the column `seconds` of `trials`
+    and `reports`). Nothing is interpolated; a trial without a report within the limit is omitted. `attrs` holds both
+    limits as `epochs` and `gpu_seconds`.
 
     Columns: at, those of `by`, trials (their number), best, median, number and epochs and gpu_seconds (of the best),
-    best and median minus those of the baseline `bpkd-paper` (`best_vs_paper`, `median_vs_paper`) and of the
-    best plain baseline (ce, kd, cwd: `best_vs_plain`, `median_vs_plain`), both of the same experiment, and note.
+    finished (whether that is the end of its schedule: a slower trial may be cut before), best and median minus those
+    of the baseline `bpkd-paper` (`best_vs_paper`, `median_vs_paper`) and of the best plain baseline (ce, kd, cwd:
+    `best_vs_plain`, `median_vs_plain`), both of the same experiment, and note.
     If the search has constraints, the best of a method is one that meets them, if any does, and `feasible` is
     whether it does; methods without such a trial are last.
 
@@ -39,11 +41,12 @@ def compare(
     if unknown := [name for name in methods or () if name not in known]:
         raise ConfigError([f"got {name!r}, valid: {', '.join(known)}" for name in unknown], "methods")
     shown = full[full["method"].isin(methods)] if methods else full
-    limits = {"epochs": int(shown["epochs"].min()), "gpu_seconds": float(shown["gpu_seconds"].min())}
+    limits = {"epochs": int(shown["epochs"].min()), "gpu_seconds": float(shown["seconds"].min())}
     parts = []
-    for at, column, limit in ((EPOCHS, "epoch", limits["epochs"]), (SECONDS, "gpu_seconds", limits["gpu_seconds"])):
+    for at, column, limit in ((EPOCHS, "epoch", limits["epochs"]), (SECONDS, "seconds", limits["gpu_seconds"])):
         last = reports[reports[column] <= limit].dropna(subset=[metric]).groupby(KEY, observed=True).tail(1)
-        scores = full[[*KEY, "method", "origin", "feasible"]].merge(last, on=KEY).rename(columns={metric: "score"})
+        scores = full[[*KEY, "method", "origin", "feasible", "epochs"]].merge(last, on=KEY)
+        scores = scores.rename(columns={metric: "score"})
         parts.append(_rows(scores, at, by, methods))
     table = pd.concat(parts, ignore_index=True)
     if full["feasible"].isna().all():
@@ -74,6 +77,7 @@ def _rows(scores: pd.DataFrame, at: str, by: Sequence[str], methods: Sequence[st
                 "feasible": first["feasible"],
                 "epochs": int(first["epoch"]),
                 "gpu_seconds": float(first["gpu_seconds"]),
+                "finished": bool(first["epoch"] == first["epochs"]),
                 "best_vs_paper": best - paper,
                 "median_vs_paper": median - paper,
                 "best_vs_plain": best - plain,

@@ -15,7 +15,8 @@ from bpkd_search.config.data import DATA_OPTIONS
 from bpkd_search.config.paths import find
 from bpkd_search.config.search import Search
 from bpkd_search.errors import ConfigError, ExperimentError
-from bpkd_search.experiment.paths import CONFIRM, FACTS, REPORTS, TRIALS
+from bpkd_search.experiment.calibration import read_steps, scale
+from bpkd_search.experiment.paths import CALIBRATION, CONFIRM, FACTS, REPORTS, TRIALS
 from bpkd_search.experiment.reading import Folder, unite
 from bpkd_search.experiment.schema import (
     CONFIRM_COLUMNS,
@@ -96,6 +97,11 @@ class Experiments:
         return self._searches[0].ranked_by
 
     @property
+    def direction(self) -> str:
+        """Whether more (`max`) or less (`min`) of the metric that ranks is better."""
+        return self._searches[0].goals[self.metric]
+
+    @property
     def objectives(self) -> list[str]:
         """The measures that the searches optimised, the one that ranks first."""
         return list(dict.fromkeys(name for search in self._searches for name in search.goals))
@@ -135,7 +141,30 @@ class Experiments:
                 shown = ["..." if isinstance(value, dict) else value for value in values]
                 each = "; ".join(f"{name}: {value}" for name, value in zip(self.experiments, shown, strict=True))
                 lines.append(f"{path} differs ({each}): scores are not comparable")
+        if None in self._scales:
+            timed = zip(self.experiments, self._steps, strict=True)
+            kinds = "; ".join(f"{name}: {', '.join(steps)}" for name, steps in timed)
+            lines.append(f"kinds of devices differ ({kinds}): seconds are not comparable")
         return lines
+
+    @property
+    def _steps(self) -> list[dict[str, float]]:
+        """The seconds of a step on each kind of device that trials of each experiment ran on."""
+        return [read_steps(folder.text(CALIBRATION), f"{folder.name}/{CALIBRATION}") for folder in self.folders]
+
+    @property
+    def _scales(self) -> list[float | None]:
+        """What a calibrated second of each experiment is in those of the first; None where nothing says it."""
+        return [scale(steps, self._steps[0]) for steps in self._steps]
+
+    def comparable_seconds(self, rows: pd.DataFrame) -> pd.Series:
+        """Return the seconds of rows of `trials` or `reports` as they compare between kinds of devices.
+
+        Those are calibrated seconds of the first experiment's first kind; rows without them count as they are.
+        """
+        seconds = rows["calibrated_seconds"].astype(float).fillna(rows["gpu_seconds"].astype(float))
+        factors = {name: each or 1.0 for name, each in zip(self.experiments, self._scales, strict=True)}
+        return seconds * rows["experiment"].astype(str).map(factors)
 
     @cached_property
     def class_names(self) -> list[str] | None:

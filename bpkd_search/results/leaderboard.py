@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 
 import pandas as pd
@@ -14,7 +14,8 @@ from bpkd_search.experiment.paths import CONFIRM, REPORTS, TRIALS
 from bpkd_search.experiment.reading import to_pandas
 from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED, RUNNING
 from bpkd_search.metrics.table import HEADLINE, SCORES, held_out
-from bpkd_search.results.analysis import violates_constraint
+from bpkd_search.results.analysis import KEY, violates_constraint
+from bpkd_search.results.estimates import ESTIMATES, Searched
 from bpkd_search.results.experiments import Experiments
 
 _ORDER = {COMPLETE: 0, RUNNING: 1, PRUNED: 1, FAILED: 2}
@@ -36,12 +37,16 @@ class Leaderboard(Experiments):
     def trials(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Return one row per trial, best first, with `rank` as the index; `columns` selects some, plus those that rank.
 
+        `estimate`, `estimate_low` and `estimate_high` are there if `columns` names them, see `estimates`, whose notes
+        are then in `attrs`.
         Trials that ran their full budget come first, ordered by the search's metric, those that violate a constraint
         after the others. Running and stopped trials follow, ordered by epochs and metric; failed ones are last. A
         partial result never outranks a full one.
         """
         needed = ("experiment", "number", "state", "epochs", "feasible", self.metric)
-        frame = to_pandas(self._table(TRIALS, None if columns is None else [*dict.fromkeys([*needed, *columns])]))
+        estimated = [name for name in ESTIMATES if name in (columns or ())]
+        stored = [name for name in columns or () if name not in ESTIMATES]
+        frame = to_pandas(self._table(TRIALS, None if columns is None else [*dict.fromkeys([*needed, *stored])]))
         states = frame["state"].astype(object)
         order = frame.assign(
             _group=states.map(_ORDER).fillna(max(_ORDER.values())) + 0.5 * violates_constraint(frame),
@@ -53,7 +58,43 @@ class Leaderboard(Experiments):
         )
         ranked = frame.loc[order.index].reset_index(drop=True)
         ranked.index = pd.RangeIndex(1, len(ranked) + 1, name="rank")
-        return ranked
+        return self.with_estimates(ranked, estimated) if estimated else ranked
+
+    def estimates(self) -> pd.DataFrame:
+        """Return what each trial's setting is expected to reach: one row per trial that the model can say something of.
+
+        Columns: experiment, number, `estimate` (the mean over seeds at full budget of the metric that ranks), and
+        `estimate_low` and `estimate_high`, its 95 % interval. A model of the space learns them from all that the trials
+        of the experiment reported, so running and stopped trials have one, too; trials outside the space, as most
+        baselines are, and those that diverged have none. Empty before 4 trials ran their full budget. `attrs["notes"]`
+        are sentences on how far to trust them.
+        """
+        from bpkd_search.results.estimates import estimated
+
+        frames, notes = [], list[str]()
+        for name, searched in self._searched():
+            frame, said = estimated(searched)
+            frames.append(frame.astype({"number": int}).assign(experiment=name)[[*KEY, *ESTIMATES]])
+            notes += said if len(self.folders) == 1 else [f"{name}: {line}" for line in said]
+        table = pd.concat(frames, ignore_index=True)
+        table.attrs["notes"] = notes
+        return table
+
+    def with_estimates(self, trials: pd.DataFrame, columns: Sequence[str] = tuple(ESTIMATES)) -> pd.DataFrame:
+        """Return rows of `trials` with these columns of `estimates` added, NaN where there is no estimate."""
+        known = self.estimates()
+        keys = pd.MultiIndex.from_arrays([trials["experiment"].astype(str), trials["number"].astype(int)])
+        found = known.set_index(KEY)[list(columns)].reindex(keys)
+        added = trials.assign(**{name: found[name].to_numpy(dtype=float) for name in columns})
+        added.attrs |= known.attrs
+        return added
+
+    def _searched(self) -> Iterator[tuple[str, Searched]]:
+        """Yield what the model of the space is made of, by experiment."""
+        from bpkd_search.results.estimates import read_searched
+
+        for folder, name, config in zip(self.folders, self.experiments, self.configs, strict=True):
+            yield name, read_searched(folder, config, self.metric, self.direction)
 
     def reports(self, columns: Sequence[str] | None = None, numbers: Sequence[int] | None = None) -> pd.DataFrame:
         """Return one row per validated epoch, by experiment, trial and epoch, of all trials or those in `numbers`."""
@@ -87,18 +128,21 @@ class Leaderboard(Experiments):
         from bpkd_search.results.compare import compare
 
         several = len(self.folders) > 1
-        measures = [self.metric, "gpu_seconds"]
-        trials, reports = self.trials([*measures, "method", "origin"]), self.reports(measures)
+        measures = [self.metric, "gpu_seconds", "calibrated_seconds"]
+        trials, reports = (
+            rows.assign(seconds=self.comparable_seconds(rows))
+            for rows in (self.trials([*measures, "method", "origin"]), self.reports(measures))
+        )
         return compare(trials, reports, self.metric, methods, ["experiment", "method"] if several else ["method"])
 
     def importance(self, seed: int = 0) -> pd.DataFrame:
-        """Return the importance of each parameter by PED-ANOVA and fANOVA; see `importance.importance`."""
-        from bpkd_search.results.importance import importance
+        """Return the importance of each parameter, by the model and by PED-ANOVA; see `importance.importance`."""
+        from bpkd_search.results.importance import importance, pooled
 
         spaces = [config["space"] for config in self.configs]
         if any(space != spaces[0] for space in spaces):
             raise ExperimentError(f"{', '.join(self.names)}: search different spaces; ask for importance one by one")
-        return importance(self._full(), self.metric, spaces[0], seed)
+        return importance(self._full(), self.metric, pooled([searched for _, searched in self._searched()]), seed)
 
     def curves(self) -> pd.DataFrame:
         """Return the best score so far against the GPU-seconds spent; see `analysis.best_so_far`."""

@@ -6,23 +6,50 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bpkd_search.config.distributions import apart
+from bpkd_search.config.distributions import distance
 from bpkd_search.config.points import Point
-from bpkd_search.config.space import Distribution
+from bpkd_search.config.space import Choice, Distribution
 
 # How far a trial speaks for points around it, as a share of the space's ranges: of 0.1 and 0.2, the first is better
 # with two parameters and the second with five (simulated).
 _WIDTH = 0.15
 
 
+def squared_distances(
+    space: Mapping[str, Distribution], points: Sequence[Point], others: Sequence[Point]
+) -> NDArray[np.float64]:
+    """The squares of `apart` of every pair, float64 [points, others]."""
+    total = np.zeros((len(points), len(others)))
+    for path, distribution in space.items():
+        here, there = (_places(path, distribution, each) for each in (points, others))
+        lacking, lacking_there = np.isnan(here)[:, None], np.isnan(there)[None]
+        difference = here[:, None] - there[None]
+        shares = difference != 0 if isinstance(distribution, Choice) else difference**2
+        total += np.where(lacking | lacking_there, lacking != lacking_there, shares)
+    return total / len(space)
+
+
+def _places(path: str, distribution: Distribution, points: Sequence[Point]) -> NDArray[np.float64]:
+    """Where in its range the value of each point lies, or the index of its option; NaN for points without one."""
+    if isinstance(distribution, Choice):
+        return np.array([distribution.options.index(p[path]) if path in p else np.nan for p in points])
+    low = distribution.bounds[0]
+    return np.array([distance(distribution, p[path], low) if path in p else np.nan for p in points])
+
+
 def predict(
-    space: Mapping[str, Distribution], points: Sequence[Point], scores: Sequence[float], at: Sequence[Point]
+    space: Mapping[str, Distribution],
+    points: Sequence[Point],
+    scores: Sequence[float],
+    at: Sequence[Point],
+    width: float = _WIDTH,
 ) -> list[float]:
     """The scores expected at other points: means of all scores, weighted by a Gaussian kernel of the distance."""
-    away = np.array([[apart(space, here, point) for point in points] for here in at])
+    away = squared_distances(space, at, points)
     # The nearest counts in full, however far it is.
-    weights = np.exp((away.min(axis=1, keepdims=True) ** 2 - away**2) / (2 * _WIDTH**2))
+    weights = np.exp((away.min(axis=1, keepdims=True) - away) / (2 * width**2))
     return [float(mean) for mean in weights @ np.array(scores, dtype=float) / weights.sum(axis=1)]
 
 

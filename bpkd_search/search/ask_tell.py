@@ -98,7 +98,10 @@ class AskTell:
     def learn(self, found: Found) -> None:
         """Take trials of other searches; those outside the space are passed over."""
         self._from_elsewhere = list(found)
-        self.study.learn([trial for trial in found if self._holds(trial["point"])])
+        held = [trial for trial in found if self._holds(trial["point"])]
+        self.study.learn(held)
+        if self.learned is not None:
+            self.learned.learn(held)
 
     def change_space(self, config: SearchConfig, trials: Iterable[Trial], ended: Iterable[Trial]) -> None:
         """Begin anew in another space, with those of `trials` that lie in it, `ended` ones in the order of their ends.

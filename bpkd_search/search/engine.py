@@ -19,31 +19,34 @@ from optuna.storages import BaseStorage
 from bpkd_search.config.changes import with_changes
 from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.paths import find
-from bpkd_search.config.points import column_kind, to_tree
+from bpkd_search.config.points import Point, column_kind, to_tree
 from bpkd_search.errors import UserError
 from bpkd_search.experiment.events import Event, read_events
 from bpkd_search.experiment.origin import at_its_place
 from bpkd_search.experiment.recorder import Recorder
 from bpkd_search.experiment.requests import as_begun
-from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, OOM, PRUNED
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, OOM, PRUNED, REMEMBERED
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.ask_tell import AskTell
 from bpkd_search.search.judging import Judging
 from bpkd_search.search.learned import Learned, LearnedRungs
+from bpkd_search.search.memory import offer_of
 from bpkd_search.search.plan import Plan
 from bpkd_search.search.ranking import ranked
+from bpkd_search.search.rungs import position
 from bpkd_search.search.spending import Spending, gpu_seconds
 from bpkd_search.search.stopping import Stopping, make_rungs
 from bpkd_search.search.study import Study
-from bpkd_search.search.warm_start import Found, find_sources, judge
+from bpkd_search.search.warm_start import Found, judge
 from bpkd_search.surrogate.model import Model
+from bpkd_search.surrogate.tried import Tried, model_of
 
 
 class Engine:
     """Asks, reports and ends of one search, in the order they come.
 
     `fixed` trials come first, by default the baselines, then `enqueue:`, then the sampler's points, `sampled` in
-    all (by default as the config says). Trials of origin `baseline` always run to the end.
+    all (by default as the config says). Trials of origin `baseline` and `memory` always run to the end.
     `listen(event, trial)` is called after each `ask`, `report`, `lost`, `retry` and `end`. `storage` is where the
     Optuna study lives, by default a journal file in the folder; `clock` gives seconds, by default those since 1970.
     """
@@ -82,8 +85,10 @@ class Engine:
         self._ask_tell = AskTell(config, self.plan, self._judging, directory, storage, self.notes.append)
         self._spending = Spending(config.search.budget, clock)
         self._unfinished: deque[Trial] = deque()
+        self._to_begin: set[int] = set()  # those of them that a request runs again and that have not begun
         # Trials of other searches that wait until they can be judged; None before they were looked for.
         self._sources: dict[str, Found] | None = None
+        self._weighed: Sequence[str] = ()
         for event in read_events(directory):
             self._restore(event)
         self._use(now)
@@ -115,13 +120,13 @@ class Engine:
         if self.interrupted:
             return None
         self._open_session()
+        waiting = [trial for trial in self._unfinished if not (self.paused and trial.number in self._to_begin)]
         # One that ran out of memory needs more room than others leave, so it waits until no more of those are to come.
-        if again := next((trial for trial in self._unfinished if OOM not in trial.losses), None):
-            self._unfinished.remove(again)
-            return again
+        if again := next((trial for trial in waiting if OOM not in trial.losses), None):
+            return self._go_on(again)
         number = len(self.trials)
         if self.paused or number >= self.total or self._budget_is_spent():
-            return self._unfinished.popleft() if self._unfinished else None
+            return self._go_on(waiting[0]) if waiting else None
         self.judge_sources()
         trial = self.plan.trial(number, self.study.ask)
         self._begin(trial)
@@ -137,6 +142,11 @@ class Engine:
             config=tree,
         )
         self.listen("ask", trial)
+        return trial
+
+    def _go_on(self, trial: Trial) -> Trial:
+        self._unfinished.remove(trial)
+        self._to_begin.discard(trial.number)
         return trial
 
     def report(self, number: int, report: dict[str, Any]) -> bool:
@@ -192,24 +202,34 @@ class Engine:
         self._unfinished.append(trial)
         self.listen("lost", trial)
 
+    def measured_alone(self, number: int, latency: float) -> None:
+        """Take a trial's latency that was measured when no trial ran; constraints are judged by it."""
+        self._log("latency", number, latency_ms=latency)
+        self.trials[number].measured_alone(latency)
+        self._judge_again()
+
     def request(self, event: Mapping[str, Any]) -> None:
         """Do what a request asks, as `search.requests` puts it for the log."""
         self._log("request", -1, **event)
         self._steer(event)
         for number in event.get("retry", ()):
             self._unfinished.append(self.trials[number])
+            self._to_begin.add(number)
             self.listen("retry", self.trials[number])
         for trial in [trial for trial in self._unfinished if trial.number in self.stopped]:
-            self._unfinished.remove(trial)
-            self.end(trial.number)
+            self.end(self._go_on(trial).number)
 
     def stop_for(self, error: UserError) -> None:
         """Stop the search for something that the user has to fix, such as a full disk."""
         self.fatal, self.interrupted = error, True
 
-    def offer(self, sources: dict[str, Found]) -> None:
-        """Take trials of other searches, as `find_sources` gives them, that are to be judged by the first own ones."""
-        self._sources = sources
+    def offer(self, sources: dict[str, Found], first: Sequence[Point] = (), weighed: Sequence[str] = ()) -> None:
+        """Take trials of other searches, as `offer_of` gives them, that are to be judged by the first own ones.
+
+        The points `first` are tried before the sampler's; sources in `weighed` count by how well they agree.
+        """
+        self._sources, self._weighed = sources, weighed
+        self.plan.remember(first)
 
     def learn(self, found: Found) -> None:
         """Bring trials of other searches into the study."""
@@ -221,7 +241,9 @@ class Engine:
 
         Gives what was learned.
         """
-        verdict = judge(self.config, self._sources, self.study.points(), self.trials) if self._sources else None
+        if not self._sources:
+            return None
+        verdict = judge(self.config, self._sources, self.study.points(), self.trials, self._weighed)
         if verdict is None:
             return None
         self._log("warm_start", -1, trials=verdict.trials, agreement=verdict.agreement)
@@ -233,23 +255,28 @@ class Engine:
         """The trials that ran their full budget, best first."""
         return ranked(self.trials.values(), self.metric)
 
-    def model(self) -> Model:
-        """A model of the metric that ranks, from all that the trials reported."""
-        if self.learned is not None:
-            return self.learned.models[0]
-        direction = self.goals[self.metric]
-        model = Model(self.config.space)
-        for number, trial in self.trials.items():
+    def tried(self) -> list[Tried]:
+        """What estimates are learned from: the trials in the space that did not diverge.
+
+        `results.estimates` reads the same from the tables of the folder.
+        """
+        sign = 1.0 if self.goals[self.metric] == "max" else -1.0
+        found = []
+        for trial in self.trials.values():
             point = self.plan.point(trial)
-            if point is not None:
-                model.asked(number, point)
-                for epoch, report in trial.reports.items():
-                    model.reported(number, epoch, report)
-        for number in self.states:
-            value = self.trials[number].last().get(self.metric)
-            if self.trials[number].state == COMPLETE and value is not None:
-                model.ended(number, value if direction == "max" else -value)
-        return model
+            if point is None or trial.reason == "nan":
+                continue
+            value = trial.last().get(self.metric) if trial.state == COMPLETE else None
+            value = None if value is None else sign * value
+            found.append(Tried(trial.number, point, value, trial.reports, ended=trial.state is not None))
+        return found
+
+    def model(self) -> Model:
+        """The model that estimates are made by: of the metric that ranks, from what `tried` holds.
+
+        The models that a search is led by are `learned`.
+        """
+        return model_of(self.config.space, self.tried())
 
     @property
     def study(self) -> Study:
@@ -265,6 +292,11 @@ class Engine:
     def total(self) -> int:
         """The number of trials of the whole search."""
         return self.plan.total
+
+    @property
+    def running(self) -> int:
+        """The number of trials that have begun and not ended, without those that still wait to run again."""
+        return len(self.trials) - len(self.states) - len(self._to_begin)
 
     @property
     def done(self) -> bool:
@@ -292,9 +324,11 @@ class Engine:
         self._ask_tell.reported(trial, epoch)
         if self._ask_tell.restoring and isinstance(self.rungs, LearnedRungs):
             return  # the log says which trials were stopped, and the models need not be fitted again to know it
-        position = epoch if self.config.search.scheduler.axis == "epochs" else report["gpu_seconds"]
-        if trial.origin != BASELINE and not self._is_final(report):
-            trial.stop = trial.stop or not self.rungs.report(trial.number, position, values)
+        at = position(self.config.search.scheduler, report)
+        if trial.origin != BASELINE and not trial.in_full and not self._is_final(report):
+            goes_on = self.rungs.report(trial.number, at, values)
+            # Other searches have said more of a remembered point than its first reports do.
+            trial.stop = trial.stop or (not goes_on and trial.origin != REMEMBERED)
 
     def _finish(self, trial: Trial, state: str, reason: str | None, feasible: bool | None) -> None:
         """What follows from an end, when it happens and when it is restored."""
@@ -321,7 +355,11 @@ class Engine:
         self._use(with_changes(self.config, event.get("changes", {})))
 
     def _again(self, trial: Trial) -> None:
-        """Take the end of a trial back; what the study was told of it stays, and it gets a second place there."""
+        """Take the end of a trial back; what the study was told of it stays, and it gets a second place there.
+
+        One that the scheduler stopped runs to its end: its reports would only be the same again.
+        """
+        trial.in_full = trial.in_full or (trial.state == PRUNED and trial.number not in self.stopped)
         del self.states[trial.number]
         self.stopped.discard(trial.number)
         trial.restart()
@@ -359,12 +397,12 @@ class Engine:
         return self.closed is not None
 
     def _warm_start(self) -> None:
-        """Find the trials of the `warm_start` experiments and log them: their folders may be gone when it resumes."""
-        sources, notes = find_sources(self.config)
+        """Find what other searches offer and log it: their folders may be gone when it resumes."""
+        sources, first, weighed, notes = offer_of(self.config)
         self.notes += notes
-        if sources:
-            self._log("sources", -1, sources=sources)
-            self.offer(sources)
+        if sources or first:
+            self._log("sources", -1, sources=sources, first=first, weighed=weighed)
+            self.offer(sources, first, weighed)
 
     def _restore(self, event: Event) -> None:
         kind, number = event["event"], int(event["number"])
@@ -374,7 +412,7 @@ class Engine:
         elif kind == "request":
             self._steer(event)
         elif kind == "sources":
-            self.offer(event["sources"])
+            self.offer(event["sources"], event.get("first", ()), event.get("weighed", ()))
         elif kind == "warm_start":
             self.learn(event["trials"])
         elif kind == "ask":
@@ -387,6 +425,8 @@ class Engine:
             self.trials[number].losses.append(event["cause"])
         elif kind == "end":
             self._finish(self.trials[number], event["state"], event.get("reason"), event.get("feasible"))
+        elif kind == "latency":
+            self.trials[number].measured_alone(event["latency_ms"])
         elif kind == "judge":
             self.trials[number].feasible = event["feasible"]
 

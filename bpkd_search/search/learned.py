@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
 
 from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.points import Point, to_tree
+from bpkd_search.config.space import Distribution
 from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.metrics.table import SCORES
+from bpkd_search.search.agreement import predict
 from bpkd_search.search.proposals import UNFITTED, Candidates, ModelSampler
 from bpkd_search.search.stopping import Values
+from bpkd_search.search.warm_start import Found
 from bpkd_search.surrogate.model import Model
 
 
@@ -55,6 +61,16 @@ class Learned:
             violation = (broken or {}).get(text)
             model.ended(number, None if violation is None else -violation)
 
+    def learn(self, found: Found) -> None:
+        """Take trials of other searches, as `Study.learn` does: the means of those around a point are a hint at it."""
+        if not found:
+            return
+        points = [trial["point"] for trial in found]
+        for place, (model, direction) in enumerate(zip(self.models, self.goals.values(), strict=True)):
+            values = np.array([trial["values"][place] for trial in found]) * (1 if direction == "max" else -1)
+            scores = (values - values.min()) / (np.ptp(values) or 1.0) - 0.5
+            model.take_hint(partial(_expected, self.config.space, points, scores))
+
     def sampler(self, first: BaseSampler, startup: int, seed: int) -> BaseSampler:
         """A sampler for one ask; `startup` points, and all before the models can propose, are from `first`."""
         if len(self.models[0].evidence) < startup or not all(model.can_propose for model in self.models):
@@ -91,6 +107,12 @@ class Learned:
 
     def _all(self) -> list[Model]:
         return [*self.models, *self.limits.values()]
+
+
+def _expected(
+    space: Mapping[str, Distribution], points: Sequence[Point], scores: Sequence[float], at: Sequence[Point]
+) -> NDArray[np.float64]:
+    return np.array(predict(space, points, scores, at))
 
 
 class LearnedRungs:

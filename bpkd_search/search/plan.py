@@ -1,12 +1,13 @@
 """Which trials a search runs, in order: fixed ones, by default the baselines, then `enqueue:`, then sampled points.
 
-Points that a request asks for come before the next of these.
+The first of the sampled ones are the best points of other searches, where a memory has them. Points that a request asks
+for come before the next of these.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +17,14 @@ from bpkd_search.config.paths import find
 from bpkd_search.config.points import (
     BASELINES,
     Point,
-    active_part,
     baseline_run,
     can_take,
     coordinates,
+    point_of,
     run_at,
     to_tree,
 )
-from bpkd_search.experiment.schema import BASELINE, ENQUEUED, SAMPLED
+from bpkd_search.experiment.schema import BASELINE, ENQUEUED, REMEMBERED, SAMPLED
 from bpkd_search.experiment.trial import Trial
 
 Ask = Callable[[int, Point | None], Point]
@@ -41,6 +42,7 @@ class Plan:
         self.fixed = baseline_trials(self.base) if fixed is None else list(fixed)
         self.requested: deque[Point] = deque()
         self._given, self._requests = deque(config.enqueue), 0
+        self._remembered: deque[Point] = deque()
         # The training seeds of equal runs.
         self._seeds: dict[str, set[int]] = {}
 
@@ -52,13 +54,13 @@ class Plan:
             if point is not None:
                 ask(number, point)
             return trial
-        waiting = self._waiting()
+        waiting, origin = self._next()
         given = self._complete(waiting[0]) if waiting else None
         run = run_at(self.base, ask(number, given))
         if used := self._used_seeds(run):
             # The same seed again would be the same training again; another one is a replicate.
             run = run.model_copy(update={"train": run.train.model_copy(update={"seed": max(used) + 1})})
-        return Trial(number, label_of(run.loss), SAMPLED if given is None else ENQUEUED, run)
+        return Trial(number, label_of(run.loss), origin, run)
 
     @property
     def sampled(self) -> int:
@@ -81,10 +83,15 @@ class Plan:
         self.requested.append(dict(point))
         self._requests += 1
 
+    def remember(self, points: Iterable[Mapping[str, Any]]) -> None:
+        """Try points in place of the first sampled ones."""
+        self._remembered = deque(dict(point) for point in points)
+
     def began(self, trial: Trial) -> None:
         """Note that a trial has begun: its point waits no more, and an equal run gets another seed."""
         self._used_seeds(trial.run).add(trial.run.train.seed)
-        if trial.origin == ENQUEUED and (waiting := self._waiting()):
+        waiting, origin = self._next()
+        if waiting and trial.origin == origin:
             waiting.popleft()
 
     def point(self, trial: Trial, config: SearchConfig | None = None) -> Point | None:
@@ -92,12 +99,15 @@ class Plan:
         tree, space = to_tree(trial.run), (config or self.config).space
         if trial.origin == BASELINE:
             return coordinates(space, self.base, trial.run)
-        point = active_part(space, to_tree(self.base), {path: find(tree, path) for path in space})
-        return point if all(can_take(space[path], value) for path, value in point.items()) else None
+        return point_of(space, to_tree(self.base), {path: find(tree, path) for path in space})
 
-    def _waiting(self) -> deque[Point]:
-        """The points that are tried next, the first in front."""
-        return self.requested or self._given
+    def _next(self) -> tuple[deque[Point], str]:
+        """The points that are tried next, the first in front, and where they come from; none if it is the sampler."""
+        space = self.config.space
+        while (first := self._remembered) and not all(can_take(space[path], value) for path, value in first[0].items()):
+            first.popleft()  # a request has changed the ranges since
+        waiting = self.requested or self._given
+        return (waiting, ENQUEUED) if waiting else (first, REMEMBERED if first else SAMPLED)
 
     def _complete(self, given: Point) -> Point:
         """An enqueued point with the base run's values where it names none."""

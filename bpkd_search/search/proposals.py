@@ -122,8 +122,7 @@ class ModelSampler(BaseSampler):
         random = np.random.default_rng(self.seed)
         try:
             points = self.candidates.drawn(self.models[0], random)
-            vectors = self.models[0].encoding.vectors(points)
-            worth = self._improvement(vectors) if len(self.models) == 1 else self._scalarised(vectors, random)
+            worth = self._improvement(points) if len(self.models) == 1 else self._scalarised(points, random)
         except UNFITTED as e:
             self.failed(e)
             return self.candidates.anywhere(random)
@@ -135,29 +134,29 @@ class ModelSampler(BaseSampler):
         """A random value, of a parameter that a point lacks."""
         return RandomSampler(seed=self.seed).sample_independent(study, trial, param_name, param_distribution)
 
-    def _improvement(self, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _improvement(self, points: Sequence[Point]) -> NDArray[np.float64]:
         model = self.models[0]
-        worth = model.believing(model.silent()).improvement(vectors, model.best())
-        return np.log(np.maximum(worth, 1e-300)) + self._log_feasible(vectors)
+        worth = model.believing(model.silent()).improvement(model.encoding.vectors(points), model.best())
+        return np.log(np.maximum(worth, 1e-300)) + self._log_feasible(points)
 
-    def _scalarised(self, vectors: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
+    def _scalarised(self, points: Sequence[Point], random: np.random.Generator) -> NDArray[np.float64]:
         weights = random.dirichlet(np.ones(len(self.models)))
         gains = []
         for model in self.models:
-            mean, deviation = model.believing(model.silent()).predict(vectors)
+            mean, deviation = model.believing(model.silent()).predict(model.encoding.vectors(points))
             values = model.estimate(model.known()).mean
             low, high = float(values.min()), float(values.max())
             drawn = mean + deviation * random.standard_normal()
             gains.append((drawn - high) / ((high - low) or 1.0))
         weighted = np.array([weight * gain for weight, gain in zip(weights, gains, strict=True)])
-        worth = weighted.min(0) + 0.05 * weighted.sum(0) + 0.1 * self._log_feasible(vectors)
+        worth = weighted.min(0) + 0.05 * weighted.sum(0) + 0.1 * self._log_feasible(points)
         return np.asarray(worth, dtype=np.float64)
 
-    def _log_feasible(self, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _log_feasible(self, points: Sequence[Point]) -> NDArray[np.float64]:
         """The logarithm of the chance to keep every constraint; a limit's model is of what is left to it."""
-        total = np.zeros(len(vectors))
+        total = np.zeros(len(points))
         for model in self.limits:
             if model.ready:
-                mean, deviation = model.predict_vectors(vectors)
+                mean, deviation = model.predict(points)
                 total += norm.logcdf(mean / deviation)
         return total

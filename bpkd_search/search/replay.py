@@ -29,7 +29,7 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
     # What was learned from other experiments is in the log; they may have been removed. How long the driver had run
     # when it asked is not.
     budget = config.search.budget.model_copy(update={"hours": None})
-    search = config.search.model_copy(update={"warm_start": (), "budget": budget})
+    search = config.search.model_copy(update={"warm_start": (), "memory": None, "budget": budget})
     quiet = config.model_copy(update={"search": search})
     differences: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +44,7 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
             elif event["event"] == "request":
                 _request(engine, event)
             elif event["event"] == "sources":
-                engine.offer(event["sources"])
+                engine.offer(event["sources"], event.get("first", ()), event.get("weighed", ()))
             elif event["event"] == "warm_start":
                 # Older searches took other searches' trials as they were.
                 if "agreement" not in event:
@@ -69,6 +69,8 @@ def replay(directory: Path, fixed: Sequence[Trial] | None = None) -> tuple[int, 
                 now_state = engine.states.get(number, "RUNNING")
                 if now_state != event["state"]:
                     differences.append(f"trial {number}: was {event['state']}, is {now_state} now")
+            elif event["event"] == "latency":
+                engine.measured_alone(number, event["latency_ms"])
             elif event["event"] == "judge" and engine.trials[number].feasible is not event["feasible"]:
                 differences.append(f"trial {number}: feasible was {event['feasible']}, is not now")
         engine.recorder.close()
@@ -81,8 +83,10 @@ def _request(engine: Engine, event: Event) -> None:
     if "changes" in done:
         done["changes"] = {path: values for path, values in done["changes"].items() if path != "search.budget.hours"}
     engine.request(done)
+    paused, engine.paused = engine.paused, False
     for _ in done.get("retry", ()):
         engine.ask()
+    engine.paused = paused
 
 
 def _as_read_now(config: dict[str, Any], engine: Engine) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -107,11 +107,18 @@ def states_of_engine(engine: Engine) -> dict[int, str]:
     return {number: engine.states.get(number, RUNNING) for number in engine.trials}
 
 
-def effect(request: Request, config: SearchConfig, states: Mapping[int, str], tried: int = 0) -> dict[str, Any]:
+def effect(
+    request: Request,
+    config: SearchConfig,
+    states: Mapping[int, str],
+    tried: int = 0,
+    requested: Iterable[Point] = (),
+) -> dict[str, Any]:
     """What a request does to a search in these states, as its log has it.
 
-    `states` has every trial; `tried` points of `enqueue:` have been tried. Raises `ConfigError` for settings that
-    cannot be, `ExperimentError` for trials of which there are none in such a state.
+    `states` has every trial; `tried` points of `enqueue:` have been tried, and `requested` points of requests wait.
+    Raises `ConfigError` for settings that cannot be, `ExperimentError` for trials of which there are none in such a
+    state.
     """
     if isinstance(request, Enqueue):
         if faults := given_faults(config, request.point):
@@ -121,6 +128,9 @@ def effect(request: Request, config: SearchConfig, states: Mapping[int, str], tr
         return {"pause": True}
     if isinstance(request, Change):
         changes: Changes = changes_by(config, request.settings, request.more_trials, tried)
+        new = with_changes(config, changes) if changes_space(changes) else config
+        if faults := [f"a point that waits: {fault}" for point in requested for fault in given_faults(new, point)]:
+            raise ConfigError(faults, config.name)
         return {"changes": {path: list(values) for path, values in changes.items()}}
     numbers = list(dict.fromkeys(request.trials))
     if isinstance(request, Retry) and not numbers:
@@ -149,8 +159,7 @@ def answer(event: Mapping[str, Any], engine: Engine) -> str:
         shown = ", ".join(f"{path}={value}" for path, value in event["enqueue"][0].items())
         return f"{shown} will be tried next, beside the {engine.total} trials that are planned"
     if "pause" in event:
-        running = len(engine.trials) - len(engine.states)
-        return f"no trial is started any more; the search stops when the {running} running ones have ended"
+        return f"no trial is started any more; the search stops when the {engine.running} running ones have ended"
     lines = [f"{path}: was {old}, is {new}" for path, (old, new) in event["changes"].items()] or ["nothing changes"]
     if (config := change_of(event, engine.config)) is not None:
         lines.append(_old_trials(engine, config))

@@ -29,6 +29,7 @@ from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.backends import Backend, Report, TableBackend, read_table
 from bpkd_search.search.engine import Engine
+from bpkd_search.surrogate.tried import estimates
 
 
 @dataclass
@@ -59,8 +60,8 @@ class Outcome:
         model = self.engine.model()
         if not model.ready:
             return self.best_score()
-        numbers = model.full()
-        return self.engine.trials[numbers[int(np.argmax(model.estimate(numbers).mean))]]
+        full = [trial for trial in self.engine.tried() if trial.value is not None]
+        return self.engine.trials[full[int(np.argmax(estimates(model, full).mean))].number]
 
 
 class Clock:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from bpkd_search.config.search import Budget
 from bpkd_search.experiment.events import Event
@@ -41,6 +42,12 @@ class Spending:
         if self.budget.patience is not None and since_improvement(ends) >= self.budget.patience:
             return f"{self.budget.patience} trials in a row were no improvement"
         return None
+
+
+def comparable_seconds(report: Mapping[str, Any]) -> float:
+    """Seconds until a report as they compare between kinds of GPUs; older reports have only one kind's."""
+    seconds = report.get("calibrated_seconds")
+    return float(report["gpu_seconds"] if seconds is None else seconds)
 
 
 def gpu_seconds(trials: Iterable[Trial]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bpkd_search.config.models import RunConfig, SearchConfig
@@ -23,7 +23,7 @@ ENOUGH = 8
 # Of all pairs of own trials, the share that a source must order as they came out.
 AGREES = 2 / 3
 # The samplers that learn from trials that they have not proposed.
-LEARNING = ("tpe", "gp")
+LEARNING = ("tpe", "gp", "model")
 
 Found = list[dict[str, Any]]
 
@@ -64,7 +64,7 @@ def find_sources(config: SearchConfig) -> tuple[dict[str, Found], list[str]]:
     sources: dict[str, Found] = {}
     notes: list[str] = []
     for source, board in boards.items():
-        found, left_out = _matching(board, source, config)
+        found, left_out = collect(board.trials().to_dict("records"), source, config, _same_run(config))
         notes.append(f"warm start: {len(found)} trials of {source}")
         notes += [f"warm start: {count} trials of {source} left out: they {why}" for why, count in left_out.items()]
         if found:
@@ -73,12 +73,17 @@ def find_sources(config: SearchConfig) -> tuple[dict[str, Found], list[str]]:
 
 
 def judge(
-    config: SearchConfig, sources: Mapping[str, Found], points: Mapping[int, Point], trials: Mapping[int, Trial]
+    config: SearchConfig,
+    sources: Mapping[str, Found],
+    points: Mapping[int, Point],
+    trials: Mapping[int, Trial],
+    weighed: Container[str] = (),
 ) -> Verdict | None:
     """Which sources order this search's own trials as they came out; None before there are enough to tell.
 
     `points` are those of own trials by number. The scores of a source that agrees in every objective come as
-    quantiles of the own full-budget ones.
+    quantiles of the own full-budget ones. The ranks of those in `weighed` are first drawn towards the middle by as much
+    as they disagree, as a regression on them would: by the share of pairs in order less that out of order.
     """
     numbers = [number for number in sorted(points) if trials[number].state in (COMPLETE, PRUNED)]
     full = [trials[number].last() for number in numbers if trials[number].state == COMPLETE]
@@ -89,38 +94,48 @@ def judge(
     verdict = Verdict([], {}, [])
     for source, found in sources.items():
         there = [trial["point"] for trial in found]
-        shares, columns = [], []
+        shares = []
         for place, (goal, sign) in enumerate(signs.items()):
             ranks = [trial["ranks"][place] for trial in found]
             curves = [_curve(trials[number], goal, sign) for number in numbers]
             shares.append(agreement(predict(config.space, there, ranks, own), curves))
-            columns.append([sign * value for value in on_scale(ranks, [sign * report[goal] for report in full])])
         share = min((s for s in shares if s is not None), default=0.0)
         verdict.agreement[source] = share
         says = f"warm start: {source} orders {share:.0%} of the pairs of {len(numbers)} own trials as they came out"
         if share < AGREES:
             verdict.notes.append(f"{says}, less than {AGREES:.0%}: it is dropped")
         else:
-            verdict.notes.append(f"{says}: its {len(found)} trials are used, as ranks")
+            weight = 2 * share - 1 if source in weighed else 1.0
+            how = f", with weight {weight:.2f}" if source in weighed else ""
+            verdict.notes.append(f"{says}: its {len(found)} trials are used, as ranks{how}")
+            columns = []
+            for place, (goal, sign) in enumerate(signs.items()):
+                ranks = [0.5 + weight * (trial["ranks"][place] - 0.5) for trial in found]
+                columns.append([sign * value for value in on_scale(ranks, [sign * report[goal] for report in full])])
             learned = zip(found, *columns, strict=True)
             verdict.trials.extend({"source": t["source"], "point": t["point"], "values": list(v)} for t, *v in learned)
     return verdict
 
 
-def _matching(board: Leaderboard, source: str, config: SearchConfig) -> tuple[Found, Counter[str]]:
-    base, goals = config.run(), config.search.goals
+def collect(
+    rows: Iterable[Mapping[Any, Any]], source: str, config: SearchConfig, place: Callable[[RunConfig], Point | None]
+) -> tuple[Found, Counter[str]]:
+    """The trials of a table that a search can learn from, as `find_sources` gives them, and why others were left out.
+
+    `place` gives the point of the search's space that a trial ran at, None for one outside.
+    """
+    goals = config.search.goals
     found: list[tuple[Mapping[Any, Any], Point]] = []
     left_out: Counter[str] = Counter()
-    for row in board.trials().to_dict("records"):
+    for row in rows:
         if row["state"] not in (COMPLETE, PRUNED):
             left_out["have no result"] += 1
             continue
-        run = RunConfig.model_validate(json.loads(row["config"]))
-        # The same settings on other data may still be worth knowing.
-        same = {"data": base.data, "teacher": base.teacher, "provenance": base.provenance}
-        budget = {key: getattr(base.train, key) for key in (*LENGTH, "seed", "device")}
-        run = run.model_copy(update={**same, "train": run.train.model_copy(update=budget)})
-        point = coordinates(config.space, base, run)
+        try:
+            point = place(RunConfig.model_validate(json.loads(row["config"])))
+        except ValueError:
+            left_out["are of a version with other settings"] += 1
+            continue
         if point is None:
             left_out["lie outside the space"] += 1
         elif not all(_is_number(row.get(goal)) for goal in goals):
@@ -132,6 +147,20 @@ def _matching(board: Leaderboard, source: str, config: SearchConfig) -> tuple[Fo
         {"source": f"{source}/{int(row['number'])}", "point": point, "ranks": list(places)}
         for (row, point), *places in zip(found, *ranks, strict=True)
     ], left_out
+
+
+def _same_run(config: SearchConfig) -> Callable[[RunConfig], Point | None]:
+    """Places those runs that are the search's own at a point, apart from data, teacher, seed and budget."""
+    base = config.run()
+
+    def place(run: RunConfig) -> Point | None:
+        # The same settings on other data may still be worth knowing.
+        same = {"data": base.data, "teacher": base.teacher, "provenance": base.provenance}
+        budget = {key: getattr(base.train, key) for key in (*LENGTH, "seed", "device")}
+        run = run.model_copy(update={**same, "train": run.train.model_copy(update=budget)})
+        return coordinates(config.space, base, run)
+
+    return place
 
 
 def _ranks(rows: Sequence[Mapping[Any, Any]], goal: str, direction: str) -> list[float]:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from bpkd_search.config.points import PLAIN_BASELINES
 from bpkd_search.results.compare import EPOCHS, SECONDS
 from bpkd_search.results.importance import scope
@@ -28,7 +30,7 @@ def show_comparison(
     lines: list[str] = []
     _, styled = terminal()
     for at, limit in limits.items():
-        rows = table[table["at"] == at].drop(columns=["at", "note"])
+        rows = table[table["at"] == at].drop(columns=["at", "note", "finished"])
         first = "experiment" if "experiment" in rows else "method"
         title = f"{at}: {limit}"
         lines += [bold(title, styled), *TextTable(rows.set_index(first)).lines(), ""]
@@ -37,10 +39,22 @@ def show_comparison(
         f" the best plain baseline ({', '.join(PLAIN_BASELINES)}).",
         "The spread of a single run is unknown; the best of several is chosen by its score, so it is optimistic.",
         *["The best of a method is one that meets the constraints, if any does."] * ("feasible" in table),
-        "At equal GPU-seconds, slower runs are compared before their end, before their learning rate has decayed.",
+        *_unfinished(table),
         *board.caveats,
     ]
     sys.stdout.write("\n".join([*lines, *remarks(notes, styled)]) + "\n")
+
+
+def _unfinished(table: pd.DataFrame) -> list[str]:
+    """Name the rows whose best is compared before the end of its schedule."""
+    notes = []
+    for at, rows in table[~table["finished"]].groupby("at"):
+        names = rows["experiment"] + " " + rows["method"] if "experiment" in rows else rows["method"]
+        notes.append(
+            f"At {at}, these are compared before the end of their schedule, before their learning rate has decayed:"
+            f" {', '.join(names)}."
+        )
+    return notes
 
 
 def show_importance(board: Leaderboard, format: str = "table", out: Path | None = None) -> None:

@@ -14,6 +14,8 @@ import pandas as pd
 from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.experiment.schema import COMPLETE, RUNNING, TRIAL_COLUMNS
 from bpkd_search.metrics.table import HIGHER_IS_BETTER, LABELS
+from bpkd_search.results import estimates
+from bpkd_search.results.estimates import ESTIMATE, ESTIMATES
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.formats import check_format, write
 from bpkd_search.show.text_table import DIM, RESET, TextTable, terminal
@@ -37,21 +39,24 @@ def leaderboard_frame(
 ) -> pd.DataFrame:
     """Return the selected rows and columns; if the view names none, rank and `columns`, by default `main_columns`.
 
-    Raises `ConfigError` if a column is unknown or a condition is invalid.
+    A view that sorts or selects by estimates shows them. Raises `ConfigError` if a column is unknown or a condition
+    is invalid.
     """
-    valid = [*dict.fromkeys([*(name for name, _, _ in TRIAL_COLUMNS), *board.parameters])]
+    valid = [*dict.fromkeys([*(name for name, _, _ in TRIAL_COLUMNS), *board.parameters, *ESTIMATES])]
     shown = _names(view.columns, valid, "--columns") if view.columns else [*(columns or board.main_columns)]
     keys = _names(view.sort, valid, "--sort") if view.sort else []
-    # The configuration of each trial is most of the table's bytes; it is read only if it is used.
-    asked = [name for name in valid if name != "config" or "config" in f"{shown} {view.where}"]
+    if not view.columns and _asks_for_estimates(view):
+        shown = with_estimates(shown)
+    # The configuration of each trial is most of the table's bytes, and estimates take long: only if they are used.
+    used = f"{shown} {keys} {view.where}"
+    asked = [name for name in valid if name not in ("config", *ESTIMATES) or name in used]
     frame = board.trials(asked if view.where else [*shown, *keys])
     if view.where:
         frame = _where(frame, view.where, valid)
     if keys:
         given = [text.strip() for text in str(view.sort).split(",")]
-        better_last = [
-            HIGHER_IS_BETTER.get(name, False) == text.startswith("-") for name, text in zip(keys, given, strict=True)
-        ]
+        higher = HIGHER_IS_BETTER | dict.fromkeys(ESTIMATES, board.direction == "max")
+        better_last = [higher.get(name, False) == text.startswith("-") for name, text in zip(keys, given, strict=True)]
         frame = frame.sort_values(keys, ascending=better_last, kind="stable", na_position="last")
     frame = frame[shown] if view.columns else frame[shown].rename(columns=LABELS)
     return frame.head(view.top) if view.top else frame
@@ -60,15 +65,30 @@ def leaderboard_frame(
 def show_leaderboard(board: Leaderboard, format: str, view: View = EVERYTHING, out: Path | None = None) -> None:
     """Print a leaderboard or write it to `out`. Raises `ConfigError` or `ExperimentError`."""
     check_format(format, out)
-    frame = leaderboard_frame(board, view, board.summary_columns if format == "table" else None)
+    columns = board.summary_columns if format == "table" else None
+    if columns and not view.columns and len(board.trials(["state"])) <= estimates.UNASKED:
+        columns = with_estimates(columns)
+    frame = leaderboard_frame(board, view, columns)
     if format == "table":
+        if not (view.columns or _asks_for_estimates(view)) and ESTIMATE in frame and frame[ESTIMATE].isna().all():
+            frame = frame.drop(columns=list(ESTIMATES))
         sys.stdout.write("\n".join(leaderboard_lines(board, frame, *terminal())) + "\n")
     else:
         write(frame, format, out)
 
 
+def with_estimates(columns: Sequence[str]) -> list[str]:
+    """Return the columns with those of estimates, after the measures."""
+    names = [name for name in columns if name not in ESTIMATES]
+    place = names.index("epochs") if "epochs" in names else len(names)
+    return [*names[:place], *ESTIMATES, *names[place:]]
+
+
 def watch_leaderboard(board: Leaderboard, view: View, every: float = 2.0) -> None:
-    """Redraw a leaderboard until no trial runs in two checks: one may end a moment before the next starts."""
+    """Redraw a leaderboard until no trial runs in two checks: one may end a moment before the next starts.
+
+    Estimates are made at each redraw, so only if the view asks for them.
+    """
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -89,18 +109,20 @@ def watch_leaderboard(board: Leaderboard, view: View, every: float = 2.0) -> Non
 
 
 def leaderboard_lines(board: Leaderboard, frame: pd.DataFrame, width: int, styled: bool) -> list[str]:
-    """Return the table with its remarks; parameters that do not fit are omitted, the last first."""
+    """Return the table with its remarks; intervals and parameters that do not fit are omitted, the last first."""
     shown = frame.drop(columns=[c for c in ("reason",) if c in frame and frame[c].isna().all()])
     dim = (shown["state"] != COMPLETE).tolist() if "state" in shown else None
     table, hidden = TextTable(shown, dim), list[str]()
-    searched = [path for path in board.parameters if path in shown]
-    while table.width(hidden) > width and searched:
-        hidden.insert(0, searched.pop())
+    spare = [name for name in (*board.parameters, *ESTIMATES) if name in shown and name != ESTIMATE]
+    while table.width(hidden) > width and spare:
+        hidden.insert(0, spare.pop())
     notes = [
         f"{', '.join(board.names)}: ranked by {board.metric} on the validation split, full-budget trials first; one"
         " seed each, so small leads may be noise.",
         *board.caveats,
     ]
+    if ESTIMATE in shown:
+        notes += frame.attrs.get("notes", [])
     if hidden:
         notes.append(f"Too narrow for {', '.join(hidden)}: widen the terminal or use --format csv.")
     return [*table.lines(hidden, styled), "", *remarks(notes, styled)]
@@ -109,6 +131,10 @@ def leaderboard_lines(board: Leaderboard, frame: pd.DataFrame, width: int, style
 def remarks(lines: Sequence[str], styled: bool) -> list[str]:
     """Return the remarks under a table."""
     return [f"{DIM}{line}{RESET}" if styled else line for line in lines]
+
+
+def _asks_for_estimates(view: View) -> bool:
+    return any(name in f"{view.columns} {view.sort} {view.where}" for name in ESTIMATES)
 
 
 def _names(text: str | None, valid: Sequence[str], option: str) -> list[str]:

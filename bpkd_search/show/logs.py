@@ -12,7 +12,8 @@ from pathlib import Path
 from bpkd_search.errors import ExperimentError
 from bpkd_search.experiment.events import Event
 from bpkd_search.experiment.folder import read_config
-from bpkd_search.experiment.paths import EVENTS, trial_log
+from bpkd_search.experiment.paths import EVENTS, short, trial_log
+from bpkd_search.experiment.requests import holder
 from bpkd_search.experiment.schema import RUNNING
 from bpkd_search.show.text_table import cell
 
@@ -39,7 +40,7 @@ class _Tail:
 
 
 def show_logs(directory: Path, number: int, follow: bool = False, seconds: float = LOOK_SECONDS) -> None:
-    """Print what happened to a trial; with `follow`, go on until it has ended.
+    """Print what happened to a trial; with `follow`, go on until it has ended or nobody runs the search.
 
     Raises `ExperimentError` if there is no such trial, or if the log is damaged.
     """
@@ -47,6 +48,7 @@ def show_logs(directory: Path, number: int, follow: bool = False, seconds: float
     events, entries = _Tail(directory / EVENTS), _Tail(trial_log(directory, number))
     known, state = set[int](), RUNNING
     while True:
+        running = holder(directory)
         lines = list(_entries(entries.new()))
         for event in _read(events.new(), directory / EVENTS):
             known.add(int(event["number"]))
@@ -61,6 +63,9 @@ def show_logs(directory: Path, number: int, follow: bool = False, seconds: float
             text = "\n".join(cell("", part) for part in line.splitlines())
             print(f"{datetime.fromtimestamp(when, timezone.utc):%Y-%m-%d %H:%M:%S} {text}", flush=True)
         if not follow or state != RUNNING:
+            return
+        if not running:
+            print(f"nobody runs this search now; the trial goes on with: bpkd-search resume {short(directory)}")
             return
         time.sleep(seconds)
 
@@ -96,6 +101,8 @@ def _line(event: Event, metric: str) -> str:
     if kind == "end":
         why = f" ({event['reason']})" if event.get("reason") else ""
         return f"{event['state']}{why}{': ' + event['message'] if event.get('message') else ''}"
+    if kind == "latency":
+        return f"latency, measured when no trial ran: {event['latency_ms']:.3g} ms"
     if kind == "judge":
         return f"feasible: {event['feasible']}"
     return f"request: {event['answer']}" if kind == "request" else str(kind)

@@ -12,9 +12,12 @@ import pandas as pd
 from rich.cells import cell_len
 
 from bpkd_search.metrics.table import DECIMALS, SCORE_DECIMALS
+from bpkd_search.results.estimates import ESTIMATES
 
 # Columns formatted as scores that are not measures.
-_DERIVED = dict.fromkeys(("best", "median", "class_iou", "ped_anova", "fanova"), SCORE_DECIMALS)
+_DERIVED = dict.fromkeys(("best", "median", "class_iou", "ped_anova", "fanova", "fanova_total"), SCORE_DECIMALS) | (
+    dict.fromkeys(ESTIMATES, SCORE_DECIMALS)
+)
 BOLD, DIM, RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 

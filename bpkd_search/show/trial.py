@@ -14,6 +14,8 @@ from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.experiment.paths import trial_log
 from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.metrics.table import REPORTED, SCORES
+from bpkd_search.results import estimates
+from bpkd_search.results.estimates import with_interval
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.text_table import TextTable, bold, cell, pairs, terminal
 
@@ -44,8 +46,8 @@ def find_trial(board: Leaderboard, which: str) -> pd.Series:
 
 
 def trial_record(board: Leaderboard, which: str) -> dict[str, Any]:
-    """Return a trial as plain values: its row, `rank`, `config` as a mapping, and its `reports`."""
-    row = find_trial(board, which)
+    """Return a trial as plain values: its row with its estimate, `rank`, `config` as a mapping, and its `reports`."""
+    row = _with_estimate(board, find_trial(board, which))
     reports = _reports_of(board, row)
     record: dict[str, Any] = {"rank": int(str(row.name)), **json.loads(row.to_json(date_format="iso"))}
     record["config"] = json.loads(row["config"])
@@ -62,7 +64,7 @@ def show_trial(board: Leaderboard, which: str, format: str = "table") -> None:
     if format == "json":
         print(json.dumps(trial_record(board, which), indent=1))
         return
-    row = find_trial(board, which)
+    row = _with_estimate(board, find_trial(board, which))
     reports = _reports_of(board, row)
     total = len(board.trials(["state"]))
     facts = {name: row[name] for name in (*_FACTS, *_TIMES) if name in row} | {"commit": board.commit}
@@ -73,6 +75,7 @@ def show_trial(board: Leaderboard, which: str, format: str = "table") -> None:
         f"{cell('', row['trial_id'])}: rank {row.name} of {total} by {board.metric}": pairs(facts),
         "searched": pairs({path: row[path] for path in board.parameters}),
         "measured": pairs({name: row[name] for name in REPORTED}),
+        "expected in the mean over seeds, with a 95 % interval": pairs({board.metric: with_interval(row)}),
     }
     if len(reports):
         sections["epochs"] = TextTable(_course(reports)).lines()
@@ -90,6 +93,13 @@ def _reports_of(board: Leaderboard, row: pd.Series) -> pd.DataFrame:
     reports = board.reports(numbers=[int(row["number"])])
     mine: pd.DataFrame = reports[reports["experiment"] == row["experiment"]]
     return mine.reset_index(drop=True)
+
+
+def _with_estimate(board: Leaderboard, row: pd.Series) -> pd.Series:
+    """Return a row with its estimate, without one in an experiment of many trials."""
+    if len(board.trials(["state"])) > estimates.UNASKED:
+        return row.reindex([*row.index, *estimates.ESTIMATES])
+    return board.with_estimates(row.to_frame().T).iloc[0]
 
 
 def _course(reports: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from bpkd_search.config.points import Point
 from bpkd_search.config.space import Choice, Distribution
 
 Vectors = NDArray[np.float64]
+Hint = Callable[[Sequence[Mapping[str, Any]]], Vectors]
 # Two options of a choice are then as far apart as the two ends of a range.
 _ONE = math.sqrt(0.5)
 
@@ -23,16 +24,21 @@ class Encoding:
 
     A range becomes its share of the range (of the log range, if it is log) less a half, a choice one place for each
     option. A parameter that a point lacks, as its `when` does not hold, is in the middle: only the choice that it
-    depends on then tells such points apart.
+    depends on then tells such points apart. `hint` gives one place more for each point, between -0.5 and 0.5.
     """
 
-    def __init__(self, space: Mapping[str, Distribution]) -> None:
+    def __init__(self, space: Mapping[str, Distribution], hint: Hint | None = None) -> None:
         self.space = {path: distribution for path, distribution in space.items() if not _is_fixed(distribution)}
+        self._hint = hint
         self.width = sum(len(d.options) if isinstance(d, Choice) else 1 for d in self.space.values())
+        self.width += hint is not None
 
     def vectors(self, points: Iterable[Mapping[str, Any]]) -> Vectors:
         """Float64 [points, width]."""
+        points = list(points)
         rows = [self._vector(point) for point in points]
+        if self._hint is not None and points:
+            rows = [[*row, float(hint)] for row, hint in zip(rows, self._hint(points), strict=True)]
         return np.array(rows, dtype=np.float64).reshape(len(rows), self.width)
 
     def _vector(self, point: Mapping[str, Any]) -> list[float]:

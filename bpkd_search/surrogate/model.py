@@ -21,7 +21,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from bpkd_search.config.points import Point
 from bpkd_search.config.space import Distribution
 from bpkd_search.metrics.table import SCORES
-from bpkd_search.surrogate.encoding import Encoding, Vectors
+from bpkd_search.surrogate.encoding import Encoding, Hint, Vectors
 from bpkd_search.surrogate.forecast import ENOUGH, Ended, Forecasts, Message
 from bpkd_search.surrogate.gaussian_process import Prediction, Surrogate, fit_kernel, prior_kernel
 
@@ -75,6 +75,12 @@ class Model:
         self._messages: dict[int, Message | None] = {}
         self._surrogate: Surrogate | None = None
         self._rows: list[int] = []
+
+    def take_hint(self, hint: Hint) -> None:
+        """Take what is known of points from elsewhere as one of their coordinates: what it is worth is learned."""
+        self.encoding = Encoding(self.encoding.space, hint)
+        self._vectors = {number: self.encoding.vectors([e.point])[0] for number, e in self.evidence.items()}
+        self._kernels, self._surrogate = {}, None
 
     def asked(self, number: int, point: Point) -> None:
         """Take a trial that has begun, or begun anew."""

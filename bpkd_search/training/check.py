@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bpkd_search.config.models import RunConfig, SearchConfig
-from bpkd_search.config.networks import Model
+from bpkd_search.config.networks import Model, Teacher
 from bpkd_search.config.points import Point, combinations, run_at
 from bpkd_search.config.software import HUB, WORDS, software_of
 from bpkd_search.config.space import Choice, Distribution
@@ -32,6 +32,7 @@ from bpkd_search.training.forms import map_grid, needs_features
 from bpkd_search.training.own import check_functions
 from bpkd_search.training.probe import is_foreign, probe, source_of, teacher_shape
 from bpkd_search.training.teacher import given_logits
+from bpkd_search.training.teacher_classes import class_rows
 
 
 def check_networks(config: RunConfig) -> None:
@@ -49,7 +50,7 @@ def check_networks(config: RunConfig) -> None:
         if own:
             # The teacher's training batch; a finished one only ever runs in evaluation mode.
             found = _network_faults(plain(teacher), teacher.train.batch_size if trained else 0, *size)
-            faults += [f"teacher{fault}" for fault in found]
+            faults += [f"teacher{fault}" for fault in found] + _unused_keys(teacher)
         else:
             faults += _foreign_faults(config)
     except ConfigError as e:
@@ -69,6 +70,19 @@ def check_networks(config: RunConfig) -> None:
             faults.append(str(e))
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
+
+
+def _unused_keys(teacher: Teacher) -> list[str]:
+    """What a `teacher` block says that a teacher of this package or mmsegmentation would pass over in silence."""
+    kind = "a teacher of this package or mmsegmentation"
+    reads = f"{kind} reads images as its encoder was trained, and gives logits at its own stride"
+    given = {"input": reads, "stride": reads}
+    if teacher.checkpoint is None:
+        given["classes"] = "the teacher is trained on the data's classes"
+    faults = [f"teacher.{key}: must be left out: {why}" for key, why in given.items() if getattr(teacher, key)]
+    if teacher.missing_classes != "refuse":
+        faults.append(f"teacher.missing_classes: must be refuse: {kind} needs all of the data's classes")
+    return faults
 
 
 def _foreign_faults(config: RunConfig) -> list[str]:
@@ -138,11 +152,12 @@ def check_evaluation(run: RunConfig, size: Sequence[int]) -> None:
         raise ConfigError(faults)
 
 
-def check_weights(run: RunConfig, num_classes: int | None = None) -> None:
+def check_weights(run: RunConfig, class_names: Sequence[str] = ()) -> None:
     """Compare the files of weights that a run names with its networks, without memory for these.
 
-    Without `num_classes`, a checkpoint may have any number of classes. Files that are not here are left to those who
-    read them. Raises `CheckpointError` that names the key of the configuration, the file and what does not fit.
+    Without `class_names`, those of the data, a checkpoint may have any number of classes. Files that are not here are
+    left to those who read them. Raises `CheckpointError` that names the key of the configuration, the file and what
+    does not fit.
     """
     own = software_of(run.teacher) == "own"
     parts: tuple[tuple[str, Model, bool, Path | None], ...] = (
@@ -156,7 +171,9 @@ def check_weights(run: RunConfig, num_classes: int | None = None) -> None:
         spec = plain(model).model_copy(update={"auxiliary_weight": 0})
         try:
             if whole:
-                segmentor_weights(without_memory(spec, num_classes or classes_in(path) or 1), path)
+                count = len(class_names) or classes_in(path)[0] or 1
+                rows = class_rows(run.teacher, path, class_names) if class_names else None
+                segmentor_weights(without_memory(spec, count), path, rows)
             else:
                 encoder_weights(without_memory(spec, 1).get_submodule("encoder"), path)
         except CheckpointError as e:

@@ -14,17 +14,16 @@ again: the same machine and version.
 from __future__ import annotations
 
 import copy
-import io
-import statistics
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bpkd_search.config.loss import Loss, terms_of
 from bpkd_search.config.networks import Model
@@ -32,17 +31,18 @@ from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.data.base import IGNORE_INDEX
 from bpkd_search.data.views import ViewStore
 from bpkd_search.data.views.store import Batch
-from bpkd_search.errors import CheckpointError
-from bpkd_search.files import write_bytes
 from bpkd_search.losses import Criterion
 from bpkd_search.models import Network, count_parameters
 from bpkd_search.models.build import TEACHER_DTYPE, autocast, build_model, half_precision, pick_device
 from bpkd_search.models.network import require_finite
-from bpkd_search.training.forward import compiled_forward, forward, train_mode
-from bpkd_search.training.optimizer import make_optimizer
+from bpkd_search.training import graphs
+from bpkd_search.training.forward import Forward, compiled_forward, forward, train_mode
+from bpkd_search.training.optimizer import make_optimizer, set_rate, state_tensors
 from bpkd_search.training.round import Diverged, Round
 from bpkd_search.training.runtime import clock, synchronize, torch_settings
 from bpkd_search.training.schedule import Schedule
+from bpkd_search.training.states import read_state, write_state
+from bpkd_search.training.update import Maps, channels_last, update
 
 Report = dict[str, Any]
 
@@ -75,10 +75,14 @@ class Distillation:
         self.device = device or pick_device(train.device)
         self.schedule = Schedule(train, store.steps(self._images))
         self.epoch = 0
-        self.spent = 0.0
+        # How much of a GPU the run holds, and what a second on this kind of device is worth on the reference.
+        self.share = self.speed = 1.0
+        # Seconds of a whole GPU, of this kind and of the reference.
+        self.spent = self.calibrated = 0.0
         layout = torch.channels_last
         self.student = student or build_model(model, store.num_classes, train.seed)
-        self.forward = compiled_forward if train.compile else forward
+        self.student_is_own = model.factory is not None
+        self.forward: Forward = compiled_forward if train.compile else forward
         self.student.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
@@ -88,7 +92,11 @@ class Distillation:
                 student_channels=self.student.channels,
                 teacher_channels=teacher.channels if teacher is not None else None,
             ).to(self.device)
-        self.optimizer, self._rates = make_optimizer(train, self.student, self.criterion)
+        self._recorder = graphs.recorder_for(self.device) if train.compile == "graphs" else None
+        self._recorded: graphs.RecordedStep | None = None
+        self.optimizer, self._rates = make_optimizer(
+            train, self.student, self.criterion, recorded=self._recorder is not None
+        )
         self.amp = train.amp == "auto"
         half = half_precision(self.device) if self.amp else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
@@ -111,15 +119,16 @@ class Distillation:
     @property
     def finished(self) -> bool:
         """Whether the run has had its epochs or iterations, or another round would miss `gpu_seconds` by more."""
-        return self.schedule.finished(self.epoch, self.spent)
+        return self.schedule.finished(self.epoch, self.calibrated)
 
     def train_epoch(self, checkpoint: Path | None = None) -> Report:
         """Train one round: one epoch, or `validate_every` iterations; after `load`, the rest of one.
 
-        Returns its mean loss terms, iterations and seconds inside training so far (`gpu_seconds`, as `runtime.clock`
-        counts them, without validation), images per second, and peak memory in MiB on a GPU. To `checkpoint`, if
-        given, the state is written every `checkpoint_seconds`. Raises `Diverged` if a loss is not finite,
-        `CheckpointError` if that is because the logits of an online teacher are not.
+        Returns its mean loss terms, iterations and seconds inside training so far, as `runtime.clock` counts them,
+        without validation (`gpu_seconds`: times the share of a GPU; `calibrated_seconds`: on the reference), images per
+        second, and peak memory in MiB on a GPU. To `checkpoint`, if given, the state is written every
+        `checkpoint_seconds`. Raises `Diverged` if a loss is not finite, `CheckpointError` if that is because the logits
+        of an online teacher are not.
         """
         iterations = self.schedule.round(self.epoch)
         if self._rest is not None:
@@ -130,21 +139,26 @@ class Distillation:
         self._rest = None
         with self.train_mode():
             left = iterations[done.done :]
-            self._warm_up(left.start)
+            self.warm_up(left.start)
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.device)
                 synchronize(self.device)
-            start, saved = clock(self.device) - done.seconds, time.monotonic()
+            # What the round has taken before, a checkpoint has in its sums already.
+            charged, price = done.seconds, self.share * self.speed
+            start, saved = clock(self.device) - charged, time.monotonic()
             for iteration, batch in zip(left, self.batches(left.start, len(left)), strict=True):
-                progress = self.schedule.progress(iteration, self.spent + clock(self.device) - start)
+                progress = self.schedule.progress(
+                    iteration, self.calibrated + price * (clock(self.device) - start - charged)
+                )
                 rate = self.schedule.learning_rate(iteration, progress)
-                for group, factor in zip(self.optimizer.param_groups, self._rates, strict=True):
-                    group["lr"] = rate * factor
+                set_rate(self.optimizer, self._rates, rate)
                 done.add(self.step(*batch, progress=progress))
                 due = time.monotonic() - saved >= self.settings.checkpoint_seconds
                 if checkpoint is not None and due and done.done < len(iterations):
                     synchronize(self.device)
                     done.seconds = clock(self.device) - start
+                    self._charge(done.seconds - charged)
+                    charged = done.seconds
                     self.save(checkpoint, self._report)
                     start, saved = clock(self.device) - done.seconds, time.monotonic()
             try:
@@ -155,18 +169,23 @@ class Distillation:
             seconds = clock(self.device) - start
         self._round = None
         self.epoch += 1
-        self.spent += seconds
+        self._charge(seconds - charged)
         report: Report = {
             "epoch": self.epoch,
             "iteration": iterations.stop,
             "loss": sum(means.values()),
             **{f"loss_{name}": mean for name, mean in means.items()},
             "gpu_seconds": self.spent,
+            "calibrated_seconds": self.calibrated,
             "images_per_second": len(iterations) * min(self._images, self.store.num_images) / seconds,
         }
         if self.device.type == "cuda":
             report["peak_memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
         return report
+
+    def _charge(self, seconds: float) -> None:
+        self.spent += seconds * self.share
+        self.calibrated += seconds * self.share * self.speed
 
     @contextmanager
     def train_mode(self) -> Iterator[None]:
@@ -175,7 +194,7 @@ class Distillation:
         with torch_settings(self.device, deterministic=self.settings.deterministic):
             yield
 
-    def batches(self, first: int, count: int) -> Iterator[Batch]:
+    def batches(self, first: int, count: int) -> Generator[Batch, None, None]:
         """Yield the images of `count` iterations from `first` on, as `ViewStore.epoch` does.
 
         Logits are the stored ones of the teacher, if the loss uses them. Iteration k belongs to pass k // steps.
@@ -196,67 +215,81 @@ class Distillation:
 
         More than `batch_size` images are taken in parts, each with its share of the labelled pixels as its weight.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        size, several = self.settings.batch_size, len(images) > self.settings.batch_size
-        logits = repeat(None) if stored is None else torch.split(stored, size)
-        terms: dict[str, Tensor] = {}
-        for part in zip(torch.split(images, size), torch.split(labels, size), logits, strict=False):
-            losses = self._losses(*part, progress=progress)
-            if several:
-                share = _labelled(part[1]) / _labelled(labels)
-                losses = {name: value * share for name, value in losses.items()}
-            total = torch.stack(list(losses.values())).sum()
-            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-            terms = {name: terms[name] + value.detach() if terms else value.detach() for name, value in losses.items()}
-        if self.settings.grad_clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            weights = [*self.student.parameters(), *self.criterion.parameters()]
-            nn.utils.clip_grad_norm_(weights, self.settings.grad_clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return terms
+        inputs = self._inputs(images, labels, stored)
+        if self._recorded is not None:
+            whole = (*inputs[:2], list(inputs[2]))
+            return self._recorded(whole) if self._recorded.takes(whole) else update(self, *whole, progress=progress)
+        return update(self, *inputs, progress=progress)
 
-    def _warm_up(self, first: int) -> None:
-        """Let a copy of the student train on one batch, so that compiling and choosing kernels costs no run its time.
+    def warm_up(self, first: int) -> None:
+        """Do what no run's time is to be spent on: compile, choose kernels, record the step; `first` is an iteration.
 
-        Weights, statistics and random numbers stay as they are.
+        Called in `train_mode`. Weights, statistics and random numbers stay as they are. A step that cannot be recorded
+        is said in one warning, and trained without.
         """
-        if self._warm:
+        record = self._recorder is not None and self._recorded is None
+        if self._warm and not record:
             return
-        self._warm = True
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            images, labels, _ = next(self.batches(first, 1))
-            size, student = self.settings.batch_size, copy.deepcopy(self.student)
-            student.zero_grad(set_to_none=True)
-            images = images[:size].contiguous(memory_format=torch.channels_last)
-            with autocast(self.device, self.amp):
-                logits, features, ce = self.forward(student, images, labels[:size], IGNORE_INDEX)
-            # Every output, as the losses use them all.
-            total = ce + logits.sum() + (0 if features is None else features.sum())
-            total.backward()  # type: ignore[no-untyped-call]
+            batches = self.batches(first, 1)
+            batch = next(batches)
+            batches.close()  # nothing is read and pinned beside a recording
+            if not self._warm:
+                self._warm = True
+                self._train_a_copy(*batch[:2])
+            if record:
+                try:
+                    self._record(*batch)
+                except graphs.NotRecordable as e:
+                    self._recorder = None
+                    warnings.warn(
+                        f"train.compile: got graphs, this run trains without CUDA graphs: {e}",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
 
-    def _losses(self, images: Tensor, labels: Tensor, stored: Tensor | None, *, progress: float) -> dict[str, Tensor]:
-        images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        labels = labels.to(self.device, non_blocking=True)
-        teacher_logits = teacher_features = None
-        if self.criterion.needs_teacher:
-            if self.teacher is not None:
-                teacher_logits, teacher_features = self._ask(self.teacher, images)
-            elif stored is not None:
-                teacher_logits = stored.to(self.device, non_blocking=True)
+    def _train_a_copy(self, images: Tensor, labels: Tensor) -> None:
+        size, student = self.settings.batch_size, copy.deepcopy(self.student)
+        student.zero_grad(set_to_none=True)
+        images = channels_last(images[:size].to(self.device))
         with autocast(self.device, self.amp):
-            logits, student_features, ce = self.forward(self.student, images, labels, IGNORE_INDEX)
-            # A batch with only ignored pixels has no mean; its loss is zero.
-            losses = {"ce": ce / _labelled(labels)}
-            losses |= self.criterion(
-                logits,
-                teacher_logits,
-                labels,
-                progress=progress,
-                student_features=student_features,
-                teacher_features=teacher_features,
+            logits, features, ce = self.forward(student, images, labels[:size].to(self.device), IGNORE_INDEX)
+        # Every output, as the losses use them all.
+        total = ce + logits.sum() + (0 if features is None else features.sum())
+        total.backward()  # type: ignore[no-untyped-call]
+
+    def _record(self, images: Tensor, labels: Tensor, stored: Tensor | None) -> None:
+        assert self._recorder is not None
+        if self.student_is_own or self.criterion.is_own:
+            raise graphs.NotRecordable("a student or loss of your own may do something else at every step")
+        if self.criterion.changes:
+            raise graphs.NotRecordable("a parameter of its loss changes during the run")
+        scaler = self.scaler.state_dict()
+        images, labels, teacher = self._inputs(images, labels, stored)
+        try:
+            self._recorded = graphs.RecordedStep(
+                self._recorder,
+                lambda *inputs: update(self, *inputs, progress=0.0),
+                (images, labels, list(teacher)),
+                lambda: state_tensors(self.student, self.criterion, self.optimizer),
             )
-        return losses
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.load_state_dict(scaler)
+
+    def _inputs(self, images: Tensor, labels: Tensor, stored: Tensor | None) -> tuple[Tensor, Tensor, Iterable[Maps]]:
+        """Return images, labels, and the teacher's logits and features of each part, on the device."""
+        images = images.to(self.device, non_blocking=True)
+        labels, size = labels.to(self.device, non_blocking=True), self.settings.batch_size
+        if not self.criterion.needs_teacher or (self.teacher is None and stored is None):
+            return images, labels, [(None, None)] * -(-len(images) // size)
+        if self.teacher is None:
+            assert stored is not None
+            logits = torch.split(stored.to(self.device, non_blocking=True), size)
+            return images, labels, list(zip(logits, repeat(None), strict=False))
+        # One part after the other: features of a whole iteration may be too much.
+        teacher = self.teacher
+        return images, labels, (self._ask(teacher, channels_last(part)) for part in torch.split(images, size))
 
     def _ask(self, teacher: TeacherNet, images: Tensor) -> tuple[Tensor, Tensor | None]:
         with torch.inference_mode(), autocast(self.device, self.amp, dtype=TEACHER_DTYPE):
@@ -271,27 +304,13 @@ class Distillation:
             for part in torch.split(images.to(self.device), self.settings.batch_size):
                 require_finite(self._ask(self.teacher, part)[0], advice)
 
-    def latency_ms(self, repeats: int = 5) -> float:
-        """Return milliseconds for one validation image through the student, the median of `repeats` passes."""
-        image, _ = next(self.store.val_samples())
-        images = image[None].to(self.device)
-        self.student.eval()
-        times = []
-        with torch.inference_mode(), autocast(self.device, self.amp):
-            for _ in range(repeats + 1):
-                start = time.perf_counter()
-                self.student(images)
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)
-                times.append(1000 * (time.perf_counter() - start))
-        return statistics.median(times[1:])
-
     def save(self, path: Path, report: Report | None = None) -> None:
         """Write a checkpoint atomically, with the report of the last round if given."""
         self._report = report
         state = {
             "epoch": self.epoch,
             "spent": self.spent,
+            "calibrated": self.calibrated,
             "student": self.student.state_dict(),
             "criterion": self.criterion.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -299,18 +318,15 @@ class Distillation:
             "round": self._rest if self._round is None else self._round.state(self.device),
             "report": report,
         }
-        # Through memory: PyTorch's own writer does not tell a full disk from other errors.
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_bytes(path, buffer.getvalue())
+        write_state(path, state)
 
     def load(self, path: Path) -> Report | None:
         """Resume from a checkpoint of the same configuration; returns the report of the last round saved with it.
 
         Raises `CheckpointError` if the checkpoint does not fit.
         """
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+        self._recorded = None  # it knows the optimizer's old state
+        with read_state(path, self.device) as state:
             self.student.load_state_dict(state["student"])
             self.criterion.load_state_dict(state["criterion"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -318,14 +334,16 @@ class Distillation:
             self.epoch, self.spent = int(state["epoch"]), float(state["spent"])
             # Checkpoints of version 0.1.0 are those of whole rounds.
             self._round, self._rest = None, state.get("round")
+            self.calibrated = float(state.get("calibrated", self.spent))
+            if self._rest is not None and "calibrated" not in state:
+                self._charge(float(self._rest["seconds"]))  # older checkpoints have them apart
             self._report = state["report"]
-        except torch.OutOfMemoryError:
-            raise  # no fault of the file
-        except Exception as e:
-            raise CheckpointError(f"{path}: is not a checkpoint of this configuration: {e}") from e
         return self._report
 
 
-def _labelled(labels: Tensor) -> Tensor:
-    """Return the number of labelled pixels, at least 1."""
-    return (labels != IGNORE_INDEX).sum().clamp(min=1)
+def saved_epoch(path: Path) -> int:
+    """Return the number of whole rounds in a checkpoint; -1 if there is none that can be read."""
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True)["epoch"])
+    except Exception:
+        return -1

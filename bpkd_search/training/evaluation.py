@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bpkd_search.config.data import Data, Eval
+from bpkd_search.data.resampling import pin
 from bpkd_search.data.transforms import resize_label
 from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import ConfigError
@@ -37,7 +38,8 @@ def evaluate(
     """Return every measure of a model on the store's validation split, or on some `rows` of it.
 
     Predictions are made as `evaluation` says and measured on the grid of each label; distances such as the width of
-    the edge band are pixels of that grid. Memory does not grow with the split. `amp` computes in mixed precision if
+    the edge band are pixels of that grid. Memory does not grow with the split, and a batch that is too large for what
+    is left of a GPU is halved. `amp` computes in mixed precision if
     the device supports it. The model stays in evaluation mode.
     Raises `DataError` if it cannot take the images.
     """
@@ -45,8 +47,8 @@ def evaluate(
     own = custom_metric(evaluation, store.num_classes, device)
     model.eval()
     for images, labels in batches(store.val_samples(rows), evaluation):
-        images, labels = (_send(part, device) for part in (images, labels))
-        predictions = predict_classes(model, images, labels.shape[-2:], evaluation, amp=amp)
+        images, labels = (pin(part, device).to(device, non_blocking=True) for part in (images, labels))
+        predictions = _predicted(model, images, labels.shape[-2:], evaluation, amp)
         metrics.update(predictions, labels)
         if own is not None:
             own.update(predictions, labels)
@@ -88,5 +90,13 @@ def images_at_once(image: int, label: int, evaluation: Eval) -> int:
     return max(1, min(BATCH, int(PIXELS / max(label, image * max(evaluation.scales) ** 2))))
 
 
-def _send(part: Tensor, device: torch.device) -> Tensor:
-    return (part.pin_memory() if device.type == "cuda" else part).to(device, non_blocking=True)
+def _predicted(model: Network, images: Tensor, size: Sequence[int], evaluation: Eval, amp: bool) -> Tensor:
+    try:
+        return predict_classes(model, images, size, evaluation, amp=amp)
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+    # Out of the handler, whose traceback keeps the maps of the larger batch.
+    torch.cuda.empty_cache()
+    halves = torch.split(images, -(-len(images) // 2))
+    return torch.cat([_predicted(model, half, size, evaluation, amp) for half in halves])

@@ -107,13 +107,20 @@ def _map_form(run: RunConfig, train: Dataset) -> Form | str:
         return fault
     maps = Form(0, "maps", grid)
     if is_foreign(run.teacher):
-        # Some networks read one size alone.
+        # Some networks read one size alone, or give logits of one size.
         label, classes = train[0][1], len(train.class_names)
         plan = MapPlan(maps.transform(run.data), run.data.logits, classes)
-        try:
-            teacher_shape(run.teacher, classes, *padded_size(plan.scaled((label.shape[0], label.shape[1]), 0)))
-        except ConfigError as e:
-            return _no_maps(e)
+        for step in sorted({0, len(plan.transform.scales) - 1}):
+            height, width = padded_size(plan.scaled((label.shape[0], label.shape[1]), step))
+            try:
+                _, rows, columns = teacher_shape(run.teacher, classes, height, width)
+            except ConfigError as e:
+                return _no_maps(e)
+            if (rows, columns) != (-(-height // grid), -(-width // grid)):
+                return (
+                    f"teacher.mode: got maps, needs logits of one stride, {grid} for crops: for {height}x{width} they"
+                    f" are {rows}x{columns}"
+                )
     return maps
 
 

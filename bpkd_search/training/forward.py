@@ -19,6 +19,7 @@ BACKEND = "inductor"
 CODES = 64
 
 Outputs = tuple[Tensor, Tensor | None, Tensor]
+Forward = Callable[[Network, Tensor, Tensor, int], Outputs]
 
 
 def forward(student: Network, images: Tensor, labels: Tensor, ignore_index: int) -> Outputs:
@@ -76,7 +77,7 @@ def compiled_forward(student: Network, images: Tensor, labels: Tensor, ignore_in
 
 
 @cache
-def _compiled() -> Callable[[Network, Tensor, Tensor, int], Outputs]:
+def _compiled() -> Forward:
     # Only when needed: the import alone takes seconds.
     import torch._dynamo
     import torch._inductor.config
@@ -84,7 +85,7 @@ def _compiled() -> Callable[[Network, Tensor, Tensor, int], Outputs]:
     # Dropout drops the same maps as without compiling.
     torch._inductor.config.fallback_random = True
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, CODES)
-    code: Callable[[Network, Tensor, Tensor, int], Outputs] = torch.compile(forward, dynamic=False, backend=BACKEND)
+    code: Forward = torch.compile(forward, dynamic=False, backend=BACKEND)
     return code
 
 

@@ -41,6 +41,7 @@ def prepare_views(
         map=map,
         stored=data.images == "stored",
         waiting=lambda: say(f"{kind_of(form)}: another process is building them; waiting for it"),
+        kept=data.views_store,
     )
 
 

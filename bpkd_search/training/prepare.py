@@ -32,6 +32,7 @@ from bpkd_search.data.views.codecs import open_codec
 from bpkd_search.data.views.copies import is_whole, local_root
 from bpkd_search.errors import ConfigError, DataError
 from bpkd_search.models.build import pick_device, teacher_precision
+from bpkd_search.stores.home import reach
 from bpkd_search.training.agreement import TOLERANCE, Agreement, measure
 from bpkd_search.training.check import (
     check_classes,
@@ -90,18 +91,25 @@ class Prepared:
         """
         if self.local is None:
             return self
-        root = local_root(self.local)
+        if (copy := self.copy_here()) is not None:
+            return copy
+        if not is_whole(Path(self.store), self.parts):
+            raise DataError(
+                f"{local_root(self.local) / 'views' / Path(self.store).name}: is not a complete copy of the views on"
+                f" {socket.gethostname()}, and {self.store} is missing there; stop the search and resume it to copy"
+                " them"
+            )
+        return self
+
+    def copy_here(self) -> Prepared | None:
+        """Return the same with the paths of this node's copy, None without a complete one. Raises `ResourceError`."""
+        root = local_root(str(self.local))
         store = root / "views" / Path(self.store).name
         teacher = root / "teachers" / self.local_teacher if self.local_teacher else None
         if is_whole(store, self.parts) and (teacher is None or teacher.exists()):
             logits = str(store / Path(self.logits).name) if self.logits else None
             return replace(self, store=str(store), logits=logits, teacher=str(teacher) if teacher else self.teacher)
-        if not is_whole(Path(self.store), self.parts):
-            raise DataError(
-                f"{store}: is not a complete copy of the views on {socket.gethostname()}, which may have joined after"
-                f" the trials started, and {self.store} is missing there; stop the search and resume it to copy them"
-            )
-        return self
+        return None
 
     def open(self) -> ViewStore:
         """Open the store, with logits if they are stored."""
@@ -115,15 +123,17 @@ def prepare(run: RunConfig, say: Say, workers: Workers = HERE) -> Prepared:
     """Find or create the images, teacher and logits of a run or search, in the first form of `forms` that will do.
 
     `say` is called with lines of progress; `workers` do the work. Raises `DataError`, `CheckpointError`,
-    `ResourceError`, `ConfigError`.
+    `ResourceError`, `ConfigError`, `StoreError`.
     """
     check_networks(run)
     require_files(run)
+    if run.data.views_store is not None:
+        reach(run.data.views_store)
     train = open_data(run.data, "train")
     val = open_data(run.data, "val")
     check_metric(run, val)
     order = forms(run, train)
-    check_weights(run, len(train.class_names))
+    check_weights(run, train.class_names)
     check_classes(run, train, val)
     terms = terms_by_path(run.loss).items()
     if faults := [f"{path}.{fault}" for path, term in terms for fault in term.class_faults(len(train.class_names))]:
@@ -132,6 +142,8 @@ def prepare(run: RunConfig, say: Say, workers: Workers = HERE) -> Prepared:
     # What the last of the forms needs least: a disk too small for another is no reason to stop.
     require_space(cache_dir(run.data.views_dir), needed_bytes(run, order[-1]))
     store = prepare_views(run.data, teacher_form(run.data), say, workers.views)
+    for line in store.manifest.warnings():
+        say(line)
     for size in sorted(set(store.manifest.evaluation_sizes)):
         check_evaluation(run, size)
     given = software_of(run.teacher) == "logits"
@@ -205,6 +217,7 @@ def _with_logits(run: RunConfig, form: Form, store: ViewStore, teacher: Path, sa
         map=workers.logits,
         waiting=lambda: say("logits: another process is building them; waiting for it"),
         about={"teacher": teacher_title(to_tree(run.teacher))},
+        kept=run.data.views_store,
     )
     return built
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from bpkd_search.machine import cpu_model
+
 # What PyTorch says of an error that a kernel has left behind, whichever library meets it.
 _POISON = ("cuda error", "cudnn_status_execution_failed")
 
@@ -21,6 +23,11 @@ def clock(device: torch.device) -> float:
     the waiting for data and for other threads is left out.
     """
     return time.perf_counter() if device.type == "cuda" else time.thread_time()
+
+
+def device_kind(device: torch.device, named: str = "") -> str:
+    """Return PyTorch's name of a GPU, else what a cluster calls it (`named`), else the model of the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else named or cpu_model()
 
 
 def synchronize(device: torch.device) -> None:

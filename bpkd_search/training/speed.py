@@ -97,14 +97,27 @@ def measure_speed(run: RunConfig, form: Form, class_names: Sequence[str], size: 
         student = _training(training, crops, labels, stored)
         first = 0.0
         if software == "own" and run.teacher.checkpoint is None:
-            first = _training(_of_teacher(run.teacher, run.teacher.train, store, device), crops, labels, None)
+            first = _training(_with_ce(run.teacher, run.teacher.train, store, device), crops, labels, None)
         validation = _validation(training.student, store, run, device)
         teacher_validation = 0.0 if teacher is None else _validation(teacher, store, run, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
     return Speed(name, student, validation, first, teacher_validation, passing)
 
 
-def _of_teacher(spec: Model, settings: Optimisation, store: ViewStore, device: torch.device) -> Distillation:
+def step_seconds(run: RunConfig, classes: int) -> float:
+    """Time a step of the student with cross-entropy alone on random images: the same work on every device.
+
+    Returns seconds of `runtime.clock` an image.
+    """
+    device, crop = pick_device(run.train.device), run.data.crop
+    images = RandomImages(classes, (crop, crop))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        student = _with_ce(run.student, run.train, cast(ViewStore, images), device)
+        return _training(student, *images.batch(run.train.batch_size, crop, crop), None)
+
+
+def _with_ce(spec: Model, settings: Optimisation, store: ViewStore, device: torch.device) -> Distillation:
     return Distillation(plain(spec), Ce(), settings.model_copy(update={"compile": False}), store, device=device)
 
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
@@ -30,14 +31,21 @@ from bpkd_search.metrics import SegmentationMetrics
 from bpkd_search.models import Network, load_segmentor, save_weights
 from bpkd_search.models.build import TEACHER_DTYPE, autocast, build_model, pick_device
 from bpkd_search.models.heads import resize
-from bpkd_search.models.network import require_finite
+from bpkd_search.models.network import are_probabilities, require_finite
+from bpkd_search.models.teachers.foreign import ForeignTeacher
 from bpkd_search.models.teachers.function import content_of, weights_of
-from bpkd_search.models.teachers.open import PACKAGES, class_map, open_network
+from bpkd_search.models.teachers.open import PACKAGES, class_map, key_of, open_network
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.inputs import Say
 from bpkd_search.training.probe import FOREIGN_KEYS, is_foreign, probe, source_of, teacher_files
 from bpkd_search.training.source import open_data
+from bpkd_search.training.teacher_classes import below_constant, class_rows, own_classes
+
+# What is wrong with a teacher's outputs that a softmax went over: a loss would take a second one.
+PROBABILITIES = (
+    "gives probabilities, which sum to 1 over the classes, must give logits: those before the softmax, or its logarithm"
+)
 
 
 def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, dict[str, float]]:
@@ -51,7 +59,7 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
     path, key = teacher_file(run, store.crops_key, store.class_names)
     where = f"checkpoint {path}" if spec.checkpoint else f"{spec.train.length} of training"
     where = "its function" if spec.factory and not spec.checkpoint else where
-    folder, evaluation = cache_dir(run.data.views_dir) / "teachers", run.data.evaluation
+    folder, evaluation = teachers_dir(run.data.views_dir), run.data.evaluation
     scores_file = folder / f"{key}-{digest(to_tree(evaluation))}.json"
     scores = _read_scores(scores_file) if path.exists() else None
     if scores is None:
@@ -66,11 +74,22 @@ def prepare_teacher(run: RunConfig, store: ViewStore, say: Say) -> tuple[Path, d
             if scores is None:
                 scores = _scores(run, store, path)
                 write_text(scores_file, json.dumps(scores))
-    if is_foreign(spec) and (line := probe(spec).class_map(store.class_names, *run.data.crop).line):
-        say(f"teacher: {line}")
+    matched = probe(spec).class_map(store.class_names, *run.data.crop) if is_foreign(spec) else None
+    if software_of(spec) == "own" and spec.checkpoint is not None:
+        matched = own_classes(spec, path, store.class_names)
+    if matched is not None and matched.line:
+        say(f"teacher: {matched.line}")
     known = f"val mIoU {scores['miou']:.4f}" if scores else "no logits of all validation images, so no scores"
     say(f"teacher: {teacher_title(to_tree(spec))}, from {where}: {known}")
+    finished = spec.checkpoint is not None or spec.factory is not None
+    if finished and (warning := below_constant(scores, store.manifest.val_counts)):
+        say(warning)
     return path, scores
+
+
+def teachers_dir(views_dir: Path | None) -> Path:
+    """Return the directory of the teachers that were trained here, and of the scores of all."""
+    return cache_dir(views_dir) / "teachers"
 
 
 def teacher_file(run: RunConfig, crops: str, class_names: Sequence[str]) -> tuple[Path, str]:
@@ -81,7 +100,7 @@ def teacher_file(run: RunConfig, crops: str, class_names: Sequence[str]) -> tupl
     """
     key = teacher_key([*teacher_parts(run, class_names), crops])
     path = source_of(run.teacher)
-    return (path or cache_dir(run.data.views_dir) / "teachers" / f"{key}.safetensors"), key
+    return (path or teachers_dir(run.data.views_dir) / f"{key}.safetensors"), key
 
 
 def teacher_parts(run: RunConfig, class_names: Sequence[str]) -> list[Any]:
@@ -103,7 +122,8 @@ def teacher_identity(run: RunConfig, path: Path, class_names: Sequence[str]) -> 
     spec = run.teacher
     content = content_hash(path, cache_dir(run.data.views_dir), key="teacher.checkpoint" if spec.checkpoint else "")
     if software_of(spec) == "own":
-        return [plain_model(spec), content]
+        rows = class_rows(spec, path, class_names) if spec.checkpoint is not None else None
+        return [plain_model(spec), content, *([] if rows is None else [rows])]
     return [_described(spec), content, list(class_names)]
 
 
@@ -118,7 +138,8 @@ def open_teacher(run: RunConfig, class_names: Sequence[str], path: Path, device:
     spec = run.teacher.model_copy(update={"weights": None, "auxiliary_weight": 0})
     model = build_model(spec, len(class_names), 0)
     try:
-        load_segmentor(model, path)
+        rows = class_rows(run.teacher, path, class_names) if run.teacher.checkpoint is not None else None
+        load_segmentor(model, path, rows)
     except CheckpointError as e:
         if run.teacher.checkpoint is not None:
             raise
@@ -130,12 +151,18 @@ def open_teacher(run: RunConfig, class_names: Sequence[str], path: Path, device:
 
 
 def given_logits(run: RunConfig, split: Dataset, name: str) -> GivenLogits:
-    """Return the files of logits of a split. Raises `CheckpointError` if their classes are not the data's."""
+    """Return the files of logits of a split.
+
+    Raises `CheckpointError` if their classes are not the data's, or the first holds probabilities.
+    """
     path = source_of(run.teacher) or Path()
     given = GivenLogits(path, name, tuple(split.names))
     if (first := next((index for index in range(len(split)) if given.find(index)), None)) is None:
         return given
-    count = given.classes_of(first)
+    values = given.array(first)
+    if are_probabilities(torch.from_numpy(np.array(values, np.float32))[None]):
+        raise CheckpointError(f"teacher.checkpoint: {given.find(first)}: {PROBABILITIES}")
+    count = len(values)
     classes = class_map(run.teacher, run.teacher.classes, count, ours=split.class_names)
     return replace(given, count=count, classes=classes)
 
@@ -207,6 +234,10 @@ def _scores(run: RunConfig, store: ViewStore, path: Path) -> dict[str, float]:
         images, _, _ = next(store.epoch(0, 1, 0, device=device, logits=False))
         with torch.inference_mode():
             require_finite(teacher(images))
+            if isinstance(teacher, ForeignTeacher) and are_probabilities(teacher.raw(images)):
+                raise CheckpointError(
+                    f"{key_of(run.teacher)}: {run.teacher.factory or run.teacher.checkpoint}: {PROBABILITIES}"
+                )
         return evaluate(teacher, store, device, run.data.evaluation, amp=run.train.amp == "auto").as_dict()
     given, metrics = given_logits(run, open_data(run.data, "val"), "val"), SegmentationMetrics(store.num_classes)
     if any(given.find(index) is None for index in range(store.num_val_images)):

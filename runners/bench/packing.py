@@ -48,7 +48,12 @@ def measure(options: argparse.Namespace, folder: Path) -> list[packing.Measured]
         machine = packing.Machine(int(nodes[0].gpus) and int(options.device == "cuda"), int(nodes[0].cpus))
         tried = packing.candidates(machine)
         with packing.ray_copies(task.to_dict(), machine, max(each.copies for each in tried)) as copies:
-            return [copies(each) for each in tried]
+            found: list[packing.Measured] = []
+            for each in tried:
+                found.append(copies(each))
+                if options.json:  # what a time limit leaves
+                    options.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
+            return found
 
 
 def main() -> None:
@@ -65,8 +70,6 @@ def main() -> None:
         rate = "out of memory" if each.images_per_second is None else f"{each.images_per_second:.1f}"
         left = "" if each.memory_left is None else f"{each.memory_left:.0%}"
         print(f"{each.packing.copies:6}{each.packing.cpus:9}{rate:>17}{left:>13}")
-    if options.json:
-        options.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
 
 
 if __name__ == "__main__":

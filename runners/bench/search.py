@@ -202,8 +202,17 @@ def measure(options: dict[str, Any], folder: Path) -> dict[str, Any]:
         save_weights(options["checkpoint"], build_model(Model.model_validate(TEACHERS[options["teacher"]]), 11, 0))
     count = len(list((options["root"] / "train").glob("*.png")))
     seconds = parts.measure(plain_settings(options))
-    plain, reused = by_plain_ray(options, folder), by_plain_ray(options, folder, reuse=True)
-    ours = by_this_tool(options, folder)
+    figures: dict[str, Any] = {"options": given, "train_images": count, "parts_seconds": seconds}
+
+    def noted(name: str, side: dict[str, Any]) -> dict[str, Any]:
+        figures[name] = side
+        if options["json"]:  # what a time limit leaves
+            options["json"].write_text(json.dumps(figures, indent=2) + "\n")
+        return side
+
+    ours = noted("this_tool", by_this_tool(options, folder))
+    reused = noted("plain_ray_reused", by_plain_ray(options, folder, reuse=True))
+    plain = noted("plain_ray", by_plain_ray(options, folder))
     seconds["start_up"] = plain["start_up_seconds"]
     # The first trial of a slot begins before the time that is compared.
     epochs_a_start = plain["epochs"] / (plain["trials"] - options["concurrent"])
@@ -222,15 +231,8 @@ def measure(options: dict[str, Any], folder: Path) -> dict[str, Any]:
         "bound": limit,
         "share_of_bound": between / limit,
     }
-    return {
-        "options": given,
-        "train_images": count,
-        "parts_seconds": seconds,
-        "this_tool": ours,
-        "plain_ray": plain,
-        "plain_ray_reused": reused,
-        "ratios": ratios,
-    }
+    noted("ratios", ratios)
+    return figures
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -276,8 +278,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(vars(options), Path(folder))
     show(figures)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from bpkd_search.experiment.schema import FAILED
 from bpkd_search.search.replay import replay
 
 # What differs between two undisturbed runs too, and what tells of the kills.
-SECONDS = ("gpu_seconds", "wall_seconds", "images_per_second", "latency_ms", "started", "ended", "time")
-DISTURBED = (*SECONDS, "node", "retries", "message")
+MEASURED = ("wall_seconds", "images_per_second", "latency_ms")
+SECONDS = ("gpu_seconds", "calibrated_seconds", *MEASURED, "started", "ended", "time")
+DISTURBED = (*SECONDS, "node", "device", "retries", "message")
 CONTINUED = re.compile(r"^(\S+) trial \d+ on .*\n(?:continues after epoch (\d+)|.*starts again)$", re.MULTILINE)
 
 TARGETS = (

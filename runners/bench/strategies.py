@@ -57,8 +57,8 @@ SPACE = {
 }
 
 
-def config_of(trials: int, sampler: str, epochs: int = 9) -> SearchConfig:
-    search = {"trials": trials, "sampler": {"name": sampler}, "scheduler": {"grace": 1, "reduction": 3}}
+def config_of(trials: int, sampler: str, epochs: int = 9, **search: Any) -> SearchConfig:
+    search |= {"trials": trials, "sampler": {"name": sampler}, "scheduler": {"grace": 1, "reduction": 3}}
     return parse(SearchConfig, {"space": SPACE, "search": search, "train": {"epochs": epochs}}, "bench")
 
 
@@ -78,7 +78,7 @@ class Nothing(tune.Trainable):
 
 
 def through_ray(trials: int, sampler: str) -> dict[str, Any]:
-    config = config_of(trials, sampler, epochs=1)
+    config = config_of(trials, sampler, epochs=1, concurrent=8)
     with tempfile.TemporaryDirectory() as folder, connect_ray(None, False):
         ends: list[tuple[float, float]] = []
 

@@ -23,10 +23,21 @@ def seconds(run: Run, device: torch.device | str = "cpu") -> float:
     return time.perf_counter() - start
 
 
-def alternate(*runs: Run, rounds: int, device: torch.device | str = "cpu") -> list[list[float]]:
-    """Seconds of each run in so many alternating rounds, after one round to warm up."""
-    times = [[seconds(run, device) for run in runs] for _ in range(rounds + 1)]
-    return [list(column) for column in zip(*times[1:], strict=True)]
+def alternate(
+    *runs: Run,
+    rounds: int,
+    device: torch.device | str = "cpu",
+    after: Callable[[list[list[float]]], object] = lambda times: None,
+) -> list[list[float]]:
+    """Seconds of each run in so many alternating rounds, after one round to warm up; `after` each gets those so far."""
+    for run in runs:
+        seconds(run, device)
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for run, column in zip(runs, times, strict=True):
+            column.append(seconds(run, device))
+        after(times)
+    return times
 
 
 def fastest(*runs: Run, rounds: int, device: torch.device | str = "cpu") -> list[float]:

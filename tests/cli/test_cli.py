@@ -238,7 +238,7 @@ def test_importance_on_the_command_line(call, tmp_path: Path) -> None:
     exp = make(tmp_path / "exp", [{"curve": [0.01 * point["loss.edge_width"]], "point": point} for point in points])
     code, text, _ = call("importance", exp)
     assert code == 0
-    for said in ("Shares for miou over 30 searched trials", "below 50 they mean little", "stopped early are not among"):
+    for said in ("by the model of 30 trials", "rest of 30 searched trials", "below 50 trials it means little"):
         assert said in text
     code, text, _ = call("importance", exp, "--format", "csv")
     assert pd.read_csv(StringIO(text))["parameter"].tolist() == ["loss.edge_width", "loss.edge_weight"]

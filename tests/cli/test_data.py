@@ -129,6 +129,19 @@ def test_warnings_alone_fail_only_strict_checks(call, space: Path) -> None:
     assert call("data", "check", space, *more, "--strict")[0] == 1
 
 
+def test_photos_that_viewers_turn_are_pointed_out(call, space: Path, root: Path) -> None:
+    for number, turned in enumerate((1, 3, 6)):
+        exif, path = Image.Exif(), root / f"images/train/t{number:02d}"
+        exif[0x0112] = turned
+        Image.open(path.with_suffix(".png")).save(path.with_suffix(".jpg"), exif=exif)
+        path.with_suffix(".png").unlink()
+    # Turned by a quarter, the sides are exchanged: that the mask fits shows that it is of the image as stored.
+    code, out, _ = call("data", "check", space)
+    assert code == 0
+    assert "warning: train: 1 images have an EXIF orientation, which is not applied" in out
+    assert "masks are of the image as stored\n  t01\n" in out
+
+
 def test_long_lists_end_in_a_count_and_have_every_item_in_the_file(call, space: Path, root: Path) -> None:
     for index in range(25):
         Image.new("RGB", (64, 48)).save(root / f"images/train/x{index:02d}.png")

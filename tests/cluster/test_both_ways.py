@@ -42,6 +42,7 @@ class Replayed(tune.Trainable):
 def test_the_same_results_lead_to_the_same_trials_stops_and_states(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny["train"]["epochs"] = 9
     tiny["search"] = {"trials": 20, "sampler": {"name": "tpe", "startup": 5}, "scheduler": {"grace": 1, "reduction": 3}}
+    tiny["search"]["concurrent"] = 1
     config = parse(SearchConfig, deepcopy(tiny), "test")
     simulated = simulate_search(config, CurveBackend(config), slots=1).engine
     with connect_ray(None, False):

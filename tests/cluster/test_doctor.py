@@ -1,4 +1,4 @@
-"""Faults planted in a real cluster of two nodes, each with its own environment, are found, and nothing is left."""
+"""Faults planted in a real cluster of three nodes, each with its own environment, are found, and nothing is left."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -36,10 +37,11 @@ def data_set(folder: Path, seed: int) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of two nodes, and the folder below which things lie; the second node's environment is wrong.
+    """The address of three nodes, and the folder below which things lie; two nodes' environments are wrong.
 
-    Its Optuna claims to be another version, its Ray counts a GPU that is not there, its variables name another data
-    set and a disk that is a file.
+    The second's Optuna claims to be another version, its Ray counts a GPU that is not there, its variables name another
+    data set and a disk that is a file. The third has other code of this package, a clock that is wrong, an old
+    NVIDIA driver that PyTorch cannot use, and opens few files. No node asks for a token.
     """
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
@@ -52,13 +54,26 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
     (here / "disk").mkdir()
     (here / "blocked").write_text("a file, not a folder")
     path = os.pathsep.join([str(stated.parent), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    changed = here / "changed"
+    shutil.copytree(ROOT / "bpkd_search", changed / "bpkd_search", ignore=shutil.ignore_patterns("__pycache__"))
+    (changed / "bpkd_search" / "errors.py").open("a").write("# changed\n")
+    (changed / "sitecustomize.py").write_text("import time\nreal = time.time\ntime.time = lambda: real() - 3600\n")
+    (here / "bin").mkdir()
+    (here / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 400.10\n")
+    (here / "bin" / "nvidia-smi").chmod(0o755)
     folder = tempfile.mkdtemp(prefix="rt", dir="/tmp")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
         cluster = Cluster()
         cluster.add_node(**ONE_CPU, env_vars={"BPKD_FOLDER": good, "OWN_DISK": str(here / "disk")})
         wrong = {"BPKD_FOLDER": other, "OWN_DISK": str(here / "blocked" / "x"), "PYTHONPATH": path}
         cluster.add_node(**ONE_CPU, num_gpus=1, env_vars=wrong)
+        old = {"BPKD_FOLDER": good, "OWN_DISK": str(here / "disk"), "PYTHONPATH": str(changed)}
+        third = cluster.add_node(**ONE_CPU, env_vars={**old, "PATH": f"{here / 'bin'}{os.pathsep}{os.environ['PATH']}"})
+        raylet = psutil.Process(third.all_processes["raylet"][0].process.pid)
+        for process in (raylet, *raylet.children(recursive=True)):
+            process.rlimit(psutil.RLIMIT_NOFILE, (2048, 2048))
         patch.setenv("BPKD_FOLDER", good)
         patch.setenv("OWN_DISK", str(here / "disk"))
         yield cluster.address, here
@@ -95,8 +110,10 @@ def test_faults_of_a_node_are_found(
     driver, *nodes = found["machines"]
     assert driver["name"] == "driver"
     (wrong,) = (node["name"] for node in nodes if node["gpus"])
+    (third,) = (node["name"] for node in nodes if node["facts"]["driver"])
     faults = {each["check"]: each for each in found["findings"] if each["level"] == "fault"}
     version = driver["facts"]["versions"]["optuna"]
+    package = driver["facts"]["versions"]["bpkd-search"]
     expected = {
         "optuna": f"4.9, the driver has {version}",
         "GPUs": "Ray counts 1 GPU(s), PyTorch 0",
@@ -106,9 +123,22 @@ def test_faults_of_a_node_are_found(
     }
     for check, text in expected.items():
         assert text in faults[check]["found"] and faults[check]["where"] == [wrong], faults[check]
+    for check, text in (("bpkd-search", f", the driver has {package}"), ("clock", " s behind the driver's")):
+        assert text in faults[check]["found"] and faults[check]["where"] == [third], faults[check]
+    assert 3000 < -next(node["skew"] for node in nodes if node["name"] == third) <= 3600
+    warnings = {each["check"]: each for each in found["findings"] if each["level"] == "warning"}
+    assert warnings["open files"]["found"] == "a process may open 2048 files"
+    assert warnings["GPUs"]["found"].startswith("there is an NVIDIA driver, PyTorch has no GPU: ")
+    assert warnings["open files"]["where"] == warnings["GPUs"]["where"] == [third]
+    assert set(warnings["security"]["where"]) == {node["name"] for node in nodes}
     assert faults["experiments"]["found"] == f"{out} is not the driver's"
     assert set(faults["experiments"]["where"]) == {node["name"] for node in nodes}
-    assert set(faults) == {*expected, "experiments"}
+    known = {*expected, "experiments", "bpkd-search", "clock"}
+    if cuda := driver["facts"]["torch"]["cuda"]:
+        known.add("driver")
+        assert faults["driver"]["found"].startswith(f"400.10 is too old for PyTorch with CUDA {cuda}, which needs ")
+        assert faults["driver"]["where"] == [third]
+    assert set(faults) == known
     assert not [path for path in tmp_path.rglob(f"{node_facts.MARK}*")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["space.yaml", "views"]  # hashes of files are kept
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from bpkd_search import Leaderboard, load_run
 from bpkd_search.config import BASELINES
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.commit import code_commit
+from bpkd_search.experiment.events import read_events
 from bpkd_search.export import export
 from bpkd_search.search.engine import Engine
+from bpkd_search.search.requests import states_of
 from bpkd_search.training.train import train
 
 PATIENCE = 240
@@ -56,6 +60,36 @@ def reports_in(folder: Path) -> int:
     return log.read_text().count('"event":"report"') if log.exists() else 0
 
 
+def trial_processes(driver: subprocess.Popen[str]) -> Iterator[tuple[psutil.Process, str]]:
+    """The processes of trials below a driver, each with the call that it executes; empty between two calls.
+
+    Ray names a process after its call: `ray::DistillationTrial` waits, `ray::ResourceTrainable.train` is in a step.
+    """
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            title = re.match(r"ray::\w*(?:Trial|Trainable)(?:\.(\w+))?$", " ".join(process.cmdline()).strip())
+            if title:
+                yield process, title[1] or ""
+
+
+def killed_in_a_step(driver: subprocess.Popen[str], folder: Path) -> bool:
+    """Kill a trial's process for certain in the middle of a step of a trial that has reported before.
+
+    One that is starting, or between two calls, may have no trial to lose. So each is held still before it is asked
+    what it does, and let go again unless it is in such a step.
+    """
+    for process, _ in trial_processes(driver):
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+            running = {number for number, state in states_of(folder).items() if state == "RUNNING"}
+            reported = {event["number"] for event in read_events(folder, "report")}
+            if running <= reported and (process, "train") in trial_processes(driver):
+                process.kill()
+                return True
+            process.resume()
+    return False
+
+
 @pytest.fixture(scope="module")
 def finished(
     tmp_path_factory: pytest.TempPathFactory, tiny_search: Callable[[], dict[str, Any]]
@@ -64,7 +98,7 @@ def finished(
     folder = tmp_path_factory.mktemp("search")
     tiny = tiny_search()
     tiny["train"]["epochs"] = 2
-    tiny["search"]["trials"] = 3
+    tiny["search"] |= {"trials": 3, "constraints": ["latency_ms <= 1000000"]}
     tiny["space"] = {
         "loss.edge_weight": {"float": [0.05, 50], "log": True},
         "train.lr": {"float": [0.001, 1e20], "log": True},
@@ -102,6 +136,20 @@ def test_a_trial_that_turns_nan_is_failed_and_the_search_goes_on(
     assert trials.loc[5, "state"] in ("COMPLETE", "PRUNED")
 
 
+def test_latencies_are_measured_again_when_no_trial_runs(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, done = finished
+    trials, events = Leaderboard(out).trials(["latency_ms", "feasible"]), read_events(out)
+    measured = {event["number"]: event["latency_ms"] for event in events if event["event"] == "latency"}
+    full = trials[trials["state"] == "COMPLETE"]
+    assert full.set_index("number")["latency_ms"].to_dict() == measured and len(measured) >= 4
+    assert len(set(measured.values())) == 1, "they have one kind of student"
+    assert full["feasible"].all() and "latency: measuring 1 kind(s) of student" in done.stderr
+    kinds = [event["event"] for event in events]
+    assert kinds.index("latency") > max(place for place, kind in enumerate(kinds) if kind == "end")
+
+
 def test_a_search_of_which_every_trial_fails_stops_after_three_with_exit_code_1(
     call, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -127,7 +175,7 @@ def test_a_search_of_which_every_trial_fails_stops_after_three_with_exit_code_1(
 def test_neither_ray_nor_optuna_is_heard(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     _, done = finished
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    known = ("views:", "teacher:", "logits:", "ray:", "[")
+    known = ("views:", "teacher:", "logits:", "ray:", "latency:", "[")
     assert [line for line in lines if not line.startswith(known)] == []
     assert "Traceback" not in done.stdout + done.stderr
 
@@ -234,12 +282,8 @@ def test_ctrl_c_stops_cleanly_and_resume_finishes_with_a_lost_actor_on_the_way(
 
     second = subprocess.Popen(command("resume", out), stdout=-1, stderr=-1, text=True)
 
-    def actors() -> list[psutil.Process]:
-        below = psutil.Process(second.pid).children(recursive=True)
-        return [p for p in below if "DistillationTrial" in p.name() + " ".join(p.cmdline())]
-
-    running = wait_for("a further report", lambda: reports_in(out) > len(kept) and actors(), second)
-    os.kill(running[0].pid, signal.SIGKILL)
+    wait_for("a further report", lambda: reports_in(out) > len(kept), second)
+    wait_for("a trial's process in a step", lambda: killed_in_a_step(second, out), second)
     _, said = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, said
     trials, reports = Leaderboard(out).trials(), Leaderboard(out).reports()

@@ -101,9 +101,9 @@ def test_losses_on_no_node_in_particular_stop_the_search_too() -> None:
         limit.check(nodes_of((2, 0)))
 
 
-def config_of(tiny: dict[str, Any], trials: int, epochs: int) -> SearchConfig:
+def config_of(tiny: dict[str, Any], trials: int, epochs: int, **search: Any) -> SearchConfig:
     tiny["train"]["epochs"] = epochs
-    tiny["search"] = {"trials": trials, "scheduler": {"name": "none"}}
+    tiny["search"] = {"trials": trials, "scheduler": {"name": "none"}, **search}
     return parse(SearchConfig, tiny, "test")
 
 
@@ -166,7 +166,7 @@ class Mortal(tune.Trainable):
 
 def run(tiny: dict[str, Any], folder: Path) -> tuple[Engine, list[str]]:
     """Four baselines and two trials on real Ray; baseline 1 dies twice, the last trial of all once."""
-    config, said = config_of(tiny, 2, 3), list[str]()
+    config, said = config_of(tiny, 2, 3, concurrent=1), list[str]()
     experiment.create(folder / "e", config)
     dies_at = {1: [1, 2], 5: [3]}
 

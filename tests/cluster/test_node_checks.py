@@ -140,6 +140,16 @@ def test_data_that_cannot_be_read_and_mixed_gpus_are_found() -> None:
     ]
 
 
+def test_kinds_of_gpus_that_only_ray_names_are_told_apart() -> None:
+    machines = sound()
+    for machine in machines[1:]:
+        facts("torch/gpus", [])(machine)
+    machines[1], machines[2] = replace(machines[1], gpus=1, kind="T4"), replace(machines[2], gpus=1, kind="A100")
+    assert [machine.kinds for machine in machines] == ["", "T4", "A100"]
+    lines = [str(each).partition(";")[0] for each in find_faults(machines, FOLDERS, {})]
+    assert lines[-2:] == ["warning: GPUs: T4 on a", "warning: GPUs: A100 on b"]
+
+
 def test_a_driver_without_gpus_or_with_a_newer_python_patch_is_judged_like_any() -> None:
     machines = sound()
     facts("driver", "570.86.15")(machines[0])

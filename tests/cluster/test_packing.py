@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from bpkd_search.cluster import packing
+from bpkd_search.cluster.mps import DIRECTORY, mps_runs
 from bpkd_search.cluster.packing import Machine, Measured, Packing, candidates, climb, pack, wanted
 from bpkd_search.cluster.slots import Slots, divide
 from bpkd_search.config import SearchConfig
@@ -83,6 +87,51 @@ def test_every_share_of_a_gpu_leaves_room_for_the_last_copy() -> None:
         slots = divide(AUTO, nodes_of((64, 1)), measured=Resources(cpus=each.cpus, gpus=each.gpus))
         assert slots.count == each.copies
         assert each.copies * each.gpus <= 1
+
+
+def test_with_mps_the_measurement_says_so_and_without_it_is_offered() -> None:
+    said: dict[bool, list[str]] = {True: [], False: []}
+    for mps in said:
+        assert pack(AUTO, Machine(gpus=1, cpus=8), gpu(4, 0.05), said[mps].append, mps=mps)["mps"] is mps
+    assert said[True][0] == "packing: MPS runs, so trials on one GPU compute at the same time"
+    assert "nvidia-cuda-mps-control -d" in said[False][-1] and not any("MPS" in line for line in said[False][:-1])
+    on_cpus: list[str] = []
+    pack(AUTO, Machine(gpus=0, cpus=4), lambda each: Measured(each, 1.0, 0.5), on_cpus.append)
+    assert not any("MPS" in line for line in on_cpus)
+
+
+def test_a_daemon_is_one_that_listens(tmp_path: Path) -> None:
+    found = {DIRECTORY: str(tmp_path)}
+    assert not mps_runs(found)
+    (tmp_path / "control").write_text("no pipe")
+    assert not mps_runs(found)
+    (tmp_path / "control").unlink()
+    os.mkfifo(tmp_path / "control")
+    assert not mps_runs(found), "its daemon was killed"
+    daemon = os.open(tmp_path / "control", os.O_RDONLY | os.O_NONBLOCK)
+    assert mps_runs(found)
+    os.close(daemon)
+    assert not mps_runs(found)
+
+
+def test_a_record_of_other_circumstances_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, slots = nodes_of((8, 1)), Slots(1, 8, 1.0)
+    measured: list[bool] = []
+
+    def again(search: Search, machine: Machine, measure: Any, say: Any, *, mps: bool) -> dict[str, Any]:
+        measured.append(mps)
+        return {"mps": mps}
+
+    monkeypatch.setattr(packing, "live_nodes", lambda: nodes)
+    monkeypatch.setattr(packing, "pack", again)
+    monkeypatch.setattr(packing, "ray_copies", lambda *given: nullcontext())
+    for mps, taken in ((False, True), (True, False)):
+        monkeypatch.setattr(packing, "on_each", lambda nodes, ask, mps=mps: dict.fromkeys(nodes, mps))
+        # Records of before are of machines without MPS.
+        known = {"machine": {"gpus": 1, "cpus": 8}, "resources": {"cpus": 4, "gpus": 0.5}}
+        task = SimpleNamespace(to_dict=dict)
+        assert (packing.pack_on_ray(AUTO, task, slots, known, print) is known) is taken  # type: ignore[arg-type]
+    assert measured == [True]
 
 
 def test_a_packing_that_leaves_no_memory_is_not_taken_however_fast() -> None:
@@ -164,7 +213,8 @@ def test_validation_counts_into_the_memory_of_a_packing(
     # Training fits; the logits of whole validation images do not.
     monkeypatch.setattr(evaluation, "predict_classes", full)
     assert copy.warm_up(1) is None
-    assert seen == [tiny["data"]["synthetic"]["val_images"]]
+    # Not even one at a time.
+    assert seen[0] == tiny["data"]["synthetic"]["val_images"] and seen[-1] == 1
 
 
 def test_a_machine_that_others_hold_is_not_waited_for_without_end(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bpkd_search.cluster.nodes import Node, live_nodes, on_each
-from bpkd_search.cluster.sharing import find_unseen, prepare_nodes, require_shared
+from bpkd_search.cluster.sharing import copies_for_joining, copy_here, find_unseen, prepare_nodes, require_shared
 from bpkd_search.cluster.slots import Slots
 from bpkd_search.cluster.trial import DistillationTrial, TrialTask
 from bpkd_search.config import RunConfig, SearchConfig
@@ -97,6 +100,38 @@ def test_every_node_reads_its_own_copy(disks: list[Path], tiny: dict[str, Any], 
         assert all(has == parts for _, _, has in found)
         if one is online:
             assert all(Path(teacher).read_bytes() == away_teacher(tmp_path, one) for _, teacher, _ in found)
+
+
+def test_a_node_that_joins_later_copies_what_it_has_not(
+    disks: list[Path], tiny: dict[str, Any], cache: Path, tmp_path: Path
+) -> None:
+    import ray
+
+    prepared = prepare_nodes(run_of(tiny, cache, "$OWN_DISK/late"), tmp_path / "out", Slots(2, 1, 0), lambda line: None)
+    kept = {path.relative_to(disks[0]): path.read_bytes() for path in (disks[0] / "late").rglob("*.npy")}
+    here = ray.get_runtime_context().get_node_id()
+    (other,) = [node for node in live_nodes() if node.id != here]
+
+    def arrive(source: str | None) -> int:
+        # Several trials begin there at once.
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(partial(copy_here, prepared), [source] * 2))
+        return len(list(Path(os.path.expandvars("$OWN_DISK/late")).rglob("*.npy")))
+
+    with copies_for_joining(prepared) as source:
+        shutil.rmtree(disks[1] / "late")
+        assert on_each([other], partial(arrive, None)) == {other: 0}
+        assert on_each([other], partial(arrive, source)) == {other: len(kept)}
+        assert {path.relative_to(disks[1]): path.read_bytes() for path in (disks[1] / "late").rglob("*.npy")} == kept
+        shutil.rmtree(disks[1] / "late")
+        (disks[1] / "late").write_text("a file, not a folder")
+        with pytest.raises(ResourceError, match=rf"^node .*: {disks[1]}/late: cannot be made"):
+            on_each([other], partial(arrive, source))
+        (disks[1] / "late").unlink()
+    with pytest.raises(ResourceError, match=r"\$OWN_DISK/late: the views cannot be copied to this node: "):
+        on_each([other], partial(arrive, source))
+    with copies_for_joining(replace(prepared, local=None)) as source:
+        assert source is None
 
 
 def away_teacher(folder: Path, prepared: Prepared) -> bytes:

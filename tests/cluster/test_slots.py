@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from bpkd_search import Leaderboard
+from bpkd_search.cluster.nodes import Node
+from bpkd_search.cluster.placement import Placement
 from bpkd_search.cluster.slots import Slots, divide
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
@@ -162,6 +164,30 @@ def test_a_real_cluster_of_a_cpu_head_and_a_gpu_worker_runs_a_search(tiny: dict[
     assert done.returncode == 0, done.stderr
     assert "ray: 1 trial(s) at once, 1 CPU and 1 GPU each" in done.stderr
     assert (Leaderboard(tmp_path / "out").trials()["state"] == "COMPLETE").all()
+
+
+def test_slots_follow_nodes_that_join_and_leave() -> None:
+    placement = Placement(Slots(8, 8, 1), search=Search())
+    a, b, weak, blind = nodes_of((64, 8), (64, 8), (4, 8), (64, 0))
+
+    def room(*nodes: Node) -> int:
+        placement.follow(nodes)
+        return placement.room
+
+    assert (room(a), room(a, blind), room(a, b)) == (8, 8, 16)
+    assert placement.slots == Slots(16, 8, 1)
+    # Where eight CPUs a trial would leave its GPUs idle, trials get less from then on.
+    assert room(a, b, weak) == 24 and placement.slots == Slots(24, 0.5, 1)
+    assert room(b) == 8 and placement.slots == Slots(8, 0.5, 1)
+    # With no node one trial waits in Ray for one, which an autoscaler sees.
+    assert room(blind) == 1 and placement.slots.count == 0
+    assert room() == 1 and room(a) == 8
+
+
+def test_search_concurrent_bounds_what_follows() -> None:
+    placement = Placement(Slots(2, 1, 0), search=Search(concurrent=3))
+    placement.follow(nodes_of((2, 0), (2, 0)))
+    assert placement.room == 4  # the searcher keeps to `search.concurrent`, which a request may raise
 
 
 @pytest.mark.parametrize(

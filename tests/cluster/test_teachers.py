@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def test_a_search_with_a_finished_teacher_ends(
         tiny["data"]["local_dir"] = str(tmp_path / "local")
     elif kind == "function":
         (tmp_path / "my_own_networks.py").write_text(FUNCTION)
-        tiny["teacher"] = {"factory": "my_own_networks:finished", "arguments": {"classes": 8}, "mode": "online"}
+        tiny["teacher"] = {"factory": "my_own_networks:finished", "arguments": {"classes": 8}, "mode": "maps"}
+        tiny["data"]["views"] = "auto"
     else:
         save_logits(tmp_path / "teacher", tiny)
         tiny["teacher"] = {"checkpoint": "teacher"}
@@ -40,3 +42,8 @@ def test_a_search_with_a_finished_teacher_ends(
     trials = board.trials()
     assert set(trials["state"]) == {"COMPLETE"} and {"sampled"} < set(trials["origin"])
     assert trials["miou"].notna().all()
+    # How well maps stand for the teacher is in the search's record, if there is a teacher to compare them with.
+    maps = json.loads((tmp_path / "runs" / "experiment.json").read_text())["maps"]
+    assert (maps is not None) == (kind == "function")
+    if maps is not None:
+        assert maps["crops"] >= 128 and 0 < maps["same_class"] <= 1

@@ -11,21 +11,25 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from bpkd_search import Leaderboard
+from bpkd_search.cluster import seat
 from bpkd_search.cluster.connection import connect_ray
 from bpkd_search.cluster.driver import run_on_ray
-from bpkd_search.cluster.slots import Slots
+from bpkd_search.cluster.slots import PLACE, Slots
 from bpkd_search.cluster.trial import DistillationTrial, TrialTask
-from bpkd_search.config import SearchConfig
+from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.config.points import run_at
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.trial import Trial
+from bpkd_search.machine import cpu_model
 from bpkd_search.search.engine import Engine
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.prepare import Prepared, prepare
 from bpkd_search.training.process_cache import ProcessCache
+from bpkd_search.training.speed import step_seconds
 from tests.driving import report_of
 
 
@@ -84,6 +88,47 @@ def test_a_trial_continues_from_its_checkpoint_and_counts_its_seconds(task: Tria
     assert three["epoch"] == 3
     assert three["gpu_seconds"] > two["gpu_seconds"] > one["gpu_seconds"]
     assert three["wall_seconds"] >= 50.0
+
+
+def test_a_trial_tells_its_kind_of_device_and_its_share_and_times_a_new_kind_once(
+    task: TrialTask, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny))
+    timed = list[int]()
+
+    def seconds(run: RunConfig, classes: int) -> float:
+        timed.append(classes)
+        return step_seconds(run, classes)
+
+    monkeypatch.setattr(seat, "step_seconds", seconds)
+    values = json.loads(json.dumps(TrialTask.from_dict({**task.to_dict(), "experiment": str(tmp_path)}).to_dict()))
+    first = report(DistillationTrial(config={**values, PLACE: {"gpus": 0.25}}).step())
+    assert first["device"] == cpu_model() != ""
+    # On the reference, seconds are those of the share of the device.
+    assert 0 < first["gpu_seconds"] == first["calibrated_seconds"]
+    steps = json.loads((tmp_path / "calibration.json").read_text())
+    assert list(steps) == [cpu_model()] and timed == [open_classes(task)] and 0 < steps[cpu_model()] < 10
+
+    # An experiment that has begun on a kind four times as slow.
+    (tmp_path / "calibration.json").write_text(json.dumps({"T4": 4.0, cpu_model(): 1.0}))
+    again = DistillationTrial(config={**values, "number": 8, PLACE: {"gpus": 0.25}})
+    second, third = report(again.step()), report(again.step())
+    assert second["calibrated_seconds"] == pytest.approx(4 * second["gpu_seconds"])
+    assert third["calibrated_seconds"] == pytest.approx(4 * third["gpu_seconds"])
+    images = sum(task.prepared.open().num_images / each["images_per_second"] for each in (second, third))
+    assert third["gpu_seconds"] == pytest.approx(0.25 * images)
+    assert len(timed) == 1
+
+
+def open_classes(task: TrialTask) -> int:
+    return task.prepared.open().num_classes
+
+
+def test_on_a_node_without_the_experiments_folder_the_trial_is_not_over(task: TrialTask, tmp_path: Path) -> None:
+    blind = TrialTask.from_dict({**task.to_dict(), "experiment": str(tmp_path / "elsewhere")})
+    result = begin(blind).step()
+    assert (result["failure"], result["done"]) == ("node", True)
+    assert result["message"].startswith(f"{tmp_path}/elsewhere: the experiment folder is not seen by the node")
 
 
 def test_a_report_that_was_lost_is_given_again_without_training(task: TrialTask) -> None:
@@ -177,7 +222,8 @@ class Poisoned(DistillationTrial):
 
 @pytest.mark.long
 def test_ray_replaces_a_process_that_cuda_has_failed_in(tiny: dict[str, Any], tmp_path: Path) -> None:
-    tiny["train"]["epochs"], tiny["search"] = 1, {"trials": 1, "scheduler": {"name": "none"}}
+    tiny["train"]["epochs"] = 1
+    tiny["search"] = {"trials": 1, "scheduler": {"name": "none"}, "concurrent": 1}
     config = parse(SearchConfig, tiny, "test")
     experiment.create(tmp_path / "e", config)
     engine = Engine(config, tmp_path / "e", "test")

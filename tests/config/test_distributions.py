@@ -37,7 +37,7 @@ def test_a_rule_of_the_space_is_optunas_distribution(rule: dict[str, Any], expec
 @pytest.mark.parametrize(("rule", "expected"), CASES)
 def test_importance_reads_the_same_rule_alike(rule: dict[str, Any], expected: BaseDistribution) -> None:
     low = rule["choice"][0] if "choice" in rule else next(iter(rule.values()))[0]
-    trials = rebuild(pd.DataFrame({"loss.x": [low], "miou": [0.5]}), "miou", {"loss.x": rule}).get_trials()
+    trials = rebuild(pd.DataFrame({"loss.x": [low], "miou": [0.5]}), "miou", {"loss.x": parsed(rule)}).get_trials()
     assert [trial.distributions for trial in trials] == [{"loss.x": expected}]
 
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,34 @@ def test_sizes_that_differ(root: Path) -> None:
         opened(root)[1]
 
 
+@pytest.mark.parametrize(("turned", "fits"), [(6, True), (3, False), (1, False)])
+def test_a_photo_labelled_as_viewers_turn_it_says_why_its_mask_does_not_fit(
+    root: Path, turned: int, fits: bool
+) -> None:
+    (root / "images/train/s1.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    Image.fromarray(IMAGE).save(root / "images/train/s1.jpg", exif=exif)
+    save(root / "masks/train/s1.png", MASK.T)
+    with fails("mask is 6x8", "its image 8x6") as caught:
+        opened(root)[1]
+    advice = "the image's EXIF orientation, 6, is not applied: save the image turned as the mask is"
+    assert (advice in str(caught.value)) == fits
+
+
+def test_linked_folders_are_read_and_a_link_back_ends(root: Path, tmp_path: Path) -> None:
+    for part in ("images", "masks"):
+        (root / part / "train/city").mkdir()
+        shutil.move(root / part / "train/s2.png", tmp_path / f"{part}.png")
+        (tmp_path / f"other-{part}").mkdir()
+        shutil.move(tmp_path / f"{part}.png", tmp_path / f"other-{part}/s2.png")
+        (root / part / "train/linked").symlink_to(tmp_path / f"other-{part}")
+        (root / part / "train/city/back").symlink_to(root / part / "train")
+    data = opened(root)
+    assert data.names == ["linked/s2", "s0", "s1"]
+    np.testing.assert_array_equal(data[0][0].permute(1, 2, 0).numpy(), IMAGE + 2)
+
+
 def test_ids_outside_the_classes(root: Path) -> None:
     wrong = MASK.copy()
     wrong[0, :4] = [3, 4, 5, 90]
@@ -182,6 +212,23 @@ def test_ids_that_no_mask_of_8_or_16_bits_has(root: Path) -> None:
 def test_image_deeper_than_8_bits(root: Path) -> None:
     save(root / "images/train/s0.png", IMAGE[..., 0].astype(np.uint16) * 256)
     with fails("images/train/s0.png", "8 bits per channel"):
+        opened(root)[0]
+
+
+@pytest.mark.parametrize("colour_type", [2, 4, 6])
+def test_images_of_16_bits_in_every_colour_type_are_refused(root: Path, colour_type: int) -> None:
+    channels = {2: 3, 4: 2, 6: 4}[colour_type]
+    rows = np.arange(6 * 8 * channels, dtype=">u2").reshape(6, -1)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", 8, 6, 16, colour_type, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    (root / "images/train/s0.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+    with fails("images/train/s0.png", "16 bits per channel, must have 8"):
         opened(root)[0]
 
 

@@ -51,6 +51,16 @@ def test_masks_as_images_and_as_arrays_hold_what_was_saved(root: Path, split: st
     np.testing.assert_array_equal(label.numpy(), np.array([255, 0, 2, *[255] * 253], dtype=np.uint8)[MASKS[0]])
 
 
+def test_masks_of_floats_hold_whole_numbers(tmp_path: Path) -> None:
+    masks = MASKS[:2].astype(np.float64)
+    rows(masks.tolist(), library.Array2D((6, 8), "float32")).save_to_disk(str(tmp_path / "train"))
+    np.testing.assert_array_equal(opened(tmp_path)[1][1].numpy(), MASKS[1])
+    masks[1, 2, 3] = 0.75
+    rows(masks.tolist(), library.Array2D((6, 8), "float32")).save_to_disk(str(tmp_path / "new/train"))
+    with pytest.raises(DataError, match=r"row 1, label: mask holds 0\.75, must hold whole numbers"):
+        opened(tmp_path / "new")[1]
+
+
 def test_identity_follows_content_not_place(root: Path, tmp_path: Path) -> None:
     first = opened(root).identity()
     moved = Path(shutil.move(root, tmp_path / "moved"))

@@ -141,6 +141,17 @@ def test_coco_stuff_10k_matlab_and_converted_masks(tmp_path: Path) -> None:
     assert named(data) == list(LABELS.values())
 
 
+def test_lists_of_names_may_hold_spaces_and_the_mark_of_an_editor(pascal: Path) -> None:
+    listed = pascal / "ImageSets/Segmentation/train.txt"
+    for part, suffix in (("JPEGImages", ".jpg"), ("SegmentationClass", ".png")):
+        (pascal / part / f"b{suffix}").rename(pascal / part / f"straße 7 b{suffix}")
+    listed.write_bytes("\ufeffstraße 7 b\r\n\r\na \r\n".encode())
+    assert open_split("voc", "train", root=pascal).names == ["straße 7 b", "a"]
+    listed.write_bytes("straße 7 b\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"train\.txt: is not text in UTF-8"):
+        open_split("voc", "train", root=pascal)
+
+
 def test_voc_masks_are_palette_images_whose_indices_are_the_classes(tmp_path: Path) -> None:
     ids = np.array([[0, 15, 20, 255]], dtype=np.uint8)
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):

@@ -9,7 +9,8 @@ from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "runners/README.md", *DOCS.glob("*.md")])
+LOOSE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "runners/README.md")
+PAGES = sorted([*(ROOT / page for page in LOOSE), *DOCS.glob("*.md")])
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 

@@ -52,6 +52,22 @@ def test_yaml_and_json_hold_the_run_and_where_it_came_from(folder: Path, tmp_pat
         assert {**to_tree(run), "provenance": None} == json.loads(row["config"])
 
 
+def test_text_and_card_name_the_estimate_and_the_run_does_not(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["search"] |= {"trials": 6, "scheduler": {"name": "none"}}
+    config = parse(SearchConfig, tiny, "test")
+    experiment.create(tmp_path / "exp", config)
+    engine = Engine(config, tmp_path / "exp", "test")
+    drive(engine)
+    engine.recorder.close()
+    files = {path.suffix: path.read_text() for path in export(tmp_path / "exp", tmp_path / "out", 1, ["yaml", "card"])}
+    row = Leaderboard(tmp_path / "exp").trials(["estimate", "estimate_low", "estimate_high"]).iloc[0]
+    known = f"{row['estimate']:.4f} [{row['estimate_low']:.4f}, {row['estimate_high']:.4f}]"
+    said = f"Expected mean miou over seeds: {known} (95 % interval, by the search's model of all its trials)."
+    assert f"# {said}\n" in files[".yaml"]
+    assert said in files[".md"].replace("\\", "")
+    assert "estimate" not in yaml.safe_load(files[".yaml"])["provenance"]
+
+
 @pytest.mark.parametrize(
     "loss",
     [

@@ -103,9 +103,10 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"state_dict": w}, lambda w: {"model": w, "epoch": 3}])
-def test_pytorch_files_are_read_in_their_usual_forms(tmp_path: Path, wrap) -> None:
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_pytorch_files_are_read_in_their_usual_forms(tmp_path: Path, wrap, prefix: str) -> None:
     model = small()
-    weights = {f"module.{k}": v for k, v in model.state_dict().items()}
+    weights = {f"{prefix}{k}": v for k, v in model.state_dict().items()}
     torch.save(wrap(weights), tmp_path / "w.pth")
     assert read_weights(tmp_path / "w.pth").keys() == model.state_dict().keys()
 

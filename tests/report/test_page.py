@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
@@ -69,7 +70,11 @@ def data_of(page: str) -> dict[str, Any]:
 
 
 def drawn(board: Leaderboard) -> dict[str, Any]:
-    return {part.title: part for part in sections(board, board.trials())}
+    return {part.title: part for part in sections(board, shown(board))}
+
+
+def shown(board: Leaderboard) -> pd.DataFrame:
+    return board.with_estimates(board.trials())
 
 
 def test_the_page_holds_every_trial_best_first(board: Leaderboard) -> None:
@@ -83,15 +88,24 @@ def test_the_page_holds_every_trial_best_first(board: Leaderboard) -> None:
 
 
 def test_what_came_of_it_is_said_honestly(board: Leaderboard) -> None:
-    trials = board.trials()
+    trials = shown(board)
     full = trials[trials["state"] == "COMPLETE"]
     best = full[full["origin"] != "baseline"].iloc[0]
     facts, said = headline(board, trials)
     lead = 100 * (best["miou"] - 0.43)
     assert f"trial {best['number']}, reaches miou {best['miou']:.4f}: {abs(lead):.1f} points" in said[0]
     assert ("above" in said[0]) == (lead > 0) and "(cwd, 0.4300)" in said[0]
-    assert "One seed each" in said[1] and "optimistic" in said[1]
-    assert said[2].startswith("CamVid's validation frames")
+    mean, low, high = best[["estimate", "estimate_low", "estimate_high"]]
+    first = full[full["origin"] != "baseline"].sort_values("estimate", ascending=False).iloc[0]
+    assert said[1].startswith(f"Its expected mean over seeds is {mean:.4f} [{low:.4f}, {high:.4f}] (95 % interval")
+    assert said[1].endswith(
+        "the best of all estimates."
+        if first["number"] == best["number"]
+        else f"that of trial {first['number']}, {first['estimate']:.4f} [{first['estimate_low']:.4f},"
+        f" {first['estimate_high']:.4f}]."
+    )
+    assert "One seed each" in said[2] and "optimistic" in said[2]
+    assert said[3].startswith("CamVid's validation frames")
     assert facts[0] == "25 trials: " + ", ".join(
         f"{n} {s.lower()}" for s, n in trials["state"].astype(object).value_counts().items()
     )
@@ -102,6 +116,7 @@ def test_every_figure_is_one_that_plotly_takes(board: Leaderboard) -> None:
 
     parts = drawn(board)
     assert list(parts) == [
+        "Estimates",
         "Best so far",
         "Gains over the baselines",
         "Gains by class",
@@ -115,6 +130,34 @@ def test_every_figure_is_one_that_plotly_takes(board: Leaderboard) -> None:
         assert part.figures and part.remarks, part.title
         for chart in part.figures:
             go.Figure(data=chart["data"], layout=chart["layout"])
+
+
+def test_estimates_are_drawn_with_their_intervals_against_the_scores(board: Leaderboard) -> None:
+    rows = shown(board).dropna(subset=["estimate"]).set_index("number")
+    part = drawn(board)["Estimates"]
+    full, others = part.figures[0]["data"]
+    assert {n for trace in (full, others) for n, *_ in trace["customdata"]} == set(rows.index)
+    assert set(rows.loc[[n for n, *_ in others["customdata"]], "state"]) == {"PRUNED"}
+    for trace in (full, others):
+        mine = rows.loc[[n for n, *_ in trace["customdata"]]]
+        assert trace["x"] == mine["miou"].tolist() and trace["y"] == mine["estimate"].tolist()
+        shown_ends = [(low, high) for *_, low, high in trace["customdata"]]
+        assert shown_ends == list(zip(mine["estimate_low"], mine["estimate_high"], strict=True))
+        assert "[%{customdata[3]:.4f}, %{customdata[4]:.4f}]" in trace["hovertemplate"]
+        ends = trace["error_y"]
+        assert [y + up for y, up in zip(trace["y"], ends["array"], strict=True)] == pytest.approx(
+            mine["estimate_high"].tolist()
+        )
+        assert [y - down for y, down in zip(trace["y"], ends["arrayminus"], strict=True)] == pytest.approx(
+            mine["estimate_low"].tolist()
+        )
+    assert part.remarks[0].startswith("estimate: expected mean over seeds")
+    table = data_of(report_page(board, Panels()))["table"]
+    place = [column["name"] for column in table["columns"]].index("estimate")
+    numbers = [column["name"] for column in table["columns"]].index("number")
+    cells = {row[numbers]: row[place] for row in table["rows"] if row[place] is not None}
+    assert cells == pytest.approx(rows["estimate"].to_dict(), rel=1e-5)
+    assert table["columns"][place]["bestFirst"] and table["columns"][place]["decimals"] == 4
 
 
 def test_gains_are_differences_in_points(board: Leaderboard) -> None:
@@ -188,7 +231,7 @@ def test_a_trial_that_breaks_a_constraint_is_shown_and_does_not_win(tmp_path: Pa
     assert columns["feasible"] == ["True", "True", "False", "False", "False"]
     labels = [column["label"] for column in table["columns"]]
     assert len(labels) == len(set(labels)) and "method" in labels
-    assert headline(board, board.trials())[1][0].startswith("The best searched setting, trial 3, reaches miou 0.5000")
+    assert headline(board, shown(board))[1][0].startswith("The best searched setting, trial 3, reaches miou 0.5000")
     course = drawn(board)["Best so far"]
     chart = course.figures[0]
     (best,) = [trace for trace in chart["data"] if trace["name"] == "best so far"]
@@ -197,7 +240,7 @@ def test_a_trial_that_breaks_a_constraint_is_shown_and_does_not_win(tmp_path: Pa
     symbols = {trace["name"]: trace["marker"]["symbol"] for trace in chart["data"] if trace["mode"] == "markers"}
     assert symbols["kd"] == ["circle"] and symbols["cwd"] == ["circle-open"]
     alone = Leaderboard(make(tmp_path / "none", [*trials[:3]], space=space, search=search))
-    assert headline(alone, alone.trials())[1][0].startswith("No searched setting that meets the constraints")
+    assert headline(alone, shown(alone))[1][0].startswith("No searched setting that meets the constraints")
     assert "best so far" not in [trace["name"] for trace in drawn(alone)["Best so far"].figures[0]["data"]]
 
 
@@ -205,7 +248,7 @@ def test_a_confirmation_is_on_the_page_with_its_verdict(capsys: pytest.CaptureFi
     board = Leaderboard(Path(__file__).parents[1] / "fixtures" / "searches" / "confirmed")
     winner = board.winner()
     page = report_page(board, Panels())
-    assert headline(board, board.trials())[1][0] == winner.attrs["verdict"]
+    assert headline(board, shown(board))[1][0] == winner.attrs["verdict"]
     part = drawn(board)["Confirmation"]
     assert winner.attrs["verdict"] in part.remarks
     assert part.tables[0][0] == board.metric

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
+from bpkd_search import Leaderboard
 from bpkd_search.config.data import Data
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.optimisation import Optimisation
@@ -22,6 +22,7 @@ from bpkd_search.data import EvalTransform, open_split
 from bpkd_search.experiment.events import EventLog
 from bpkd_search.models import save_weights
 from bpkd_search.models.build import build_model
+from bpkd_search.search.replay import replay
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import view_recipe
@@ -70,6 +71,40 @@ def test_step_times_whole_epochs_of_every_loss(bench: Callable[[str], ModuleType
     assert rows["bare"]["ratio"] == 1
     for row in rows.values():  # with one round, the ratio of medians is the median of ratios
         assert row["ratio"] == pytest.approx(row["ms_a_step"] / rows["bare"]["ms_a_step"]) and row["ms_a_step"] > 0
+
+
+def elastic(bench: Callable[[str], ModuleType], folder: Path, **options: float) -> Any:
+    """A simulated cluster after its search."""
+    module = bench("elastic")
+    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    cluster = module.Cluster(module.options_of(["--sampler", "random", "--ramp", "60", *given]), folder)
+    cluster.run()
+    return cluster
+
+
+def test_a_simulated_gpu_that_stays_is_busy_but_for_starts_and_copies(
+    bench: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    cluster = elastic(bench, tmp_path, nodes=1, gpus=1, trials=8, life=1e9, copying=100)
+    (machine,) = cluster.machines
+    spent = [trial.last()["gpu_seconds"] for trial in cluster.engine.trials.values()]
+    there = cluster.last_ask - machine.joined
+    assert cluster.busy() == pytest.approx((sum(spent[:-1]) / there,) * 2)  # one after the other, until the last ask
+    # The rest are the copies, a first start and those of ten other trials before the last, and what the driver takes.
+    assert there - sum(spent[:-1]) == pytest.approx(100 + 6.5 + 10 * 0.32, abs=5)
+
+
+def test_simulated_trials_outlive_their_nodes(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    cluster = elastic(bench, tmp_path, nodes=3, gpus=2, trials=30, life=2, gap=0.5, copying=5)
+    assert cluster.joins > 3 and cluster.moves > 0 and cluster.losses > 0
+    table = Leaderboard(tmp_path).trials()
+    assert set(table["state"]) <= {"COMPLETE", "PRUNED"} and len(table) == 34
+    assert table["retries"].sum() == cluster.moves + cluster.losses
+    whole = sum(stop - start for start, stop in cluster.training)
+    assert whole - cluster.wasted == pytest.approx(table["gpu_seconds"].sum())
+    busy, useful = cluster.busy()
+    assert 0 < useful < busy < 1
+    assert replay(tmp_path) == (34, [])
 
 
 def test_bound_is_the_plain_epoch_over_the_students(bench: Callable[[str], ModuleType]) -> None:
@@ -149,24 +184,22 @@ def test_a_plain_step_is_a_step_of_the_package(
     assert moved > 1e-3
 
 
-@pytest.mark.long
-def test_both_sides_of_the_search(tmp_path: Path) -> None:
-    small = {"images": 8, "height": 32, "width": 48, "batch": 4, "epochs": 2, "trials": 1}
-    subprocess.run([sys.executable, BENCH / "search.py", *line(small, tmp_path / "search.json")], check=True)
-    figures = json.loads((tmp_path / "search.json").read_text())
-    ours, plain, ratios = figures["this_tool"], figures["plain_ray"], figures["ratios"]
-    reused = figures["plain_ray_reused"]
-    assert ours["trials"] == plain["trials"] == reused["trials"] == 5, "four baselines and one setting"
-    assert reused["best_miou"] == plain["best_miou"], "what is kept changes nothing"
-    assert ours["epochs"] >= 9, "baselines run in full here"
-    assert ratios["trials_an_hour"] == pytest.approx(plain["seconds"] / ours["seconds"])
-    assert ratios["share_of_bound"] == pytest.approx(ratios["epochs_an_hour_between"] / ratios["bound"])
-    assert ratios["bound"] > 1
-
-
 def test_winners_counts_what_is_named_though_nothing_is_better(bench: Callable[[str], ModuleType]) -> None:
     rows = bench("winners").confirmations([3], [5], 400)
     assert [row["noise"] for row in rows] == ["normal", "unequal", "heavy"]
     for row in rows:
         assert row["false"] <= 0.06 < row["named"]
         assert 0.92 <= row["mean"] <= 0.98
+
+
+@pytest.mark.long
+def test_a_search_on_a_store_is_timed_against_one_on_disk(bench: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BPKD_SEARCH_CACHE", str(tmp_path))  # put back afterwards
+        for name in bench("stores").StoreServer(tmp_path / "none").environment:
+            patch.setenv(name, "")
+        small = ["--tiny", "--rounds", "1", "--trials", "1", "--epochs", "1", "--json", str(tmp_path / "stores.json")]
+        bench("stores").main(small)
+    figures = json.loads((tmp_path / "stores.json").read_text())
+    assert figures["ratio"] == pytest.approx(figures["store"][0] / figures["disk"][0])
+    assert figures["objects"] > 5 and figures["mib"] > 0

@@ -10,7 +10,7 @@ from scipy import stats
 
 from bpkd_search.config.distributions import apart
 from bpkd_search.config.space import Choice, FloatRange, IntRange
-from bpkd_search.search.agreement import agreement, on_scale, predict
+from bpkd_search.search.agreement import agreement, on_scale, predict, squared_distances
 
 SPACE = {
     "lr": FloatRange.model_validate({"float": [0.01, 1.0], "log": True}),
@@ -31,6 +31,17 @@ SPACE = {
 )
 def test_points_are_apart_by_shares_of_their_ranges(a: dict, b: dict, expected: float) -> None:
     assert [apart(SPACE, a, b), apart(SPACE, b, a)] == pytest.approx([expected, expected])
+
+
+def test_distances_of_many_pairs_are_those_of_each() -> None:
+    draws = np.random.default_rng(1)
+    points = [
+        {"lr": float(10 ** draws.uniform(-2, 0)), "width": int(draws.integers(1, 6))}
+        | ({"kind": str(draws.choice(["a", "b"]))} if draws.random() < 0.7 else {})
+        for _ in range(12)
+    ]
+    expected = [[apart(SPACE, a, b) ** 2 for b in points[4:]] for a in points[:5]]
+    np.testing.assert_allclose(squared_distances(SPACE, points[:5], points[4:]), expected, atol=1e-12)
 
 
 def test_predictions_are_kernel_means() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from copy import deepcopy
 from pathlib import Path
@@ -52,7 +53,7 @@ def start(folder: Path, config: SearchConfig) -> Engine:
 
 def make(engine: Engine, folder: Path, request: Request) -> str:
     """What the driver does with a request."""
-    event = effect(request, engine.config, states_of_engine(engine), engine.plan.tried)
+    event = effect(request, engine.config, states_of_engine(engine), engine.plan.tried, engine.plan.requested)
     said = answer(event, engine)
     engine.request({"id": "some", "request": request.model_dump(mode="json"), "answer": said, **event})
     keep_changes(folder, event.get("changes", {}))
@@ -164,6 +165,10 @@ def test_a_configuration_edited_by_hand_later_counts(tiny: dict[str, Any], tmp_p
         (["space.loss.edge_weight={choice: [0.1, 1.0]}"], "space.loss.edge_weight: was {'float': [0.05, 50.0]"),
         (["space.loss.body_weight={float: [1, 2]}"], "space.loss.body_weight: is no parameter of this search; start"),
         (["space={loss.edge_weight: {float: [1, 2]}}"], "space.loss.edge_width: cannot be removed; start a new"),
+        (["train={}"], "train.epochs: cannot change in a search that has begun"),
+        (["search={trials: 9}"], "search.scheduler.grace: cannot change in a search that has begun"),
+        (["search.concurrent=0"], "search.concurrent: got 0"),
+        (["search.budget.hours=-1"], "search.budget.hours: got -1"),
         (["space.loss.edge_weight.float=[9, 2]"], "low must not exceed high"),
         (["space.loss.edge_width.int=[4, 8]"], "must be an odd integer from 3 to 63"),
     ],
@@ -172,6 +177,11 @@ def test_what_may_not_change_is_refused_by_name(tiny: dict[str, Any], settings: 
     with pytest.raises(ConfigError) as caught:
         effect(Change(settings=tuple(settings)), config_of(tiny), {})
     assert said in str(caught.value)
+
+
+def test_so_many_more_and_so_many_in_all_are_not_both_given(tiny: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"--set search.trials=9: is given beside 2 more trials; one of the two"):
+        effect(Change(settings=("search.trials=9",), more_trials=2), config_of(tiny), {})
 
 
 # Another space
@@ -237,7 +247,79 @@ def test_points_that_are_still_to_be_tried_must_lie_in_a_new_space(tiny: dict[st
     engine.recorder.close()
 
 
+def test_a_space_in_which_no_old_trial_lies_begins_anew(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["search"]["sampler"] = {"name": "tpe", "startup": 2}
+    engine = start(tmp_path / "e", config_of(tiny, 6))
+    drive(engine)
+    weights = [t.run.loss.edge_weight for t in engine.trials.values() if t.origin == "sampled"] + [50.0]
+    low, high = next((a, b) for a, b in itertools.pairwise(sorted(weights)) if b > 1.2 * a)
+    inside = f"space.loss.edge_weight.float=[{low * 1.05}, {high / 1.05}]"
+    said = make(engine, tmp_path / "e", Change(settings=(inside,), more_trials=4))
+    assert said.endswith("it goes on with the 0 that lie in the new space; all keep their results")
+    assert engine.study.study.trials == []
+    drive(engine)
+    engine.recorder.close()
+    new = [t for n, t in engine.trials.items() if n >= 10]
+    assert len(new) == 4 and all(low * 1.05 <= t.run.loss.edge_weight <= high / 1.05 for t in new)
+    same(engine, restored(tmp_path / "e"))
+    assert replay(tmp_path / "e") == (14, [])
+
+
+def test_a_point_that_waits_must_lie_in_a_new_space(tiny: dict[str, Any], tmp_path: Path) -> None:
+    engine = start(tmp_path / "e", config_of(tiny))
+    make(engine, tmp_path / "e", Enqueue(point={"loss.edge_weight": 30.0}))
+    narrow = Change(settings=("space.loss.edge_weight.float=[0.05, 25]",))
+    with pytest.raises(ConfigError, match=r"a point that waits: loss.edge_weight: got 30.0, must be a number"):
+        make(engine, tmp_path / "e", narrow)
+    while engine.plan.requested:
+        engine.ask()
+    make(engine, tmp_path / "e", narrow)
+    drive(engine)
+    engine.recorder.close()
+    assert replay(tmp_path / "e") == (11, [])
+
+
 # Points, stops, retries, a pause
+
+
+def test_a_point_that_is_asked_for_twice_runs_twice_with_other_seeds(tiny: dict[str, Any], tmp_path: Path) -> None:
+    engine = start(tmp_path / "e", config_of(tiny, 2))
+    for _ in range(2):
+        make(engine, tmp_path / "e", Enqueue(point={"loss.edge_weight": 0.3, "loss.edge_width": 5}))
+    drive(engine)
+    engine.recorder.close()
+    pair = [trial.run for trial in engine.trials.values() if trial.origin == "enqueued"]
+    assert [run.train.seed for run in pair] == [0, 1]
+    assert pair[0].loss == pair[1].loss and len(engine.trials) == 8
+    assert replay(tmp_path / "e") == (8, [])
+
+
+def test_a_trial_that_the_scheduler_stopped_runs_again_to_its_end(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Its reports would be the same, so that the scheduler would only stop it again."""
+    engine = start(tmp_path / "e", config_of(tiny, 9))
+    drive(engine)
+    number = next(n for n, state in engine.states.items() if state == "PRUNED")
+    make(engine, tmp_path / "e", Retry(trials=(number,)))
+    drive(engine)
+    engine.recorder.close()
+    assert engine.states[number] == "COMPLETE" and engine.trials[number].epoch == 4
+    same(engine, restored(tmp_path / "e"))
+    assert replay(tmp_path / "e") == (13, [])
+
+
+def test_a_baseline_that_is_stopped_leaves_the_others_to_be_judged(tiny: dict[str, Any], tmp_path: Path) -> None:
+    engine = start(tmp_path / "e", config_of(tiny, 4, constraints=["miou >= baseline"]))
+    for _ in range(2):
+        engine.ask()
+    make(engine, tmp_path / "e", Stop(trials=(0, 1)))
+    for number in (0, 1):
+        engine.end(number)
+    drive(engine)
+    engine.recorder.close()
+    assert [engine.states[n] for n in range(4)] == ["PRUNED", "PRUNED", "COMPLETE", "COMPLETE"]
+    assert all(trial.state.is_finished() for trial in engine.study.study.trials)
+    assert Leaderboard(tmp_path / "e").best(1)["miou"].iloc[0] > 0
+    assert replay(tmp_path / "e") == (8, [])
 
 
 def test_a_point_comes_next_and_beside_the_others(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -385,6 +467,32 @@ def test_a_pause_starts_no_trial_and_the_next_session_goes_on(tiny: dict[str, An
     drive(engine)
     engine.recorder.close()
     assert engine.done and len(engine.trials) == 7
+    assert replay(tmp_path / "e") == (7, [])
+
+
+@pytest.mark.parametrize("pause_first", [True, False])
+def test_a_trial_that_is_to_run_again_waits_while_the_search_is_paused(
+    tiny: dict[str, Any], tmp_path: Path, pause_first: bool
+) -> None:
+    engine = start(tmp_path / "e", config_of(tiny, 3))
+    first, second = engine.ask(), engine.ask()
+    assert first is not None and second is not None
+    engine.end(0, ("error", "x"))
+    for request in (Pause(), Retry()) if pause_first else (Retry(), Pause()):
+        said = make(engine, tmp_path / "e", request)
+        assert not isinstance(request, Pause) or "when the 1 running ones have ended" in said
+    assert engine.ask() is None
+    engine.lost(1, "process", "was killed")
+    assert engine.ask() is second
+    for epoch in range(1, 5):
+        engine.report(1, report_of(second, epoch, 0.3))
+    engine.end(1)
+    assert engine.ask() is None and not engine.done
+    engine.recorder.close()
+    engine = start(tmp_path / "e", engine.config)
+    drive(engine)
+    engine.recorder.close()
+    assert engine.done and engine.states[0] == "COMPLETE"
     assert replay(tmp_path / "e") == (7, [])
 
 

@@ -249,7 +249,7 @@ def test_sources_of_one_name_in_two_folders_are_two(tiny: dict[str, Any], tmp_pa
     [
         ({"train.lr": {"float": [0.01, 0.1]}}, {}, "old searched loss.edge_weight, loss.edge_width, must share"),
         (None, {"constraints": ["parameters <= 9"]}, "must be empty with search.constraints"),
-        (None, {"sampler": {"name": "random"}}, "must be empty with sampler random; valid: tpe, gp"),
+        (None, {"sampler": {"name": "random"}}, "must be empty with sampler random; valid: tpe, gp, model"),
     ],
 )
 def test_what_no_source_can_help_is_an_error(

@@ -6,15 +6,17 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.load import parse
+from bpkd_search.data import open_split
 from bpkd_search.errors import CheckpointError, ConfigError, ResourceError
 from bpkd_search.models import save_weights
 from bpkd_search.models.build import build_model
-from bpkd_search.training.check import check_evaluation, check_networks, try_step
+from bpkd_search.training.check import check_evaluation, check_networks, check_weights, try_step
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import prepare_views
@@ -106,6 +108,50 @@ def test_files_of_weights_are_compared_before_anything_is_made(tiny: dict[str, A
     with pytest.raises(CheckpointError, match=r"^teacher\.checkpoint: .*has 3 classes, the model 8; "):
         prepare(a_run(deepcopy(tiny), *given, f"data.views_dir={views}"), lines.append)
     assert not lines and not views.exists()
+
+
+def test_the_classes_that_mmsegmentation_names_beside_weights_are_compared(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    path, state = tmp_path / "teacher.pth", build_model(a_run(tiny).teacher, 3, 0).state_dict()
+    run = a_run(deepcopy(tiny), f"teacher.checkpoint={path}")
+    for meta in ({"CLASSES": ("car", "Tree", "road")}, {"dataset_meta": {"classes": ["car", "Tree", "road"]}}):
+        torch.save({"meta": meta, "state_dict": state}, path)
+        check_weights(run, ["road", "tree"])
+        # A name that only one of them has may be another word for the same, unless others are elsewhere.
+        check_weights(run, ["car", "vegetation", "road"])
+        with pytest.raises(CheckpointError, match="road is number 2 there and 0 in the data, and not all"):
+            check_weights(run, ["road", "vegetation", "car"])
+    given = a_run(deepcopy(tiny), f"teacher.checkpoint={path}", "teacher.classes=[car, vegetation, road]")
+    check_weights(given, ["road", "vegetation", "car"])
+    with pytest.raises(CheckpointError, match=r"^teacher\.checkpoint: .*: lacks lorry of the data's classes; it has"):
+        check_weights(given, ["road", "lorry"])
+
+
+def test_a_checkpoint_with_more_classes_in_another_order_gives_those_of_the_data(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    ours, path = open_split("synthetic", "train").class_names, tmp_path / "teacher.safetensors"
+    theirs = ["Tram", *reversed(ours)]
+    whole = build_model(a_run(tiny).teacher, 9, 0).eval()
+    torch.nn.init.normal_(whole.classifier.bias)  # type: ignore[arg-type, union-attr]
+    save_weights(path, whole, {"class_names": theirs})
+    run = a_run(deepcopy(tiny), f"teacher.checkpoint={path}", f"data.views_dir={tmp_path}/cache")
+    lines: list[str] = []
+    prepared = prepare(run, lines.append)
+    line = "teacher: its classes are matched by name; 1 that the data lacks are left out (Tram)"
+    assert line in lines
+    store = prepared.open()
+    images, _, stored = store.crops.gather(0, np.arange(2), True)
+    with torch.inference_mode():
+        expected = whole(images)[:, [theirs.index(name) for name in ours]]
+    torch.testing.assert_close(stored.float(), expected, atol=0.02, rtol=0.01)
+
+
+def test_what_such_a_teacher_does_not_read_is_not_taken_in_silence(tiny: dict[str, Any]) -> None:
+    keys = ("input", "stride", "classes", "missing_classes")
+    given = ("teacher.input={range: 255}", "teacher.stride=8", "teacher.classes=[a]", "teacher.missing_classes=lowest")
+    assert [fault.partition(":")[0] for fault in faults_of(tiny, *given)] == [f"teacher.{key}" for key in keys]
 
 
 def test_an_option_that_is_never_active_with_an_encoder_is_not_built_with_it(tiny: dict[str, Any]) -> None:

@@ -19,14 +19,16 @@ from bpkd_search.data.views import ViewStore
 from bpkd_search.errors import CheckpointError, ResourceError
 from bpkd_search.losses import bpkd_loss
 from bpkd_search.losses.methods import METHODS
+from bpkd_search.models import build
 from bpkd_search.models.build import pick_device
 from bpkd_search.models.heads import resize
-from bpkd_search.training import forward
+from bpkd_search.training import distill, forward
 from bpkd_search.training.distill import Distillation
 from bpkd_search.training.evaluation import evaluate
 from bpkd_search.training.prepare import prepare
 from bpkd_search.training.round import Diverged
 from bpkd_search.training.teacher import open_teacher
+from bpkd_search.training.update import loss_terms
 
 CPU = torch.device("cpu")
 
@@ -82,7 +84,7 @@ def test_the_loss_is_cross_entropy_plus_the_weighted_terms(tiny: dict[str, Any],
     run = start(config, store)
     run.student.eval()
     images, labels, logits = next(store.epoch(0, 4, 0))
-    losses = run._losses(images, labels, logits, progress=0.0)
+    losses = loss_terms(run, images, labels, (logits, None), 0.0)
     student = run.student(images)
     ce = torch.nn.functional.cross_entropy(resize(student, labels.shape[-2:]), labels.long(), ignore_index=255)
     expected = bpkd_loss(student, logits, labels, edge_width=3, edge_weight=3.0, body_weight=0.5)
@@ -276,6 +278,73 @@ def test_a_run_cut_inside_a_round_continues_bit_for_bit(
     assert again.spent > cut.spent and again.finished
 
 
+class Ticks:
+    """A clock that is a second later at every reading."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self, device: torch.device) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def test_seconds_count_the_share_of_the_gpu_and_the_kind_of_device(
+    tiny: dict[str, Any], store: ViewStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill, "clock", Ticks())
+    whole, quarter = start(base(tiny), store), start(base(tiny), store)
+    quarter.share, quarter.speed = 0.25, 2.0
+    one, two = whole.train_epoch(), quarter.train_epoch()
+    assert one["gpu_seconds"] == one["calibrated_seconds"] > 1
+    assert two["gpu_seconds"] == 0.25 * one["gpu_seconds"]
+    assert two["calibrated_seconds"] == 0.5 * one["gpu_seconds"]
+    assert two["images_per_second"] == one["images_per_second"]
+    # It moves to another kind: what it spent before keeps its price.
+    quarter.save(tmp_path / "c.pt")
+    moved = start(base(tiny), store)
+    moved.load(tmp_path / "c.pt")
+    moved.share, moved.speed = 1.0, 3.0
+    report, before = moved.train_epoch(), whole.spent
+    rest = whole.train_epoch()["gpu_seconds"] - before
+    assert report["gpu_seconds"] == pytest.approx(0.25 * before + rest)
+    assert report["calibrated_seconds"] == pytest.approx(0.5 * before + 3.0 * rest)
+
+
+def test_what_a_checkpoint_within_a_round_has_counted_is_not_counted_again(
+    tiny: dict[str, Any], store: ViewStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill, "clock", Ticks())
+    whole = start(base(tiny), store)
+    seconds = whole.train_epoch()["gpu_seconds"]
+    often = start(base(tiny, train__checkpoint_seconds=1e-9), store)
+    states = list[tuple[float, float]]()
+
+    def save(self: Distillation, path: Path, report: Any) -> None:
+        states.append((self.spent, self._round.seconds))
+
+    monkeypatch.setattr(Distillation, "save", save)
+    report = often.train_epoch(tmp_path / "c.pt")
+    assert len(states) > 0 and all(spent == seconds for spent, seconds in states)
+    # Each checkpoint reads the clock once more, and once more starts anew.
+    assert report["gpu_seconds"] == often.spent == pytest.approx(seconds + len(states))
+
+
+def test_a_run_of_gpu_seconds_lasts_as_long_as_the_reference_would_take(
+    tiny: dict[str, Any], store: ViewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill, "clock", Ticks())
+    first = start(base(tiny), store).train_epoch()["gpu_seconds"]
+    rounds = {}
+    for share, speed in ((1.0, 1.0), (1.0, 2.0), (0.5, 2.0), (0.25, 1.0)):
+        run = start(base(tiny, train__gpu_seconds=8 * first), store)
+        run.share, run.speed = share, speed
+        while not run.finished:
+            run.train_epoch()
+        rounds[share, speed] = run.epoch
+    assert rounds == {(1.0, 1.0): 8, (1.0, 2.0): 4, (0.5, 2.0): 8, (0.25, 1.0): 32}
+
+
 def test_checkpoints_within_a_round_come_by_the_clock(
     tiny: dict[str, Any], store: ViewStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,7 +413,7 @@ def test_a_part_without_labels_leaves_the_loss_as_it_is(tiny: dict[str, Any], st
     images, labels, logits = next(run.batches(0, 1))
     labels[2:] = 255
     with run.train_mode():
-        alone = run._losses(images[:2], labels[:2], logits[:2], progress=0.0)
+        alone = loss_terms(run, images[:2], labels[:2], (logits[:2], None), 0.0)
         losses = run.step(images, labels, logits, progress=0.0)
     for name in alone:
         torch.testing.assert_close(losses[name], alone[name].detach())
@@ -380,6 +449,34 @@ def test_scaled_gradients_give_the_weights_of_unscaled_ones(tiny: dict[str, Any]
     plain.train_epoch(), scaled.train_epoch()
     for name, value in weights(plain).items():
         torch.testing.assert_close(weights(scaled)[name], value, msg=name)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_gpu_without_bfloat16_trains_in_float16_with_a_scaled_loss(
+    tiny: dict[str, Any], store: ViewStore, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = base(
+        tiny, loss__method="ce", train__epochs=2, train__optimizer=optimizer, train__lr=1e-3, train__grad_clip=1.0
+    )
+    single = start(config, store)
+    for module in (build, distill):
+        monkeypatch.setattr(module, "half_precision", lambda device: torch.float16)
+    whole, half, continued = (start(config, store) for _ in range(3))
+    assert whole.scaler.is_enabled() and not single.scaler.is_enabled()
+    whole.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    seen: list[torch.dtype] = []
+    whole.student.classifier.register_forward_hook(lambda *given: seen.append(given[2].dtype))  # type: ignore[operator]
+    losses = [whole.train_epoch()["loss"] for _ in range(2)]
+    assert set(seen) == {torch.float16}
+    assert losses == pytest.approx([single.train_epoch()["loss"] for _ in range(2)], rel=0.02)
+    # The scale is of the run: it is kept with its state.
+    half.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**9)
+    half.train_epoch()
+    half.save(tmp_path / "c.pt")
+    continued.load(tmp_path / "c.pt")
+    assert continued.scaler.get_scale() == 2.0**9
+    half.train_epoch(), continued.train_epoch()
+    assert all(torch.equal(value, weights(continued)[name]) for name, value in weights(half).items())
 
 
 def test_clipping_counts_the_weights_of_the_loss(tiny: dict[str, Any]) -> None:
@@ -427,7 +524,7 @@ def test_the_warm_up_leaves_no_trace(tiny: dict[str, Any], store: ViewStore, tmp
     run.save(tmp_path / "before.pt")
     before = torch.get_rng_state()
     with run.train_mode():
-        run._warm_up(0)
+        run.warm_up(0)
     assert run._warm and torch.equal(torch.get_rng_state(), before)
     run.save(tmp_path / "after.pt")
     assert (tmp_path / "after.pt").read_bytes() == (tmp_path / "before.pt").read_bytes()

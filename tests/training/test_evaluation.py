@@ -142,3 +142,28 @@ def test_the_scores_of_a_store_of_one_size_are_those_before_bit_for_bit(tiny: di
     scores = evaluate(model, store, CPU, Eval(labels="resized"))
     assert not model.training
     assert repr(scores) == repr(expected.compute())
+
+
+def test_a_batch_that_is_too_large_for_the_memory_is_halved(
+    split: Any, net: Segmentor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    expected = evaluate(net, split, CPU, Eval())
+    whole = module.predict_classes
+
+    def little_memory(model: Any, images: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        sizes.append(len(images))
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(model, images, *given, **named)
+
+    monkeypatch.setattr(module, "predict_classes", little_memory)
+    assert evaluate(net, split, CPU, Eval()).as_dict() == expected.as_dict()
+    assert max(sizes) > 2 and sizes.count(1) == len(SIZES)
+
+    def none(model: Any, images: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(module, "predict_classes", none)
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate(net, split, CPU, Eval())

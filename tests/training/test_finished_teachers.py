@@ -150,6 +150,54 @@ def test_a_teacher_whose_logits_are_not_finite_is_told_before_any_trial(tiny: di
         prepare(a_run(tiny, tmp_path / "cache", own, views="auto"), lines.append)
 
 
+def test_probabilities_instead_of_logits_are_told_before_any_trial(tiny: dict[str, Any], tmp_path: Path) -> None:
+    function = {"factory": "tests.models.teachers.foreign_networks:soft", "mode": "stored"}
+    with pytest.raises(UserError, match=r"^teacher\.factory: .*:soft: gives probabilities, which sum to 1"):
+        prepare(a_run(tiny, tmp_path / "cache", function), lambda line: None)
+    save_logits(tmp_path / "logits", tiny)
+    for file in (tmp_path / "logits/train").glob("*.npy"):
+        np.save(file, torch.from_numpy(np.load(file)).float().softmax(0).numpy().astype("f2"))
+    run = a_run(tiny, tmp_path / "given", {"checkpoint": str(tmp_path / "logits")}, **GIVEN)
+    with pytest.raises(UserError, match=r"^teacher\.checkpoint: .*\.npy: gives probabilities"):
+        prepare(run, lambda line: None)
+    assert not (tmp_path / "given/views").exists()
+
+
+def test_a_teacher_worse_than_one_class_for_all_pixels_is_warned_of(tiny: dict[str, Any], tmp_path: Path) -> None:
+    labels = torch.stack([label for _, label in open_split("synthetic", "val", **tiny["data"]["synthetic"])])
+    shares = torch.bincount(labels[labels != 255].long(), minlength=8).double()
+    constant = float(shares.max() / shares.sum())
+
+    def said(order: list[int]) -> list[str]:
+        folder = tmp_path / f"logits-{order[0]}"
+        save_logits(folder, tiny)
+        for file in folder.glob("*/*.np?"):
+            loaded = np.load(file)
+            np.save(file.with_suffix(".npy"), (loaded if file.suffix == ".npy" else loaded["logits"])[order])
+            if file.suffix == ".npz":
+                file.unlink()
+        lines: list[str] = []
+        run = a_run(tiny, tmp_path / "cache", {"checkpoint": str(folder)}, crop=[32, 32], **GIVEN)
+        prepare(run, lines.append)
+        return [line for line in lines if line.startswith("warning: the teacher is right on")]
+
+    assert said(list(range(8))) == []
+    # The same logits with the classes in another order.
+    (line,) = said([1, 2, 3, 4, 5, 6, 7, 0])
+    assert f"one class for every pixel would be right on {100 * constant:.1f} %: check that its classes" in line
+
+
+def test_maps_need_a_teacher_of_one_stride(tiny: dict[str, Any], tmp_path: Path) -> None:
+    function = {"factory": "tests.models.teachers.foreign_networks:one_grid"}
+    tiny["data"]["crop"] = [32, 96]
+    run = a_run(tiny, tmp_path / "cache", {**function, "mode": "maps"}, views="auto", crop=[64, 96], scale=[1.0, 2.0])
+    with pytest.raises(UserError, match=r"teacher\.mode: got maps, needs logits of one stride, 8 for crops: for "):
+        prepare(run, lambda line: None)
+    # Left to choose, the tool takes another form.
+    auto = a_run(tiny, tmp_path / "cache", function, views="auto", crop=[64, 96], scale=[1.0, 2.0])
+    assert prepare(auto, lambda line: None).mode == "stored"
+
+
 def faults_of(run: RunConfig) -> str:
     with pytest.raises(UserError) as caught:
         check_networks(run)

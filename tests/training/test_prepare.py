@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
 from bpkd_search.config.points import run_at
+from bpkd_search.data import open_split
 from bpkd_search.errors import CheckpointError, ConfigError
 from bpkd_search.training.prepare import prepare
 
@@ -23,6 +25,25 @@ def test_what_is_given_per_class_must_fit_the_data_in_every_term(tiny: dict[str,
     with pytest.raises(ConfigError) as error:
         prepare(run, lambda line: None)
     assert error.value.faults == ["loss.terms.1.alpha: got 3 numbers, must be one, or one for each of 8 classes"]
+
+
+def test_masks_without_a_labelled_pixel_are_counted_aloud(tiny: dict[str, Any], tmp_path: Path) -> None:
+    for split, count in (("train", 4), ("val", 2)):
+        data = open_split("synthetic", split, height=32, width=48, **{f"{split}_images": count})
+        for index in range(count):
+            for part, array in zip(("images", "masks"), data[index], strict=True):
+                (tmp_path / part / split).mkdir(parents=True, exist_ok=True)
+                pixels = array.permute(1, 2, 0).numpy() if array.ndim == 3 else array.numpy()
+                void = part == "masks" and split == "train" and index < 3
+                Image.fromarray(pixels * 0 + 255 if void else pixels).save(tmp_path / part / split / f"{index}.png")
+    tiny["data"] |= {"kind": "folder", "root": str(tmp_path), "folder": {"class_names": list(data.class_names)}}
+    tiny["data"] |= {"views_dir": str(tmp_path / "cache")}
+    run, said = parse(SearchConfig, tiny, "test").run(), "masks hold ignored pixels alone"
+    for _ in range(2):  # the second time from what the store says of itself
+        lines: list[str] = []
+        prepare(run, lines.append)
+        (line,) = [line for line in lines if said in line]
+        assert line.startswith(f"warning: 3 of 4 train {said}")
 
 
 def damages(cache: Path) -> dict[str, Callable[[], None]]:

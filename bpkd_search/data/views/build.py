@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from bpkd_search.data.views.chunks import Map, Progress, Table, cache_lock, thre
 from bpkd_search.data.views.codecs import Codec, open_codec
 from bpkd_search.data.views.crops import Views
 from bpkd_search.data.views.given import GivenLogits
+from bpkd_search.data.views.kept import kept_work
 from bpkd_search.data.views.layout import Array, Layout
 from bpkd_search.data.views.manifest import Manifest, read_manifest
 from bpkd_search.data.views.maps import GivenWork, MapPlan, MapWork
@@ -26,6 +26,7 @@ from bpkd_search.data.views.recipe import ViewRecipe, val_records, whole_records
 from bpkd_search.data.views.store import USE, ViewStore
 from bpkd_search.errors import ConfigError, DataError, ResourceError
 from bpkd_search.files import shown_bytes
+from bpkd_search.machine import cache_root
 
 Teacher = Callable[[Tensor], Tensor]
 # Views per chunk of logits; on a CPU, a large teacher needs seconds for one chunk.
@@ -34,11 +35,8 @@ LOGIT_CHUNK = 128
 
 def cache_dir(given: Path | None = None) -> Path:
     """Return the directory of views and teachers: `given`, `BPKD_SEARCH_CACHE`, or the user's cache."""
-    if given is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bpkd-search"
-        given = Path(os.environ.get("BPKD_SEARCH_CACHE") or home)
     # Ray's processes may have another working directory.
-    return given.expanduser().absolute()
+    return (cache_root() if given is None else given).expanduser().absolute()
 
 
 def build_views(
@@ -49,8 +47,9 @@ def build_views(
     map: Map = thread_map,
     stored: bool = True,
     waiting: Callable[[], None] | None = None,
+    kept: str | None = None,
 ) -> ViewStore:
-    """Open the store of a recipe under `root`; missing arrays are built first.
+    """Open the store of a recipe under `root`; missing arrays are built first, or fetched from the URL `kept`.
 
     With `stored=False` only validation images are written to disk, and views are computed as they are read. For
     `map` and `waiting` see `chunks.build`. Raises `DataError` if a sample is damaged, `ResourceError` if the disk is
@@ -70,7 +69,8 @@ def build_views(
         manifest.write(path, recipe.about)
         for name, layout in layouts.items():
             shown = progress if name != "validation" else None
-            chunks.build(path / name, layout, work[name], about={}, map=map, progress=shown, waiting=waiting)
+            get = kept_work(work[name], layout, kept, f"{path.name}/{name}")
+            chunks.build(path / name, layout, get, about={}, map=map, progress=shown, waiting=waiting)
         return ViewStore(path, recipe=opened, transform=recipe.train_transform, seed=recipe.seed)
 
 
@@ -117,6 +117,7 @@ def build_maps(
     map: Map = map,
     waiting: Callable[[], None] | None = None,
     about: Mapping[str, Any] | None = None,
+    kept: str | None = None,
 ) -> ViewStore:
     """Return a store of whole images with the maps of a teacher's logits; missing ones are computed first.
 
@@ -134,7 +135,8 @@ def build_maps(
     else:
         work = MapWork(store.path / "whole", records, manifest.train_sizes, plan, teacher)
     described = {**(about or {}), "codec": codec, "classes": store.num_classes}
-    chunks.build(path, layout, work, about=described, map=map, progress=progress, waiting=waiting)
+    get = kept_work(work, layout, kept, f"{store.path.name}/{path.name}")
+    chunks.build(path, layout, get, about=described, map=map, progress=progress, waiting=waiting)
     return ViewStore(store.path, path, transform=store.transform, seed=store.seed)
 
 
@@ -149,8 +151,9 @@ def build_logits(
     map: Map = map,
     waiting: Callable[[], None] | None = None,
     about: Mapping[str, Any] | None = None,
+    kept: str | None = None,
 ) -> ViewStore:
-    """Return the store with the logits of a teacher on its views; missing logits are computed first.
+    """Return the store with the logits of a teacher on its views; missing ones are computed, or fetched from `kept`.
 
     `teacher` maps images uint8 [B, 3, H, W] to logits [B, C, h, w]; `key` identifies its weights, `codec` the storage
     format (see `codecs`). If `map` sends chunks to other processes, `teacher` must be picklable.
@@ -167,7 +170,8 @@ def build_logits(
     require_space(store.path, {"the teacher's logits": bytes_left(path, layout)})
     work = LogitWork(store.path, store.recipe, teacher, open_codec(codec, classes), batch_size)
     described = {**(about or {}), "codec": codec, "classes": classes}
-    chunks.build(path, layout, work, about=described, map=map, progress=progress, waiting=waiting)
+    get = kept_work(work, layout, kept, f"{store.path.name}/{path.name}")
+    chunks.build(path, layout, get, about=described, map=map, progress=progress, waiting=waiting)
     return ViewStore(store.path, path, store.recipe, transform=store.transform, seed=store.seed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,10 @@ class GivenLogits:
     classes: Callable[[Tensor], Tensor] | None = None
 
     def find(self, index: int) -> Path | None:
-        """Return the file of an image, None if there is none."""
+        """Return the file of an image, None if there is none. Raises `DataError` for a name that leaves the folder."""
+        parts = PurePosixPath(self.names[index])
+        if parts.is_absolute() or ".." in parts.parts:  # of a list of names, or of a data set's own code
+            raise DataError(f"teacher.checkpoint: got the image name {self.names[index]!r}, which leaves the folder")
         for place in (self.folder / self.split, self.folder):
             for suffix in SUFFIXES:
                 # Not `with_suffix`: names may hold dots.
@@ -52,7 +55,7 @@ class GivenLogits:
 
     def stride(self, index: int, size: Size) -> int:
         """Return the pixels per cell of the logits of an image of `size`. Raises `DataError` naming the file."""
-        rows, columns = self._array(index).shape[1:]
+        rows, columns = self.array(index).shape[1:]
         stride: int = size[0] // max(1, rows)
         if stride < 1 or (stride * rows, stride * columns) != tuple(size):
             raise DataError(
@@ -67,7 +70,7 @@ class GivenLogits:
             raise DataError(
                 f"teacher.checkpoint: {self.find(index)}: has stride {found}, the other images' logits {stride}"
             )
-        array = self._array(index)
+        array = self.array(index)
         if self.count and len(array) != self.count:
             raise DataError(
                 f"teacher.checkpoint: {self.find(index)}: has {len(array)} classes, other files {self.count}"
@@ -77,11 +80,7 @@ class GivenLogits:
             raise DataError(f"teacher.checkpoint: {self.find(index)}: holds values that are not finite")
         return logits if self.classes is None else self.classes(logits)
 
-    def classes_of(self, index: int) -> int:
-        """Return the number of classes in the file of an image."""
-        return len(self._array(index))
-
-    def _array(self, index: int) -> np.ndarray[Any, Any]:
+    def array(self, index: int) -> np.ndarray[Any, Any]:
         """Return the array of an image, of which a `.npy` is read only when used."""
         if (path := self.find(index)) is None:
             raise DataError(f"teacher.checkpoint: {self.folder}: no logits of {self.names[index]}")

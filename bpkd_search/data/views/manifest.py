@@ -19,7 +19,10 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """The contents of a store: classes, sizes of the images, transforms, and pixels of each class in validation."""
+    """The contents of a store: classes, sizes of the images, transforms, and pixels of each class in validation.
+
+    `void` are the images of training and of validation without a labelled pixel.
+    """
 
     class_names: tuple[str, ...]
     palette: tuple[RGB, ...]
@@ -30,6 +33,7 @@ class Manifest:
     train_sizes: tuple[Size, ...]
     val_sizes: tuple[Size, ...]
     val_counts: tuple[tuple[int, ...], ...]
+    void: tuple[int, int] = (0, 0)  # not in older stores
 
     @staticmethod
     def of(recipe: ViewRecipe) -> Manifest:
@@ -45,6 +49,7 @@ class Manifest:
             train.sizes,
             val.sizes,
             val.counts,
+            (train.void, val.void),
         )
 
     @staticmethod
@@ -59,6 +64,15 @@ class Manifest:
         """Smallest and largest size of a validation image as a network sees it."""
         sizes = sorted((self.evaluation.sizes(size)[0] for size in self.val_sizes), key=lambda size: size[0] * size[1])
         return sizes[0], sizes[-1]
+
+    def warnings(self) -> list[str]:
+        """Return a line for each split in which some masks have no labelled pixel."""
+        found = zip(("train", "val"), self.void, (self.images, len(self.val_sizes)), strict=True)
+        return [
+            f"warning: {void} of {count} {split} masks hold ignored pixels alone; `bpkd-search data check` names them"
+            for split, void, count in found
+            if void
+        ]
 
     def write(self, store: Path, about: dict[str, Any]) -> None:
         """Write the manifest whole, with `about`, which is for users."""

@@ -111,11 +111,11 @@ class ViewStore:
         batches = [order[step * batch_size : (step + 1) * batch_size] for step in range(start, self.steps(batch_size))]
         stored = self.logits if logits else None
 
-        def gather(indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[Tensor]:
-            return [_pin(part, device) for part in self.crops.gather(epoch, indices, stored is not None)]
+        def prepare(indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Callable[[], list[Tensor]]:
+            return self.crops.prepare(epoch, indices, stored is not None, device)
 
-        for parts in _in_background(gather, batches, self.crops.threads):
-            images, labels, *encoded = (part.to(device, non_blocking=True) for part in parts)
+        for finish in _in_background(prepare, batches, self.crops.threads):
+            images, labels, *encoded = finish()
             yield images, labels, stored.decode(encoded) if stored else None
 
     @property
@@ -147,10 +147,6 @@ def _use(store: ViewStore, path: Path) -> None:
     with suppress(DataError, OSError):
         used.enter_context(cache_lock(path / USE, shared=True))
         os.utime(path / USE)
-
-
-def _pin(part: Tensor, device: torch.device) -> Tensor:
-    return part.pin_memory() if device.type == "cuda" else part
 
 
 def _in_background(function: Callable[[T], R], items: Sequence[T], threads: int = 1) -> Iterator[R]:

@@ -56,6 +56,8 @@ def match_classes(theirs: Sequence[str] | None, count: int, ours: Sequence[str],
     for place, name in enumerate(theirs):
         places.setdefault(_plain(name), []).append(place)
     indices = [places.get(_plain(name), []) for name in ours]
+    if alike := [name for name, found in zip(ours, indices, strict=True) if found and indices.count(found) > 1]:
+        raise CheckpointError(f"cannot be matched with {_listed(alike)} of the data's classes, whose names are alike")
     if doubtful := [name for name, found in zip(ours, indices, strict=True) if len(found) > 1]:
         raise CheckpointError(f"has several classes named {_listed(doubtful)}: tell them apart in teacher.classes")
     missing = [name for name, found in zip(ours, indices, strict=True) if not found]
@@ -72,6 +74,28 @@ def match_classes(theirs: Sequence[str] | None, count: int, ours: Sequence[str],
     said += [f"{len(left_out)} that the data lacks are left out ({_listed(left_out)})"] if left_out else []
     said += [f"it lacks {_listed(missing)}, which get the lowest logit of each pixel"] if missing else []
     return ClassMap(chosen, "; ".join(said))
+
+
+def match_stated(theirs: Sequence[str], count: int, ours: Sequence[str]) -> ClassMap | None:
+    """Match the names that a file states beside its weights with the data's; None if they are not comparable.
+
+    Data sets spell the same class differently, so names that only one side has prove nothing. Raises `CheckpointError`
+    if some are the same and have other places.
+    """
+    a, b = ([_plain(name) for name in names] for names in (theirs, ours))
+    if len(theirs) != count or not set(a) & set(b):
+        return None
+    if all(a.count(name) == b.count(name) == 1 for name in b):
+        return match_classes(theirs, count, ours)
+    moved = [place for place, name in enumerate(b) if a.count(name) == b.count(name) == 1 and a.index(name) != place]
+    if not moved:
+        return None
+    place = moved[0]
+    raise CheckpointError(
+        f"has its classes in another order than the data: {ours[place]} is number {a.index(b[place])} there and {place}"
+        f" in the data, and not all have the same names: name its classes as the data does, in its order, in"
+        f" teacher.classes; it has {_listed(theirs)}"
+    )
 
 
 def _plain(name: str) -> str:

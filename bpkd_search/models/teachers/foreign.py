@@ -48,7 +48,7 @@ class ForeignTeacher(Network):
     def outputs(self, images: Tensor) -> Outputs:
         """Return logits [B, num_classes, h, w], and neither features nor auxiliary logits."""
         height, width = images.shape[-2:]
-        logits = self._in_parts(self._normalised(self._padded(images)))
+        logits = self.raw(images)
         # Every size of the padded image is a multiple of the stride, if the network has one.
         rows, columns = (
             -(-side * cells // (side + -side % self.opened.input.multiple))
@@ -60,6 +60,10 @@ class ForeignTeacher(Network):
         if self.match is not None:
             logits = self.match(logits.shape[1])(logits)
         return logits, None, None
+
+    def raw(self, images: Tensor) -> Tensor:
+        """Return what the network itself gives for the padded images, with its own classes and stride."""
+        return self._in_parts(self._normalised(self._padded(images)))
 
     def heads(self) -> Sequence[nn.Module]:
         """Return nothing: a finished teacher is not trained."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,12 @@ def open_function(teacher: Teacher, path: Path, device: torch.device) -> Opened:
     if faults := argument_faults(function, place, teacher.arguments, "teacher.arguments", handed=()):
         raise ConfigError(faults)
     try:
-        net = function(**teacher.arguments)
+        # What it prints is for people: standard output may be read by a program.
+        with redirect_stdout(sys.stderr):
+            net = function(**teacher.arguments)
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as e:  # whatever a user's function raises
+    except (Exception, SystemExit) as e:  # whatever a user's function raises, as a script's parser of arguments
         raise ConfigError([f"teacher.factory: {place} raised {first_line(e)}"]) from e
     if not isinstance(net, nn.Module):
         raise ConfigError([f"teacher.factory: {place} returned {type(net).__name__}, must return a torch.nn.Module"])

@@ -34,7 +34,8 @@ def open_torchscript(teacher: Teacher, path: Path, device: torch.device) -> Open
             net = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
     except Exception as e:
         raise CheckpointError(f"{path}: TorchScript cannot load it: {sentence(e)}") from e
-    return Opened(net.eval(), teacher.input or Input(), teacher.classes)
+    kinds = [x.dtype for x in net.parameters() if x.is_floating_point()]
+    return Opened(net.eval(), teacher.input or Input(), teacher.classes, dtype=kinds[0] if kinds else torch.float32)
 
 
 def open_export(teacher: Teacher, path: Path, device: torch.device) -> Opened:

@@ -55,5 +55,6 @@ def logits_in(output: Any) -> Tensor:
 
 
 def sentence(error: BaseException) -> str:
-    """Return the first line of what an error says, or its name."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the first line of what an error says, or its name; of one in TorchScript the last, which has the cause."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return lines[-1 if "TorchScript interpreter" in lines[0] else 0]

@@ -54,6 +54,16 @@ def not_finite() -> nn.Module:
     return net  # type: ignore[no-any-return]
 
 
+def soft() -> nn.Module:
+    """A `small` of eight classes that ends in a softmax."""
+    return nn.Sequential(small(8), nn.Softmax(1))
+
+
+def one_grid() -> nn.Module:
+    """A `small` of eight classes whose logits are 8x12 whatever it reads."""
+    return nn.Sequential(small(8), nn.AdaptiveAvgPool2d((8, 12)))
+
+
 def save_segformer(folder: Path, names: Sequence[str], *, seed: int = 0, bgr: bool = False) -> nn.Module:
     """A tiny SegFormer with these classes, saved with its image processor, whose mean and deviation are 0.5."""
     from transformers import SegformerConfig, SegformerForSemanticSegmentation

@@ -40,6 +40,7 @@ def test_a_class_that_the_teacher_lacks_has_the_lowest_logit_if_asked_for() -> N
         (None, 5, ["a", "b"], "has 5 classes without names, the data 2"),
         (["a", "b"], 3, ["a", "b"], "has 3 classes, 2 names are given"),
         (["wall", "Wall"], 2, ["wall"], "has several classes named wall"),
+        (["car", "road"], 2, ["Car", "car"], "cannot be matched with Car, car of the data's classes, whose names are"),
     ],
 )
 def test_what_cannot_be_matched_is_said(theirs: list[str] | None, count: int, ours: list[str], said: str) -> None:

@@ -99,6 +99,14 @@ class TestHuggingFace:
         ):
             open_network(Teacher(checkpoint=tmp_path), tmp_path, CPU)
 
+    def test_more_names_than_the_weights_have_classes_are_an_error(self, tmp_path: Path) -> None:
+        save_segformer(tmp_path, NAMES)
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["id2label"][str(len(NAMES))] = "tram"
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match=r"2 weights of Segformer.* have other shapes: .*classifier\.bias"):
+            open_network(Teacher(checkpoint=tmp_path), tmp_path, CPU)
+
     @pytest.mark.parametrize(
         ("architecture", "said"),
         [
@@ -206,6 +214,18 @@ class TestGraphs:
             )[:, None, None]
             close(logits_of(Teacher(checkpoint=tmp_path / name, input=caffe), batch), small()(seen))
 
+    def test_torchscript_in_half_precision_gets_such_images_and_its_faults_are_told(self, tmp_path: Path) -> None:
+        net = small().half()
+        torch.jit.script(net).save(tmp_path / "half.pt")
+        batch = images(60, 88)
+        with torch.inference_mode():
+            got = logits_of(Teacher(checkpoint=tmp_path / "half.pt"), batch)
+            torch.testing.assert_close(got, net(normalised(batch).half()))
+        torch.jit.script(nn.Sequential(nn.Conv2d(5, 5, 1))).save(tmp_path / "five.pt")
+        said = r"five\.pt cannot read an image of 32x48: .*expected input.* to have 5 channels"
+        with pytest.raises(ConfigError, match=said):
+            Probe(Teacher(checkpoint=tmp_path / "five.pt"), tmp_path / "five.pt").shape(32, 48)
+
     @pytest.mark.parametrize("name", ["net.pt2", "net.onnx"])
     def test_graphs_of_one_size_and_one_image_at_a_time(self, tmp_path: Path, name: str) -> None:
         if name.endswith("onnx"):
@@ -267,6 +287,15 @@ class Output(nn.Module):
         }[self.kind]
 
 
+def leaving() -> nn.Module:
+    raise SystemExit(3)
+
+
+def printing() -> nn.Module:
+    print("loaded")
+    return small()
+
+
 def raising() -> nn.Module:
     raise RuntimeError("no such weights\nmore")
 
@@ -294,6 +323,10 @@ class TestFunction:
         with torch.inference_mode():
             close(logits_of(teacher, images()), small()(normalised(images())))
 
+    def test_what_a_function_prints_is_not_standard_output(self, capsys: pytest.CaptureFixture[str]) -> None:
+        open_network(own(f"{self.HERE}:printing"), Path("none"), CPU)
+        assert capsys.readouterr() == ("", "loaded\n")
+
     def test_other_weights_than_before_are_an_error(self, tmp_path: Path) -> None:
         torch.save(small(5, seed=3).state_dict(), tmp_path / "w.pth")
         teacher = own(SMALL)
@@ -306,6 +339,7 @@ class TestFunction:
         ("name", "arguments", "said"),
         [
             ("raising", {}, "raised RuntimeError: no such weights"),
+            ("leaving", {}, "raised SystemExit: 3"),
             ("number", {}, "returned int, must return a torch"),
             ("Output", {"what": 1}, r"teacher\.arguments\.what: .* has no such argument; valid: kind"),
             ("Output", {"kind": "flat"}, r"cannot read an image of 64x96: returns a tensor of shape \[1, 5\]"),

@@ -1,0 +1,1 @@
+"""Experiments on an object store: a local folder that does the work, and a mirror that carries it to a URL."""

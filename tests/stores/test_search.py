@@ -1,0 +1,197 @@
+"""Whole searches that are kept on an object store: a real server, Ray and Optuna, tiny images."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+
+from bpkd_search import Leaderboard
+from bpkd_search.experiment.reading import Folder
+from bpkd_search.stores.home import local_folder
+from tests.store_server import StoreServer
+
+PATIENCE = 240
+# What differs between two searches that do the same.
+OF_THE_RUN = (
+    "gpu_seconds",
+    "calibrated_seconds",
+    "wall_seconds",
+    "latency_ms",
+    "images_per_second",
+    "peak_memory_mb",
+    "started",
+    "ended",
+    "node",
+    "time",
+)
+
+
+def table(where: Path | str, name: str) -> pd.DataFrame:
+    """A table without what differs between two runs of one search, in the order of trials and epochs."""
+    rows = Folder(where).table(name).to_pandas()
+    keys = [key for key in ("number", "epoch") if key in rows]
+    return rows.drop(columns=[key for key in OF_THE_RUN if key in rows]).sort_values(keys).reset_index(drop=True)
+
+
+def same_tables(one: Path | str, other: Path | str) -> None:
+    for name in ("trials", "reports"):
+        left, right = table(one, name), table(other, name)
+        if name == "trials":  # a lost trial says so
+            left, right = (frame.drop(columns=["retries", "message"]) for frame in (left, right))
+        pd.testing.assert_frame_equal(left, right, check_categorical=False)
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory, tiny_search: Callable[[], dict[str, Any]]) -> Path:
+    tiny = tiny_search()
+    tiny["train"]["epochs"] = 10
+    tiny["search"] |= {"trials": 2, "concurrent": 1, "scheduler": {"name": "none"}}
+    path = tmp_path_factory.mktemp("space") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny))
+    return path
+
+
+@pytest.fixture(scope="module")
+def on_disk(space: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The search in a folder, which nothing disturbs."""
+    folder = tmp_path_factory.mktemp("disk") / "out"
+    # Not in this process, whose torch has another number of threads: the teacher would be another one.
+    subprocess.run(command("run", space, "--out", folder), check=True, capture_output=True, timeout=PATIENCE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def on_store(space: Path, server: StoreServer) -> Iterator[tuple[str, str]]:
+    """The same search at a URL; the server is down for a while in its midst. Also what the search printed."""
+    url = server.url()
+
+    def outage() -> None:
+        until = time.monotonic() + PATIENCE
+        while reports_in(server, url) < 3 and time.monotonic() < until:
+            time.sleep(0.02)
+        server.stop()
+        time.sleep(12)  # longer than pyarrow tries again by itself
+        server.start()
+
+    thread = threading.Thread(target=outage)
+    thread.start()
+    done = subprocess.run(command("run", space, "--out", url), capture_output=True, text=True, timeout=PATIENCE)
+    thread.join()
+    assert done.returncode == 0, done.stderr
+    yield url, done.stderr
+    shutil.rmtree(local_folder(url))
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "bpkd_search", *map(str, arguments)]
+
+
+def reports_in(server: StoreServer, url: str) -> int:
+    segments = [content for name, content in server.objects(url).items() if name.startswith("events/")]
+    return sum(content.count(b'"event":"report"') for content in segments)
+
+
+def test_the_tables_are_those_of_a_search_on_disk(
+    on_disk: Path, on_store: tuple[str, str], server: StoreServer
+) -> None:
+    url, said = on_store
+    same_tables(on_disk, url)
+    assert said.count("this goes on without it") == said.count(f"{url}: answers again") == 1
+    objects = server.objects(url)
+    log = b"".join(content for name, content in sorted(objects.items()) if name.startswith("events/"))
+    assert log == (local_folder(url) / "events.jsonl").read_bytes()
+    trials = range(len(Leaderboard(on_disk).trials()))
+    assert {name for name in objects if name.startswith("students/")} == {
+        f"students/{n:05d}.safetensors" for n in trials
+    }
+    assert not [name for name in objects if name.split("/")[0] in ("checkpoints", "lease", "requests")]
+    assert [name for name in objects if name.startswith("teacher/") and name.endswith(".safetensors")]
+    assert not any(b"test-secret" in content for content in objects.values())
+
+
+def test_reading_commands_take_the_url_on_any_machine(
+    on_store: tuple[str, str], server: StoreServer, call: Callable[..., Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    url, _ = on_store
+    monkeypatch.setenv("BPKD_SEARCH_CACHE", str(tmp_path / "other"))
+    best = Leaderboard(url).best(1).iloc[0]
+    code, out, err = call("leaderboard", url, "--format", "csv")
+    assert (code, err) == (0, "") and f"{best['miou']:.4f}"[:5] in out
+    assert call("show", url, "best")[0] == 0
+    code, out, err = call("replay", url)
+    assert (code, out.splitlines()[-1]) == (0, "6 trials regenerated, 0 difference(s)")
+    code, _, err = call("export", url, "--out", tmp_path / "best", "--format", "safetensors")
+    assert code == 0, err
+    (exported,) = (tmp_path / "best").iterdir()
+    assert exported.stat().st_size > 10_000
+    assert call("report", url, "--out", tmp_path / "page.html")[0] == 0
+    code, _, err = call("run", "quickstart", "--out", url)
+    assert code == 2 and f"{url}: exists already" in err
+
+
+def test_a_killed_search_goes_on_on_another_machine_from_the_url_alone(
+    space: Path, on_disk: Path, server: StoreServer, tmp_path: Path
+) -> None:
+    url, lease = server.url(), {"BPKD_SEARCH_LEASE_SECONDS": "10"}
+    first, second = (os.environ | lease | {"BPKD_SEARCH_CACHE": str(tmp_path / name)} for name in ("first", "second"))
+    driver = subprocess.Popen(command("run", space, "--out", url), env=first, stderr=subprocess.PIPE, text=True)
+
+    def wait_for(ready: Callable[[], bool]) -> None:
+        until = time.monotonic() + PATIENCE
+        while not ready():
+            assert driver.poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+
+    wait_for(lambda: "config.yaml" in server.objects(url))
+    refused = subprocess.run(command("resume", url), env=second, capture_output=True, text=True, timeout=PATIENCE)
+    assert refused.returncode == 2 and f"error: {url}: is held by process {driver.pid} on" in refused.stderr
+    wait_for(lambda: reports_in(server, url) >= 15)
+
+    for process in [*psutil.Process(driver.pid).children(recursive=True), psutil.Process(driver.pid)]:
+        process.kill()
+    driver.communicate()
+    shutil.rmtree(tmp_path / "first")
+    kept = server.objects(url)
+    before = b"".join(content for name, content in sorted(kept.items()) if name.startswith("events/"))
+
+    resumed = subprocess.run(command("resume", url), env=second, capture_output=True, text=True, timeout=PATIENCE)
+    assert resumed.returncode == 0, resumed.stderr
+    after = b"".join(content for name, content in sorted(server.objects(url).items()) if name.startswith("events/"))
+    assert after.startswith(before)
+    assert "teacher: epoch" not in resumed.stderr  # it came from the store
+    same_tables(on_disk, url)
+    objects = server.objects(url)
+    (log,) = [name for name in objects if name.startswith("logs/trials/")]
+    assert b"continues after epoch" in objects[log] and f"checkpoints/{log[12:17]}.pt" in kept
+    assert not [name for name in objects if name.startswith("checkpoints/")]
+
+
+def test_what_cannot_work_is_refused_before_anything_is_built(
+    space: Path, server: StoreServer, call: Callable[..., Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("BPKD_SEARCH_CACHE", str(tmp_path))
+    for url, said in (
+        ("s3://nowhere/tiny", "s3://nowhere/tiny: cannot be written to: NO_SUCH_BUCKET"),
+        ("http://bucket/tiny", "http://bucket/tiny: must be a folder in a bucket"),
+        ("s3://bucket", "s3://bucket: must be a folder in a bucket"),
+    ):
+        code, _, err = call("run", space, "--out", url)
+        assert code == 2 and f"error: {said}" in err and "Traceback" not in err
+    code, _, err = call("resume", url := server.url())
+    assert code == 2 and f"error: {url}: is not an experiment directory" in err
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    code, _, err = call("run", space, "--out", url)
+    assert code == 2 and f"error: {url}: cannot be" in err and len(err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
