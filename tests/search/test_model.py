@@ -169,7 +169,7 @@ def test_a_model_that_cannot_be_fitted_proposes_at_random_and_says_so_once(
     def impossible(*_: Any) -> Any:
         raise np.linalg.LinAlgError("not positive definite")
 
-    monkeypatch.setattr("bpkd_search.surrogate.model.fit_kernel", impossible)
+    monkeypatch.setattr("bpkd_search.surrogate.model.Surrogate", impossible)
     config = config_of(tiny, 16)
     outcome = simulate_search(config, CurveBackend(config), slots=3)
     assert set(outcome.engine.states.values()) == {"COMPLETE"} and len(outcome.engine.states) == 16
