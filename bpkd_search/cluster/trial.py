@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from ray import tune
 
+from bpkd_search.cluster.node_start import DeviceSpeed, UnfitError, device_speed, open_node
 from bpkd_search.cluster.nodes import node_here
-from bpkd_search.cluster.seat import Seat, UnfitError, open_node, take_seat
 from bpkd_search.cluster.slots import PLACE
 from bpkd_search.config.models import RunConfig
 from bpkd_search.config.points import to_tree
@@ -123,7 +123,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
         self._cache = ProcessCache()
         self._poisoned = False
         self._files: TrialFiles | None = None
-        self._seat: Seat | None = None
+        self._device: DeviceSpeed | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -153,10 +153,10 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
             open_node(self.task.own, self.task.prepared, self.task.source, self.task.store)
         run = self._cache.start(RunConfig.model_validate(self.task.run), self.task.prepared)
         if self.task.own is not None:
-            if self._seat is None:
+            if self._device is None:
                 where, classes = self.task.own, run.store.num_classes
-                self._seat = take_seat(where, run.device, classes, self._gpus)
-            run.speed = self._seat.speed
+                self._device = device_speed(where, run.device, classes, self._gpus)
+            run.speed = self._device.speed
         run.share = self._gpus or 1.0  # without a GPU, it has its CPUs to itself
         return run
 
@@ -202,7 +202,7 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
             "final": run.finished,
             "wall_seconds": time.monotonic() - self._start,
             "node": socket.gethostname(),
-            "device": self._seat.kind if self._seat else None,
+            "device": self._device.kind if self._device else None,
             "parameters": run.parameters,
             LATENCY: latency_ms(run.student, next(run.store.val_samples([0]))[0], amp=run.amp),
         }

@@ -14,7 +14,7 @@ from bpkd_search.config.points import Point, in_order
 from bpkd_search.config.space import Distribution
 
 Values = NDArray[np.float64]
-# Two to this power points, for the whole space and for each parameter. Shares are then right to about 0.01.
+# Two to this power points, for the whole space and for each parameter. Shares are then right to about 0.015.
 _POWER = 10
 
 

@@ -140,7 +140,7 @@ def test_latencies_are_measured_again_when_no_trial_runs(
     finished: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     out, done = finished
-    trials, events = Leaderboard(out).trials(["latency_ms", "feasible"]), read_events(out)
+    trials, events = Leaderboard(out).trials(["latency_ms", "feasible"]), list(read_events(out))
     measured = {event["number"]: event["latency_ms"] for event in events if event["event"] == "latency"}
     full = trials[trials["state"] == "COMPLETE"]
     assert full.set_index("number")["latency_ms"].to_dict() == measured and len(measured) >= 4

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -92,7 +94,9 @@ def test_a_trial_leaves_a_drained_node_at_the_end_of_its_epoch_and_a_later_one_a
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head without CPUs for trials, alone."""
     monkeypatch.setenv("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "1")
-    cluster = Cluster(True, head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES})
+    # Hooks for the end of the process can only be set by the main thread, which drives the search.
+    args = {"num_cpus": 0, "object_store_memory": STORE_BYTES}
+    cluster = Cluster(True, head_node_args=args, shutdown_at_exit=False)
     try:
         yield cluster
     finally:
@@ -107,6 +111,13 @@ class Fleet(threading.Thread):
         self.cluster, self.disks, self.folder, self.steps = cluster, disks, folder, list[str]()
 
     def run(self) -> None:
+        try:
+            self.come_and_go()
+        except Exception as e:
+            self.steps.append(repr(e))
+            os.kill(os.getpid(), signal.SIGINT)  # or the search would wait for nodes for ever
+
+    def come_and_go(self) -> None:
         time.sleep(4)
         slow = self.add("a", "T4")
         self.wait("a trial on the first node", lambda: self.reports("T4") > 1)
@@ -144,7 +155,10 @@ class Fleet(threading.Thread):
         return sum(e["device"] == device for e in self.events("report"))
 
     def wait(self, what: str, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 150
         while not ready():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not seen: {what}")
             time.sleep(0.2)
         self.steps.append(what)
 

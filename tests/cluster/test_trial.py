@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from bpkd_search import Leaderboard
-from bpkd_search.cluster import seat
+from bpkd_search.cluster import node_start
 from bpkd_search.cluster.connection import connect_ray
 from bpkd_search.cluster.driver import run_on_ray
 from bpkd_search.cluster.slots import PLACE, Slots
@@ -100,7 +100,7 @@ def test_a_trial_tells_its_kind_of_device_and_its_share_and_times_a_new_kind_onc
         timed.append(classes)
         return step_seconds(run, classes)
 
-    monkeypatch.setattr(seat, "step_seconds", seconds)
+    monkeypatch.setattr(node_start, "step_seconds", seconds)
     values = json.loads(json.dumps(TrialTask.from_dict({**task.to_dict(), "experiment": str(tmp_path)}).to_dict()))
     first = report(DistillationTrial(config={**values, PLACE: {"gpus": 0.25}}).step())
     assert first["device"] == cpu_model() != ""

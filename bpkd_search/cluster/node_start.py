@@ -24,7 +24,7 @@ class UnfitError(Exception):
 
 
 @dataclass(frozen=True)
-class Seat:
+class DeviceSpeed:
     """The kind of device that a process trains on, and how many of the reference's seconds one of its is worth."""
 
     kind: str
@@ -50,11 +50,11 @@ def open_node(directory: Path, prepared: Prepared, source: str | None, store: st
         raise UnfitError(str(e)) from e
 
 
-def take_seat(directory: Path, device: torch.device, classes: int, gpus: float) -> Seat:
+def device_speed(directory: Path, device: torch.device, classes: int, gpus: float) -> DeviceSpeed:
     """Tell the kind of this process's device, and how fast it is; a kind that is new to the experiment is timed.
 
     `gpus` are those that Ray has given to the process.
     """
     node = node_here() if gpus else None
     kind = device_kind(device, node.kind if node else "")
-    return Seat(kind, calibrate(directory, kind, lambda: step_seconds(read_config(directory).run(), classes)))
+    return DeviceSpeed(kind, calibrate(directory, kind, lambda: step_seconds(read_config(directory).run(), classes)))
