@@ -90,7 +90,8 @@ class Scheduler(Block):
 
     `asha` keeps one in `reduction` at rungs of grace, grace * reduction, ...; `hyperband` runs several such
     brackets that begin later and later; `median` stops what is below the median of the others' averages; `model`
-    stops a trial whose chance to be the best is small, once its predictions of other trials hold.
+    stops a trial whose chance to be better than the leading one is small and whose remaining budget promises less than
+    that of a new trial, once its predictions of other trials hold.
     """
 
     name: Literal["asha", "hyperband", "median", "model", "none"] = Field(

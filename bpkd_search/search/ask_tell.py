@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,12 +28,20 @@ class AskTell:
     """
 
     def __init__(
-        self, config: SearchConfig, plan: Plan, judging: Judging, directory: Path, storage: BaseStorage | None
+        self,
+        config: SearchConfig,
+        plan: Plan,
+        judging: Judging,
+        directory: Path,
+        storage: BaseStorage | None,
+        say: Callable[[str], None],
     ) -> None:
+        """`say` takes a line for the user."""
         self.config, self._plan, self._judging = config, plan, judging
         self._directory, self._storage = directory, storage
         self.study = cast(Study, History())
-        self.learned = _models_of(config)
+        self._say = say
+        self.learned = _models_of(config, say)
         self._untold: list[Trial] = []  # ended trials that wait until they can be judged
         self._from_elsewhere: Found = []
 
@@ -102,7 +110,7 @@ class AskTell:
         """
         restoring, self.config = self.restoring, config
         self.study = cast(Study, History()) if restoring else new_study(self._directory, config, self._storage)
-        self.learned = self.study.learned = _models_of(config)
+        self.learned = self.study.learned = _models_of(config, self._say)
         self.learn(self._from_elsewhere)
         for trial in trials:
             if (point := self._plan.point(trial)) is not None:
@@ -130,7 +138,7 @@ class AskTell:
         return all(can_take(self.config.space[path], value) for path, value in point.items())
 
 
-def _models_of(config: SearchConfig) -> Learned | None:
+def _models_of(config: SearchConfig, say: Callable[[str], None]) -> Learned | None:
     """The models of a search, where its sampler or scheduler needs them."""
     search = config.search
-    return Learned(config) if "model" in (search.sampler.name, search.scheduler.name) else None
+    return Learned(config, say) if "model" in (search.sampler.name, search.scheduler.name) else None

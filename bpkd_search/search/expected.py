@@ -19,8 +19,11 @@ def expected_shares(config: SearchConfig, rounds: int) -> tuple[float, float]:
 
     The scheduler itself is asked, in searches whose trials come one after the other in random order. On the axis
     `gpu_seconds`, every round takes the same time; without `train.gpu_seconds` it is unknown, and nothing is stopped.
+    What `model` stops depends on what it learns, and is counted as nothing.
     """
     scheduler, full = config.search.scheduler, float(rounds)
+    if scheduler.name == "model":
+        return 1.0, 1.0
     if scheduler.axis == "gpu_seconds":
         full = config.train.gpu_seconds or math.inf
     if math.isinf(full):

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
-from scipy.stats import norm
 
 from bpkd_search.config.models import SearchConfig
-from bpkd_search.config.points import Point
+from bpkd_search.config.points import Point, to_tree
 from bpkd_search.config.space import Distribution
 from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.metrics.table import SCORES
 from bpkd_search.search.agreement import predict
-from bpkd_search.search.proposals import ModelSampler
+from bpkd_search.search.proposals import UNFITTED, Candidates, ModelSampler
 from bpkd_search.search.stopping import Values
 from bpkd_search.search.warm_start import Found
 from bpkd_search.surrogate.model import Model
@@ -29,11 +28,18 @@ class Learned:
     It follows the search: every start, report and end goes here, in their order.
     """
 
-    def __init__(self, config: SearchConfig) -> None:
+    def __init__(self, config: SearchConfig, say: Callable[[str], None] = lambda line: None) -> None:
+        """`say` takes a line for the user."""
+        self._say, self._failed = say, False
         search = config.search
         self.config, self.goals = config, search.goals
         measures = tuple(dict.fromkeys([*SCORES, *search.goals, *(metric for metric, _, _ in search.limits())]))
-        self.models = [Model(config.space, measures) for _ in search.goals]
+        self.rounds = config.train.rounds()
+        self.models = [
+            Model(config.space, measures, goal, 1 if direction == "max" else -1, self.rounds)
+            for goal, direction in search.goals.items()
+        ]
+        self.candidates = Candidates(config.space, to_tree(config.run()))
         self.limits = {text: Model(config.space, measures) for text in search.constraints}
 
     def asked(self, number: int, point: Point) -> None:
@@ -65,26 +71,39 @@ class Learned:
             scores = (values - values.min()) / (np.ptp(values) or 1.0) - 0.5
             model.take_hint(partial(_expected, self.config.space, points, scores))
 
-    def sampler(self, base: Mapping[str, Any], first: BaseSampler, startup: int, seed: int) -> ModelSampler:
-        """A sampler for one ask; the first `startup` points, and all before the models are ready, are from `first`."""
-        begun = len(self.models[0].evidence) >= startup and all(model.ready for model in self.models)
-        return ModelSampler(
-            self.models, list(self.limits.values()), self.config.space, base, None if begun else first, seed
-        )
+    def sampler(self, first: BaseSampler, startup: int, seed: int) -> BaseSampler:
+        """A sampler for one ask; `startup` points, and all before the models can propose, are from `first`."""
+        if len(self.models[0].evidence) < startup or not all(model.can_propose for model in self.models):
+            return first
+        return ModelSampler(self.models, list(self.limits.values()), self.candidates, self.failed, seed)
 
-    def chance(self, number: int) -> float:
-        """How probable it is that no point run in full so far is better than this trial's, in every objective.
+    def goes_on(self, number: int, chance: float) -> bool:
+        """Whether a trial is to continue.
 
-        Better in the mean over seeds at full budget. One while the models cannot judge.
+        It is where its point has at least `chance` to be better than the leading one, or where the epochs that it has
+        left promise as much improvement as those of a new trial; with several objectives, in one of them.
         """
-        if any(number not in model.evidence or not model.can_judge for model in self.models):
-            return 1.0
-        full = self.models[0].full()
-        behind = 0.0
-        for model in self.models:
-            mean, deviation = model.estimate([number])
-            behind = behind + norm.logcdf((model.estimate(full).mean - mean[0]) / deviation[0])
-        return float(1 - np.exp(np.max(behind)))
+        if any(number not in model.evidence for model in self.models):
+            return True
+        try:
+            if not all(model.can_judge for model in self.models):
+                return True
+            left = 1 - max(self.models[0].evidence[number].reports) / self.rounds
+            return any(
+                model.lead(number) >= chance or model.improvement(number) >= left * self.candidates.promise(model)
+                for model in self.models
+            )
+        except UNFITTED as e:
+            self.failed(e)
+            return True
+
+    def failed(self, error: Exception) -> None:
+        """Say, once, that a model could not be fitted."""
+        if not self._failed:
+            self._failed = True
+            self._say(
+                f"the model cannot be fitted ({error}): points are random and no trial is stopped while that lasts"
+            )
 
     def _all(self) -> list[Model]:
         return [*self.models, *self.limits.values()]
@@ -97,7 +116,7 @@ def _expected(
 
 
 class LearnedRungs:
-    """Stops a trial whose chance to be among the best is below `chance`, from `grace` on."""
+    """Stops a trial that has no `chance` to be better than the leading one and is not worth its cost, from `grace`."""
 
     def __init__(self, learned: Callable[[], Learned | None], grace: float, chance: float) -> None:
         """`learned` gives what the search knows at the time of a report."""
@@ -106,4 +125,4 @@ class LearnedRungs:
     def report(self, number: int, position: float, values: Values) -> bool:
         """Whether trial `number` continues."""
         learned = self.learned()
-        return position < self.grace or learned is None or learned.chance(number) >= self.chance
+        return position < self.grace or learned is None or learned.goes_on(number, self.chance)

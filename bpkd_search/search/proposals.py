@@ -2,34 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 from scipy.stats import norm
 
 from bpkd_search.config.distributions import quantile, share_of
 from bpkd_search.config.points import Point, in_order, is_active
 from bpkd_search.config.space import Distribution
-from bpkd_search.surrogate.gaussian_process import Surrogate
+from bpkd_search.surrogate.encoding import Encoding, Vectors
 from bpkd_search.surrogate.model import Model
 
-# Candidates drawn from the whole space, and around the points that look best.
-_FAR, _NEAR = 256, 128
+# One in this many of the known trials is a candidate: a model of few trials ranks points roughly, and its first choice
+# among hundreds would be an error of the model, most often at the edge of the space.
+_KNOWN = 2
+_MOST = 256
+# One candidate in so many is near one of the best.
+_NEAR = 4
 _BEST = 5
 # How far a near candidate is from its origin, as a share of each range.
 _STEP = 0.15
 # The share of a near candidate's parameters that differ from its origin's.
 _MOVED = 0.7
+# What a fit raises that is impossible.
+UNFITTED = (np.linalg.LinAlgError, ValueError, FloatingPointError)
+# Points with which the next candidates are compared before they are drawn.
+_POOL = 128
+
+
+class Candidates:
+    """Points among which a model chooses: most of them anywhere in the space, some near the best, none that was tried.
+
+    There are half as many as trials are known: as the model gets better, it chooses more strictly.
+    """
+
+    def __init__(self, space: Mapping[str, Distribution], base: Mapping[str, Any]) -> None:
+        self.space, self.base = dict(in_order(space)), base
+        random = np.random.default_rng(0)
+        self._pool = [self.anywhere(random) for _ in range(_POOL)]
+        self._encoded: tuple[Encoding, Vectors] | None = None
+
+    def drawn(self, model: Model, random: np.random.Generator) -> list[Point]:
+        """New candidates."""
+        count = self.count(model)
+        near = self._near(model, random, count // _NEAR)
+        points = [self.anywhere(random) for _ in range(count - len(near))] + near
+        tried = {tuple(evidence.point.items()) for evidence in model.evidence.values()}
+        return [point for point in points if tuple(point.items()) not in tried] or points
+
+    def count(self, model: Model) -> int:
+        """How many there are."""
+        return min(max(2, len(model.known()) // _KNOWN), _MOST)
+
+    def promise(self, model: Model) -> float:
+        """The expected improvement of the point that will be chosen next."""
+        if self._encoded is None or self._encoded[0] is not model.encoding:
+            self._encoded = model.encoding, model.encoding.vectors(self._pool)
+        worth = model.believing(model.silent()).improvement(self._encoded[1], model.best())
+        return float(np.quantile(worth, 1 - 1 / self.count(model)))
+
+    def anywhere(self, random: np.random.Generator) -> Point:
+        """A random point."""
+        return self._point(random.random(len(self.space)))
+
+    def _near(self, model: Model, random: np.random.Generator, count: int) -> list[Point]:
+        known = model.known()
+        best = [known[i] for i in np.argsort(-model.estimate(known).mean, kind="stable")[:_BEST]]
+        space, found = self.space, []
+        for _ in range(count):
+            origin = model.evidence[best[random.integers(len(best))]].point
+            # Where in its range each value lies; parameters that the point lacks are anywhere.
+            shares = np.array([share_of(d, origin[p]) if p in origin else random.random() for p, d in space.items()])
+            shares += random.normal(0, _STEP, len(shares)) * (random.random(len(shares)) < _MOVED)
+            found.append(self._point(np.clip(shares, 0, 1 - 1e-9)))
+        return found
+
+    def _point(self, shares: Iterable[float]) -> Point:
+        point: Point = {}
+        for (path, distribution), share in zip(self.space.items(), shares, strict=True):
+            if is_active(distribution, self.base, point):
+                point[path] = quantile(distribution, float(share))
+        return point
 
 
 class ModelSampler(BaseSampler):
-    """Proposes by models of the objectives and constraints after `startup` points of `first`.
+    """Proposes by models of the objectives and constraints.
 
     With one objective the expected improvement over the best mean decides (Jones et al. 1998), times the chance to
     keep the constraints. With several, a point drawn from the posterior of each is weighed by random weights
@@ -40,92 +103,60 @@ class ModelSampler(BaseSampler):
         self,
         models: Sequence[Model],
         limits: Sequence[Model],
-        space: Mapping[str, Distribution],
-        base: Mapping[str, Any],
-        first: BaseSampler | None,
+        candidates: Candidates,
+        failed: Callable[[Exception], None],
         seed: int,
     ) -> None:
-        self.models, self.limits, self.space, self.base = models, limits, space, base
-        self.first, self.seed = first, seed
+        """`failed` is told why where a model cannot be fitted; the point is random then."""
+        self.models, self.limits, self.candidates = models, limits, candidates
+        self.failed, self.seed = failed, seed
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """None: whole points are drawn."""
-        return {} if self.first is None else self.first.infer_relative_search_space(study, trial)
+        return {}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A value for every active parameter."""
-        if self.first is not None:
-            return self.first.sample_relative(study, trial, search_space)
         random = np.random.default_rng(self.seed)
-        points = self._candidates(random)
-        vectors = self.models[0].encoding.vectors(points)
-        worth = self._improvement(vectors) if len(self.models) == 1 else self._scalarised(vectors, random)
+        try:
+            points = self.candidates.drawn(self.models[0], random)
+            worth = self._improvement(points) if len(self.models) == 1 else self._scalarised(points, random)
+        except UNFITTED as e:
+            self.failed(e)
+            return self.candidates.anywhere(random)
         return points[int(np.argmax(worth))]
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A random value, of a parameter that `first` leaves out."""
-        assert self.first is not None
-        return self.first.sample_independent(study, trial, param_name, param_distribution)
+        """A random value, of a parameter that a point lacks."""
+        return RandomSampler(seed=self.seed).sample_independent(study, trial, param_name, param_distribution)
 
-    def _candidates(self, random: np.random.Generator) -> list[Point]:
-        paths = [path for path, _ in in_order(self.space)]
-        shares = random.random((_FAR, len(paths)))
+    def _improvement(self, points: Sequence[Point]) -> NDArray[np.float64]:
         model = self.models[0]
-        best = sorted(model.full(), key=lambda n: -float(model.evidence[n].value or 0))[:_BEST]
-        near = np.array([self._shares(paths, model.evidence[n].point, random) for n in best])
-        origins = near[random.integers(len(near), size=_NEAR)]
-        moved = origins + random.normal(0, _STEP, origins.shape) * (random.random(origins.shape) < _MOVED)
-        points = [self._point(paths, row) for row in np.concatenate([shares, np.clip(moved, 0, 1 - 1e-9)])]
-        tried = [evidence.point for evidence in model.evidence.values()]
-        return [point for point in points if point not in tried] or points
+        worth = model.believing(model.silent()).improvement(model.encoding.vectors(points), model.best())
+        return np.log(np.maximum(worth, 1e-300)) + self._log_feasible(points)
 
-    def _shares(self, paths: Sequence[str], point: Point, random: np.random.Generator) -> list[float]:
-        """Where in its range each value lies; parameters that the point lacks are anywhere."""
-        return [share_of(self.space[p], point[p]) if p in point else float(random.random()) for p in paths]
-
-    def _point(self, paths: Sequence[str], shares: NDArray[np.float64]) -> Point:
-        point: Point = {}
-        for path, share in zip(paths, shares, strict=True):
-            if is_active(self.space[path], self.base, point):
-                point[path] = quantile(self.space[path], float(share))
-        return point
-
-    def _improvement(self, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-        model = self.models[0]
-        surrogate = model.believing(model.silent())
-        best = float(model.estimate(model.full()).mean.max())
-        worth = expected_improvement(surrogate, vectors, best)
-        return np.log(np.maximum(worth, 1e-300)) + self._log_feasible(vectors)
-
-    def _scalarised(self, vectors: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
+    def _scalarised(self, points: Sequence[Point], random: np.random.Generator) -> NDArray[np.float64]:
         weights = random.dirichlet(np.ones(len(self.models)))
         gains = []
         for model in self.models:
-            mean, deviation = model.believing(model.silent()).predict(vectors)
-            values = np.array([model.evidence[n].value for n in model.full()], dtype=np.float64)
+            mean, deviation = model.believing(model.silent()).predict(model.encoding.vectors(points))
+            values = model.estimate(model.known()).mean
             low, high = float(values.min()), float(values.max())
             drawn = mean + deviation * random.standard_normal()
             gains.append((drawn - high) / ((high - low) or 1.0))
         weighted = np.array([weight * gain for weight, gain in zip(weights, gains, strict=True)])
-        worth = weighted.min(0) + 0.05 * weighted.sum(0) + 0.1 * self._log_feasible(vectors)
+        worth = weighted.min(0) + 0.05 * weighted.sum(0) + 0.1 * self._log_feasible(points)
         return np.asarray(worth, dtype=np.float64)
 
-    def _log_feasible(self, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _log_feasible(self, points: Sequence[Point]) -> NDArray[np.float64]:
         """The logarithm of the chance to keep every constraint; a limit's model is of what is left to it."""
-        total = np.zeros(len(vectors))
+        total = np.zeros(len(points))
         for model in self.limits:
             if model.ready:
-                mean, deviation = model.predict_vectors(vectors)
+                mean, deviation = model.predict(points)
                 total += norm.logcdf(mean / deviation)
         return total
-
-
-def expected_improvement(surrogate: Surrogate, vectors: NDArray[np.float64], best: float) -> NDArray[np.float64]:
-    """By how much a point's mean over seeds is expected to exceed `best`, float64 [points]."""
-    mean, deviation = surrogate.predict(vectors)
-    ahead = (mean - best) / deviation
-    return deviation * (ahead * norm.cdf(ahead) + norm.pdf(ahead))

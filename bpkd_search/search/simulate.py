@@ -167,28 +167,42 @@ def simulate(
         for sampler, scheduler in strategies
     }
 
-    def worth(trial: Trial) -> float:
-        return backend.mean(backend.nearest(trial), metric)
-
     rows, outcomes = [], {}
     for name, searches in configs.items():
         runs = [simulate_search(search, backend, slots=slots) for search in searches]
         outcomes[name] = runs
-        to_target = np.array([next((s for s, trial in run.full if worth(trial) >= goal), math.inf) for run in runs])
-        found = np.array([run.curve[-1][1] for run in runs])
+        found = pd.DataFrame([figures(run, backend, metric, goal) for run in runs])
         rows.append(
             {
                 "strategy": name,
-                **_quartiles("seconds_to_target", to_target),
-                "reached": float(np.isfinite(to_target).mean()),
-                **_quartiles("best", found),
-                "gpu_seconds": float(np.median([run.curve[-1][0] for run in runs])),
-                "regret": backend.best(metric) - float(np.mean([worth(run.best_estimate()) for run in runs])),
-                "regret_of_best_score": backend.best(metric)
-                - float(np.mean([worth(run.best_score()) for run in runs])),
+                **_quartiles("seconds_to_target", found["seconds_to_target"]),
+                "reached": float(np.isfinite(found["seconds_to_target"]).mean()),
+                **_quartiles("best", found["best"]),
+                "gpu_seconds": float(found["gpu_seconds"].median()),
+                "regret": float(found["regret"].mean()),
+                "regret_of_best_score": float(found["regret_of_best_score"].mean()),
             }
         )
     return pd.DataFrame(rows), outcomes
+
+
+def figures(outcome: Outcome, backend: TableBackend, metric: str, goal: float) -> dict[str, float]:
+    """What one simulated search came to, in true means.
+
+    GPU-seconds until a trial of a setting worth `goal` has run in full (infinite if none has), the best score, the
+    GPU-seconds in all, and the regret of choosing by the best estimate and by the best score.
+    """
+
+    def worth(trial: Trial) -> float:
+        return backend.mean(backend.nearest(trial), metric)
+
+    return {
+        "seconds_to_target": next((spent for spent, trial in outcome.full if worth(trial) >= goal), math.inf),
+        "best": outcome.curve[-1][1],
+        "gpu_seconds": outcome.curve[-1][0],
+        "regret": backend.best(metric) - worth(outcome.best_estimate()),
+        "regret_of_best_score": backend.best(metric) - worth(outcome.best_score()),
+    }
 
 
 def target(config: SearchConfig, table: pd.DataFrame, tolerance: float = 0.005) -> float:

@@ -65,7 +65,7 @@ class State:
         self.rungs: Stopping = by_model if scheduler.name == "model" else make_rungs(scheduler, full)
         self.plan = Plan(config, fixed, sampled)
         self._judging = Judging(config.search, self.plan.fixed, self.trials)
-        self._ask_tell = AskTell(config, self.plan, self._judging, directory, storage)
+        self._ask_tell = AskTell(config, self.plan, self._judging, directory, storage, self.notes.append)
         self._spending = Spending(config.search.budget, clock)
         # Trials of other searches that wait until they can be judged; None before they were looked for.
         self._sources: dict[str, Found] | None = None

@@ -82,7 +82,7 @@ class Study:
         sampler = make_sampler(search.sampler, space, seed, search.seed, number)
         if self.learned is not None and isinstance(search.sampler, ModelSampler):
             startup = search.sampler.points_before(len(space))
-            sampler = self.learned.sampler(self._base, sampler, startup, seed)
+            sampler = self.learned.sampler(sampler, startup, seed)
         self.study.sampler = Distinct(sampler, space, self._base, self._repeats, self.every_point, second_seed)
         trial = self._trials.get(number)
         if trial is None:  # else a driver asked for it and died before the search knew

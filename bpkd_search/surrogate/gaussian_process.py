@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
+from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[import-untyped]
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel  # type: ignore[import-untyped]
@@ -35,55 +36,79 @@ class Prediction(NamedTuple):
     deviation: Values
 
 
-def fit_kernel(vectors: Vectors, values: Values) -> Kernel:
+def fit_kernel(vectors: Vectors, values: Values, variance: Values, scale: Values) -> Kernel:
     """The kernel with the most probable parameters: a Matern 5/2 kernel with a length scale an axis, and noise.
 
-    `values`, float64 [n], are those of trials at full budget at `vectors`, float64 [n, width]. The same input gives
-    the same kernel.
+    The arguments are those of `Surrogate`. The same input gives the same kernel.
     """
-    prior = _prior(vectors.shape[1])
-    if len(values) < 2 or np.ptp(values) == 0:
+    prior = prior_kernel(vectors.shape[1])
+    if len(scale) < 2 or np.ptp(scale) == 0:
         return prior
-    return _process(prior, 1e-10, _most_probable).fit(vectors, _scaled(values, values)).kernel_
+    noise = 1e-10 + variance / (float(scale.var()) or 1.0)
+    return _process(prior, noise, _most_probable).fit(vectors, _scaled(values, scale)).kernel_
 
 
 class Surrogate:
     """A Gaussian process with a known kernel, given what trials came to.
 
     `values` at `vectors` are those of full-budget trials, or forecasts of them; `variance`, float64 [n], is how unsure
-    a forecast is, in squared units of the values, and zero for a trial that ran in full. `scale` are the values that
-    the kernel was fitted to.
+    a forecast is, in squared units of the values, and zero for a trial that ran in full. Forecasts are wrong together
+    where points are alike: what early reports do not tell of the end is a function of the space too. `scale` are the
+    values that the kernel was fitted to.
     """
 
     def __init__(self, kernel: Kernel, vectors: Vectors, values: Values, variance: Values, scale: Values) -> None:
         self._mean, self._deviation = float(scale.mean()), float(scale.std()) or 1.0
-        self._vectors, self._values = vectors, values
-        self.process = _process(kernel, 1e-10 + variance / self._deviation**2, None)
-        self.process.fit(vectors, _scaled(values, scale))
+        self._signal, self._noise, self._vectors, self._values = kernel.k1, _white(kernel), vectors, values
+        prior = float(kernel.k1.k1.constant_value) + self._noise
+        # A forecast of variance v is an observation that is as far from the end as 1 + v / prior tells; two of them
+        # share what the later one lacks.
+        lacks = 1 + variance / self._deviation**2 / prior
+        shared = np.minimum(lacks[:, None], lacks[None])
+        covariance = self._signal(vectors) * shared + np.diag(self._noise * lacks + 1e-10)
+        self._factor = cholesky(covariance, lower=True)
+        self._weights = cho_solve((self._factor, True), self._scaled(values))
 
     @property
     def noise(self) -> float:
         """Standard deviation between seeds."""
-        return self._deviation * math.sqrt(_white(self.process.kernel_))
+        return self._deviation * math.sqrt(self._noise)
 
     def predict(self, vectors: Vectors) -> Prediction:
         """The mean over seeds at each of the points."""
-        mean, deviation = self.process.predict(vectors, return_std=True)
-        # The process's own variance is that of one more trial, its noise included.
-        variance = np.maximum(deviation**2 - _white(self.process.kernel_), 1e-12)
-        return Prediction(self._mean + self._deviation * mean, self._deviation * np.sqrt(variance))
+        across = self._signal(vectors, self._vectors)
+        known = solve_triangular(self._factor, across.T, lower=True)
+        variance = np.maximum(self._signal.diag(vectors) - (known**2).sum(0), 1e-12)
+        return Prediction(self._mean + self._deviation * (across @ self._weights), self._deviation * np.sqrt(variance))
+
+    def together(self, vectors: Vectors) -> tuple[Values, Values]:
+        """The same with the covariance of the points, float64 [points, points], instead of deviations."""
+        across = self._signal(vectors, self._vectors)
+        known = solve_triangular(self._factor, across.T, lower=True)
+        covariance = self._signal(vectors) - known.T @ known
+        return self._mean + self._deviation * (across @ self._weights), self._deviation**2 * covariance
+
+    def improvement(self, vectors: Vectors, best: float) -> Values:
+        """By how much each point's mean over seeds is expected to exceed `best`, float64 [points]."""
+        mean, deviation = self.predict(vectors)
+        ahead = (mean - best) / deviation
+        return np.asarray(deviation * (ahead * norm.cdf(ahead) + norm.pdf(ahead)), dtype=np.float64)
 
     @cached_property
     def held_out(self) -> Prediction:
         """Each trial's value as all others predict it, with the deviation of a value, noise included."""
-        inverse = cho_solve((self.process.L_, True), np.eye(len(self._values)))
+        inverse = cho_solve((self._factor, True), np.eye(len(self._values)))
         variance = 1 / np.diag(inverse)
         return Prediction(
-            self._values - self._deviation * variance * self.process.alpha_, self._deviation * np.sqrt(variance)
+            self._values - self._deviation * variance * self._weights, self._deviation * np.sqrt(variance)
         )
 
+    def _scaled(self, values: Values) -> Values:
+        return (values - self._mean) / self._deviation
 
-def _prior(width: int) -> Kernel:
+
+def prior_kernel(width: int) -> Kernel:
+    """The kernel before anything is known, for vectors of `width`."""
     lengths = np.full(width, math.exp(_LENGTH[0]) * math.sqrt(width))
     signal = ConstantKernel(math.exp(_SIGNAL[0]), (1e-3, 1e2)) * Matern(lengths, (1e-2, 1e3), nu=2.5)
     return signal + WhiteKernel(math.exp(_NOISE[0]), (1e-4, 1e1))

@@ -15,22 +15,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from bpkd_search.config.points import Point
 from bpkd_search.config.space import Distribution
 from bpkd_search.metrics.table import SCORES
 from bpkd_search.surrogate.encoding import Encoding, Hint, Vectors
-from bpkd_search.surrogate.forecast import Forecast, Message
-from bpkd_search.surrogate.gaussian_process import Prediction, Surrogate, fit_kernel
+from bpkd_search.surrogate.forecast import ENOUGH, Ended, Forecasts, Message
+from bpkd_search.surrogate.gaussian_process import Prediction, Surrogate, fit_kernel, prior_kernel
 
 Values = NDArray[np.float64]
-# Full trials without which nothing is predicted.
-ENOUGH = 4
 # More trials than this are not told apart by what a model can use; those that ran last count.
 _MOST = 300
 # The kernel is fitted anew when this many times as many trials have ended as at the fit before.
-_GROWTH = 1.2
+_GROWTH = 1.3
 _MOST_FITTED = 120
 
 
@@ -52,14 +51,28 @@ class Model:
     the same ones. Values that are not finite are passed over.
     """
 
-    def __init__(self, space: Mapping[str, Distribution], measures: Sequence[str] = SCORES) -> None:
-        """`measures` are those of a report from which the end may be forecast."""
-        self.encoding, self.measures = Encoding(space), measures
+    def __init__(
+        self,
+        space: Mapping[str, Distribution],
+        measures: Sequence[str] = SCORES,
+        early: str | None = None,
+        sign: int = 1,
+        rounds: int = 0,
+    ) -> None:
+        """`measures` are those of a report from which the end may be forecast.
+
+        `early` is the measure whose last report is the value, times `sign`: with it, points are compared before enough
+        trials have run in full.
+        """
+        self.encoding, self.measures, self._early, self._sign = Encoding(space), measures, early, sign
+        self._rounds = rounds
         self.evidence: dict[int, Evidence] = {}
         self._full: list[int] = []
+        self._ended: list[int] = []
         self._vectors: dict[int, Values] = {}
         self._kernels: dict[int, Any] = {}
-        self._forecasts: dict[int, Forecast | None] = {}
+        self._forecasts: Forecasts | None = None
+        self._messages: dict[int, Message | None] = {}
         self._surrogate: Surrogate | None = None
         self._rows: list[int] = []
 
@@ -71,9 +84,10 @@ class Model:
 
     def asked(self, number: int, point: Point) -> None:
         """Take a trial that has begun, or begun anew."""
-        if number in self._full:
-            self._full.remove(number)
-            self._forecasts, self._kernels = {}, {}
+        if number in self._ended:
+            self._ended.remove(number)
+            self._full = [other for other in self._full if other != number]
+            self._forecasts, self._kernels = None, {}
         self._surrogate = None
         self.evidence[number] = Evidence(dict(point))
         self._vectors[number] = self.encoding.vectors([point])[0]
@@ -87,22 +101,56 @@ class Model:
 
     def ended(self, number: int, value: float | None, variance: float = 0.0) -> None:
         """Take the value at full budget of a trial that has one; None for one that stopped or failed before."""
-        if number in self.evidence and _is_number(value):
-            self.evidence[number].value, self.evidence[number].variance = value, variance
-            self._full.append(number)
-            self._forecasts = {}
-        self._surrogate = None
+        if number in self.evidence:
+            if _is_number(value):
+                self.evidence[number].value, self.evidence[number].variance = value, variance
+                self._full.append(number)
+            self._ended.append(number)
+        self._forecasts = self._surrogate = None
 
     @property
     def can_judge(self) -> bool:
-        """Whether the model predicts trials that it is not told of better than their mean does."""
-        if len(self._full) < ENOUGH:
-            return False
+        """Whether the model may stop trials: it predicts trials that it is not told of better than their mean does.
+
+        Before enough have run in full, that the horizon is at half of the budget or later.
+        """
+        if (horizon := self.horizon()) is not None:
+            return self.can_propose and 2 * horizon >= self._rounds
         surrogate = self._fitted()
         full = [i for i, number in enumerate(self._rows) if self.evidence[number].value is not None]
         values = np.array([self.evidence[self._rows[i]].value for i in full], dtype=np.float64)
         error = surrogate.held_out.mean[full] - values
         return bool(np.mean(error**2) < np.var(values) * (len(values) / (len(values) - 1)) ** 2)
+
+    def horizon(self) -> int | None:
+        """The epoch whose values the model is of: None, the last, once enough trials have run in full.
+
+        Before, the latest that as many have come to; 0 if there is none.
+        """
+        if self._early is None or len(self._full) >= ENOUGH:
+            return None
+        came = sorted(
+            (
+                max((epoch for epoch, report in e.reports.items() if self._early in report), default=0)
+                for e in self.evidence.values()
+            ),
+            reverse=True,
+        )
+        return came[ENOUGH - 1] if len(came) >= ENOUGH else 0
+
+    @property
+    def can_propose(self) -> bool:
+        """Whether points can be compared: `ready`, or enough trials have come to one epoch."""
+        return self.ready or bool(self.horizon())
+
+    def known(self) -> list[int]:
+        """The trials whose values at the horizon are known."""
+        horizon = self.horizon()
+        return (
+            self.full()
+            if horizon is None
+            else [n for n, e in self.evidence.items() if self._early in e.reports.get(horizon, {})]
+        )
 
     @property
     def ready(self) -> bool:
@@ -118,6 +166,22 @@ class Model:
         """The trials with a value at full budget, in the order of their ends."""
         return list(self._full)
 
+    def best(self) -> float:
+        """The best estimated mean of a point whose value at the horizon is known; needs `can_propose`."""
+        return float(self.estimate(self.known()).mean.max())
+
+    def improvement(self, number: int) -> float:
+        """By how much a trial's mean is expected to exceed the best; needs `can_propose`."""
+        return float(self._fitted().improvement(self._vectors[number][None], self.best())[0])
+
+    def lead(self, number: int) -> float:
+        """How probable it is that a trial's mean is above that of the point that leads; needs `can_propose`."""
+        others = [other for other in self.known() if other != number]
+        leader = others[int(np.argmax(self.estimate(others).mean))]
+        (mine, its), covariance = self.together([number, leader])
+        variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+        return float(norm.cdf((mine - its) / math.sqrt(max(variance, 1e-300))))
+
     def predict(self, points: Iterable[Mapping[str, Any]]) -> Prediction:
         """The mean over seeds at full budget of each point; needs `ready`."""
         return self.predict_vectors(self.encoding.vectors(points))
@@ -130,6 +194,11 @@ class Model:
     def estimate(self, numbers: Sequence[int]) -> Prediction:
         """The mean over seeds at full budget of trials' points, with all that they reported; needs `ready`."""
         return self.predict_vectors(np.array([self._vectors[n] for n in numbers]).reshape(-1, self.encoding.width))
+
+    def together(self, numbers: Sequence[int]) -> tuple[Values, Values]:
+        """The means over seeds of trials' points, and their covariance."""
+        with _threads().limit(limits=1):
+            return self._fitted().together(np.array([self._vectors[n] for n in numbers]))
 
     def believing(self, points: Vectors) -> Surrogate:
         """The surrogate as it were had trials at these points come out as predicted; needs `ready`."""
@@ -144,7 +213,7 @@ class Model:
                 np.concatenate([vectors, points]),
                 np.concatenate([values, believed]),
                 np.concatenate([variance, np.zeros(len(points))]),
-                self._values_of(self._full),
+                self._scale(self._full),
             )
 
     def silent(self) -> Vectors:
@@ -157,58 +226,85 @@ class Model:
         if self._surrogate is None:
             with _threads().limit(limits=1):
                 self._rows, self._data = self._gather()
-                self._surrogate = Surrogate(self._kernel(), *self._data, self._values_of(self._full))
+                self._surrogate = Surrogate(self._kernel(), *self._data, self._scale(self._full))
         return self._surrogate
 
     def _gather(self) -> tuple[list[int], tuple[Vectors, Values, Values]]:
         """Trials with a value or a forecast of it: their numbers, vectors, values and variances."""
-        messages = {number: Message(e.value, e.variance) for number, e in self.evidence.items() if e.value is not None}
-        for number, evidence in self.evidence.items():
-            if evidence.value is None and evidence.reports and (message := self._message(evidence)):
+        if (horizon := self.horizon()) is not None:
+            return self._gather_at(horizon)
+        if self._forecasts is None:
+            self._forecasts = self._learned_from(self._ended)
+            self._messages = {}
+        ended = set(self._ended)
+        for number in [number for number in self._ended[-_MOST:] if number not in self._messages]:
+            self._messages[number] = self._known(number, self._forecasts)
+        running = [number for number in self.evidence if number not in ended][-_MOST:]
+        found = self._messages | {number: self._known(number, self._forecasts) for number in running}
+        return self._arrays({number: message for number, message in found.items() if message is not None})
+
+    def _gather_at(self, horizon: int) -> tuple[list[int], tuple[Vectors, Values, Values]]:
+        """The same of values at an epoch that not all trials have come to."""
+        known = {n: self._at(n, horizon) for n in self.known()}
+        before = {n: {at: r for at, r in e.reports.items() if at < horizon} for n, e in self.evidence.items()}
+        forecasts = Forecasts([Ended(before[n], value) for n, value in known.items()], self.measures)
+        messages = {n: Message(value, 0.0) for n, value in known.items()}
+        for number in self.evidence:
+            if number not in known and (message := forecasts.message(before[number])) is not None:
                 messages[number] = message
-        rows = [*self._full, *(number for number in messages if self.evidence[number].value is None)][-_MOST:]
-        kept = [messages[number] for number in rows]
+        if self._rounds and len(known) > 1:
+            # That values correlate with the ends by the share of the budget that they took is a guess: the trials that
+            # are known show nothing of it yet.
+            shown = (horizon / self._rounds) ** 2
+            spread = float(np.var(list(known.values())))
+            messages = {
+                n: Message(m.value, spread * ((1 + m.variance / (spread or 1.0)) / shown - 1))
+                for n, m in messages.items()
+            }
+        return self._arrays(messages)
+
+    def _arrays(self, messages: Mapping[int, Message]) -> tuple[list[int], tuple[Vectors, Values, Values]]:
+        rows = list(messages)[-_MOST:]
         return rows, (
-            np.array([self._vectors[number] for number in rows]),
-            np.array([message.value for message in kept]),
-            np.array([message.variance for message in kept]),
+            np.array([self._vectors[number] for number in rows]).reshape(-1, self.encoding.width),
+            np.array([messages[number].value for number in rows]),
+            np.array([messages[number].variance for number in rows]),
         )
 
-    def _message(self, evidence: Evidence) -> Message | None:
-        epoch = max(evidence.reports)
-        forecast = self._forecast(epoch)
-        names = self._names(epoch)
-        if forecast is None or any(name not in evidence.reports[epoch] for name in names):
-            return None
-        return forecast.message(np.array([evidence.reports[epoch][name] for name in names]))
+    def _known(self, number: int, forecasts: Forecasts) -> Message | None:
+        evidence = self.evidence[number]
+        if evidence.value is not None:
+            return Message(evidence.value, evidence.variance)
+        return forecasts.message(evidence.reports)
 
-    def _forecast(self, epoch: int) -> Forecast | None:
-        if epoch not in self._forecasts:
-            full, names = self._with_report(epoch), self._names(epoch)
-            self._forecasts[epoch] = None
-            if len(full) >= ENOUGH and names:
-                early = [[self.evidence[n].reports[epoch][name] for name in names] for n in full]
-                self._forecasts[epoch] = Forecast(np.array(early), self._values_of(full))
-        return self._forecasts[epoch]
-
-    def _with_report(self, epoch: int) -> list[int]:
-        return [n for n in self._full if epoch in self.evidence[n].reports][-_MOST:]
-
-    def _names(self, epoch: int) -> list[str]:
-        """The scores that every full trial reported at that epoch."""
-        full = self._with_report(epoch)
-        return [name for name in self.measures if full and all(name in self.evidence[n].reports[epoch] for n in full)]
+    def _learned_from(self, numbers: Sequence[int]) -> Forecasts:
+        kept = [self.evidence[number] for number in numbers[-_MOST:]]
+        return Forecasts([Ended(evidence.reports, evidence.value) for evidence in kept], self.measures)
 
     def _kernel(self) -> Any:
-        """The kernel, fitted to the first full trials, as many as there were at the last of growing numbers."""
-        count = min(len(self._full), _MOST_FITTED)
-        if count > 10:
-            count = int(10 * _GROWTH ** math.floor(math.log(count / 10, _GROWTH) + 1e-9))
+        """The kernel, fitted to the first trials that ended, as many as there were at the last of growing numbers."""
+        if self.horizon() is not None:
+            return prior_kernel(self.encoding.width)
+        count = min(len(self._ended), _MOST_FITTED)
+        if count > ENOUGH:
+            count = int(ENOUGH * _GROWTH ** math.floor(math.log(count / ENOUGH, _GROWTH) + 1e-9))
         if count not in self._kernels:
-            first = self._full[:count]
-            vectors = np.array([self._vectors[number] for number in first])
-            self._kernels[count] = fit_kernel(vectors, self._values_of(first))
+            first = self._ended[:count]
+            forecasts = self._learned_from(first)
+            found = {number: self._known(number, forecasts) for number in first}
+            _, (vectors, values, variance) = self._arrays({n: m for n, m in found.items() if m is not None})
+            self._kernels[count] = fit_kernel(vectors, values, variance, self._scale(first))
         return self._kernels[count]
+
+    def _scale(self, numbers: Sequence[int]) -> Values:
+        """The values at the horizon of those of the trials that have one."""
+        if (horizon := self.horizon()) is not None:
+            return np.array([self._at(n, horizon) for n in self.known()])
+        return self._values_of([number for number in numbers if self.evidence[number].value is not None])
+
+    def _at(self, number: int, epoch: int) -> float:
+        """What a trial's value is at an epoch before the last."""
+        return self._sign * self.evidence[number].reports[epoch][str(self._early)]
 
     def _values_of(self, numbers: Sequence[int]) -> Values:
         return np.array([self.evidence[number].value for number in numbers], dtype=np.float64)

@@ -16,10 +16,7 @@ tf_efficientnet_lite0, 6 epochs, random sampling and no early stopping. Their ra
 from __future__ import annotations
 
 import argparse
-import heapq
-import itertools
 import json
-import math
 import resource
 import tempfile
 import time
@@ -30,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from ray import tune
+from rivals import play
 
 from bpkd_search import Leaderboard
 from bpkd_search.cluster.connection import connect_ray
@@ -39,7 +37,7 @@ from bpkd_search.config import SearchConfig, load_search
 from bpkd_search.config.distributions import distance
 from bpkd_search.config.load import parse
 from bpkd_search.config.paths import find
-from bpkd_search.config.points import run_at, to_tree
+from bpkd_search.config.points import to_tree
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.recorder import Recorder
 from bpkd_search.experiment.schema import COMPLETE
@@ -117,71 +115,6 @@ def in_simulated_time(trials: int, sampler: str, slots: int, charge: bool) -> di
     }
 
 
-def rays_own(config: SearchConfig, backend: TableBackend, slots: int, seed: int) -> tuple[float, float, float]:
-    """Ray's OptunaSearch and ASHAScheduler on the table: GPU-seconds to the target, best, GPU-seconds in all."""
-    from types import SimpleNamespace
-
-    import optuna
-    from ray.tune.schedulers import AsyncHyperBandScheduler
-    from ray.tune.search.optuna import OptunaSearch
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-    def space(trial: optuna.Trial) -> None:
-        for path, distribution in config.space.items():
-            low, high = distribution.bounds
-            if isinstance(low, int):
-                trial.suggest_int(path, low, high, step=distribution.step, log=distribution.log)
-            else:
-                trial.suggest_float(path, low, high, log=distribution.log)
-
-    metric, scheduler = config.search.ranked_by, config.search.scheduler
-    search = OptunaSearch(space=space, metric=metric, mode="max", sampler=optuna.samplers.TPESampler(seed=seed))
-    asha = AsyncHyperBandScheduler(
-        time_attr="epoch",
-        metric=metric,
-        mode="max",
-        grace_period=int(scheduler.grace),
-        reduction_factor=scheduler.reduction,
-        max_t=backend.epochs,
-    )
-    base, goal = config.run(), backend.best(metric) - 0.005
-    heap: list[tuple[float, int, Any, Trial, dict[str, Any]]] = []
-    now = spent = 0.0
-    reached, best, asked = math.inf, -math.inf, 0
-    free, order = slots, itertools.count()
-
-    def begin(handle: Any, trial: Trial, epoch: int, before: float) -> None:
-        report = backend.report(trial, epoch)
-        heapq.heappush(heap, (now + report["gpu_seconds"] - before, next(order), handle, trial, report))
-
-    while True:
-        while free and asked < config.search.trials:
-            handle = SimpleNamespace(trial_id=str(asked), stopping_criterion={}, status="RUNNING")
-            point = search.suggest(handle.trial_id)
-            asha.on_trial_add(None, handle)
-            asked, free = asked + 1, free - 1
-            begin(handle, Trial(asked - 1, "bpkd", "sampled", run_at(base, point)), 1, 0.0)
-        if not heap:
-            return reached, best, spent
-        now, _, handle, trial, report = heapq.heappop(heap)
-        spent += report["gpu_seconds"] - trial.last().get("gpu_seconds", 0.0)
-        trial.reports[report["epoch"]] = report
-        result = {**report, "training_iteration": report["epoch"]}
-        decision = asha.on_trial_result(None, handle, result)
-        if decision == "CONTINUE" and not report["final"]:
-            search.on_trial_result(handle.trial_id, result)
-            begin(handle, trial, report["epoch"] + 1, report["gpu_seconds"])
-            continue
-        free += 1
-        asha.on_trial_complete(None, handle, result)
-        search.on_trial_complete(handle.trial_id, result)
-        if report["final"]:
-            best = max(best, report[metric])
-            if best >= goal and math.isinf(reached):
-                reached = spent
-
-
 def on_table(table: Path, space: Path, seeds: int, slots: int, trials: int) -> dict[str, Any]:
     recorded = read_table(table)
     epochs = int(recorded["epoch"].max())
@@ -191,17 +124,18 @@ def on_table(table: Path, space: Path, seeds: int, slots: int, trials: int) -> d
                   ("gp", "asha")]  # fmt: skip
     rows, _ = simulate(config, recorded, strategies, seeds=seeds, slots=slots)
     result = {row["strategy"]: {k: v for k, v in row.items() if k != "strategy"} for row in rows.to_dict("records")}
-    theirs = np.array([rays_own(config, backend, slots, seed) for seed in range(seeds)])
-    low, middle, high = np.quantile(theirs[:, 0], [0.25, 0.5, 0.75], method="nearest")
-    result["Ray OptunaSearch + ASHAScheduler"] = {
+    name, goal = "Ray OptunaSearch + ASHAScheduler", target(config, recorded)
+    theirs = [play(name, with_strategy(config, "random", "asha", seed), backend, slots, goal) for seed in range(seeds)]
+    low, middle, high = np.quantile([run["seconds_to_target"] for run in theirs], [0.25, 0.5, 0.75], method="nearest")
+    result[name] = {
         "seconds_to_target": middle,
         "seconds_to_target_q1": low,
         "seconds_to_target_q3": high,
-        "reached": float(np.isfinite(theirs[:, 0]).mean()),
-        "best": float(np.median(theirs[:, 1])),
-        "gpu_seconds": float(np.median(theirs[:, 2])),
+        "reached": float(np.mean([np.isfinite(run["seconds_to_target"]) for run in theirs])),
+        "best": float(np.median([run["best"] for run in theirs])),
+        "gpu_seconds": float(np.median([run["gpu_seconds"] for run in theirs])),
     }
-    return {"recorded_trials": len(backend.curves), "epochs": backend.epochs, "target": target(config, recorded),
+    return {"recorded_trials": len(backend.curves), "epochs": backend.epochs, "target": goal,
             "seeds": seeds, "slots": slots, "strategies": result}  # fmt: skip
 
 

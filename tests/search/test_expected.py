@@ -16,8 +16,9 @@ def shares(tiny: dict[str, Any], *overrides: str, rounds: int = 10) -> tuple[flo
     return expected_shares(parse(SearchConfig, tiny, "test", ["train.epochs=10", *overrides]), rounds)
 
 
-def test_without_a_scheduler_every_trial_runs_in_full(tiny: dict[str, Any]) -> None:
-    assert shares(tiny, "search.scheduler={name: none}") == (1.0, 1.0)
+@pytest.mark.parametrize("name", ["none", "model"])
+def test_without_a_rule_that_is_known_before_every_trial_runs_in_full(tiny: dict[str, Any], name: str) -> None:
+    assert shares(tiny, f"search.scheduler={{name: {name}}}") == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("trials", [6, 40])

@@ -21,8 +21,8 @@ from bpkd_search.search.engine import Engine
 from bpkd_search.search.replay import replay
 from bpkd_search.search.simulate import simulate, simulate_search
 from bpkd_search.surrogate.encoding import Encoding
-from bpkd_search.surrogate.forecast import Forecast
-from bpkd_search.surrogate.gaussian_process import Surrogate, fit_kernel
+from bpkd_search.surrogate.forecast import Ended, Forecast, Forecasts
+from bpkd_search.surrogate.gaussian_process import Surrogate, fit_kernel, prior_kernel
 from bpkd_search.surrogate.model import Model
 from tests.driving import drive
 
@@ -74,7 +74,7 @@ def test_a_forecast_is_as_sure_as_its_leave_one_out_error() -> None:
     random = np.random.default_rng(0)
     early = random.normal(size=(12, 3))
     final = 0.3 + 0.02 * early[:, 0] + 0.001 * random.normal(size=12)
-    forecast = Forecast(early, final)
+    forecast = Forecast(early, final, np.zeros(12))
     scaled = (early - early.mean(0)) / early.std(0)
     errors = []
     for strength in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0):
@@ -89,15 +89,99 @@ def test_a_forecast_is_as_sure_as_its_leave_one_out_error() -> None:
 
 def test_reports_that_say_nothing_give_no_message() -> None:
     random = np.random.default_rng(1)
-    forecast = Forecast(random.normal(size=(10, 2)) * 0 + 1, random.normal(size=10))
+    forecast = Forecast(np.ones((10, 2)), random.normal(size=10), np.zeros(10))
     assert forecast.message(np.ones(2)) is None
+
+
+def test_forecasts_count_stopped_trials_so_that_they_are_not_those_of_survivors() -> None:
+    """Half of what is seen at epoch 1 lasts to epoch 2, and all of that to the end; the worse half is stopped at 2."""
+    random = np.random.default_rng(4)
+    first = random.normal(size=400)
+    second = 0.5 * first + random.normal(size=400)
+    ended = [Ended({1: {"miou": a}, 2: {"miou": b}}, b if b > 0 else None) for a, b in zip(first, second, strict=True)]
+    survivors = [trial for trial in ended if trial.value is not None]
+
+    def slope(trials: list[Ended]) -> float:
+        forecasts = Forecasts(trials, ["miou"])
+        high, low = (forecasts.at({1: {"miou": value}}) for value in (1.0, -1.0))
+        assert high is not None and low is not None
+        return (high.value - low.value) / 2
+
+    assert slope(ended) == pytest.approx(0.5, abs=0.1)
+    assert slope(survivors) < 0.35
+
+
+def test_forecasts_of_one_epoch_are_wrong_together() -> None:
+    """The posterior is that of a process over points and epochs whose early values correlate with the ends by `rho`."""
+    random = np.random.default_rng(5)
+    vectors, rho = random.random((7, 2)) - 0.5, 0.6
+    values = random.normal(size=7)
+    early = np.arange(7) < 4
+    kernel = prior_kernel(2)
+    signal, noise = kernel.k1, float(kernel.k2.noise_level)
+    total = float(signal.k1.constant_value) + noise
+    scale = np.array([-1.0, 1.0])  # mean 0, deviation 1
+    variance = np.where(early, total * (1 / rho**2 - 1), 0.0)
+    points = random.random((3, 2)) - 0.5
+    found = Surrogate(kernel, vectors, values / np.where(early, rho, 1.0), variance, scale).predict(points)
+    epochs = np.where(early[:, None] == early[None], 1.0, rho)
+    covariance = signal(vectors) * epochs + noise * np.eye(7)
+    across = signal(points, vectors) * np.where(early, rho, 1.0)
+    np.testing.assert_allclose(found.mean, across @ np.linalg.solve(covariance, values), atol=1e-6)
+    known = np.einsum("ij,ji->i", across, np.linalg.solve(covariance, across.T))
+    np.testing.assert_allclose(found.deviation, np.sqrt(signal.diag(points) - known), atol=1e-6)
+
+
+def test_the_lead_of_a_trial_is_the_share_of_joint_draws_in_which_it_is_ahead(tiny: dict[str, Any]) -> None:
+    model = Model(config_of(tiny).space)
+    random = np.random.default_rng(6)
+    for number in range(8):
+        model.asked(
+            number, {"loss.edge_width": 3, "loss.edge_weight": 10 ** random.uniform(-1, 1), "loss.body_weight": 1.0}
+        )
+        model.ended(number, 0.3 + 0.02 * random.normal() if number else None)
+    numbers = list(range(8))
+    means, covariance = model.together(numbers)
+    leader = 1 + int(np.argmax(means[1:]))
+    draws = random.multivariate_normal(means, covariance, size=200_000, method="eigh")
+    assert model.lead(0) == pytest.approx(float((draws[:, 0] > draws[:, leader]).mean()), abs=0.005)
+
+
+def test_points_are_compared_at_the_last_epoch_that_enough_trials_have_come_to(tiny: dict[str, Any]) -> None:
+    space = config_of(tiny).space
+    model, weight = Model(space, early="miou", rounds=8), space["loss.edge_weight"]
+    points = [{"loss.edge_weight": quantile(weight, number / 6)} for number in range(6)]
+    for number, point in enumerate(points):
+        model.asked(number, point)
+        for epoch in range(1, 5 if number < 4 else 3):
+            model.reported(number, epoch, {"miou": 0.1 * number + 0.01 * epoch})
+    assert (model.horizon(), model.known(), model.ready, model.can_propose) == (4, [0, 1, 2, 3], False, True)
+    assert (np.diff(model.predict(points[:4]).mean) > 0).all()
+    for number in range(4):
+        model.ended(number, 0.3 - 0.1 * number)
+    assert (model.horizon(), model.known(), model.ready) == (None, [0, 1, 2, 3], True)
+
+
+def test_a_model_that_cannot_be_fitted_proposes_at_random_and_says_so_once(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impossible(*_: Any) -> Any:
+        raise np.linalg.LinAlgError("not positive definite")
+
+    monkeypatch.setattr("bpkd_search.surrogate.model.Surrogate", impossible)
+    config = config_of(tiny, 16)
+    outcome = simulate_search(config, CurveBackend(config), slots=3)
+    assert set(outcome.engine.states.values()) == {"COMPLETE"} and len(outcome.engine.states) == 16
+    assert [note for note in outcome.engine.notes if "cannot be fitted" in note] == [
+        "the model cannot be fitted (not positive definite): points are random and no trial is stopped while that lasts"
+    ]
 
 
 def test_held_out_predictions_are_those_of_processes_without_the_trial() -> None:
     random = np.random.default_rng(2)
     vectors = random.random((9, 2)) - 0.5
     values = 0.4 - vectors[:, 0] ** 2 + 0.01 * random.normal(size=9)
-    kernel = fit_kernel(vectors, values)
+    kernel = fit_kernel(vectors, values, np.zeros(9), values)
     whole = Surrogate(kernel, vectors, values, np.zeros(9), values)
     for left_out in range(9):
         rest = np.arange(9) != left_out
@@ -111,7 +195,8 @@ def test_replicates_tell_noise_from_signal() -> None:
     random = np.random.default_rng(3)
     vectors = np.repeat(random.random((10, 2)) - 0.5, 3, axis=0)
     values = vectors[:, 0] + 0.1 * random.normal(size=30)
-    surrogate = Surrogate(fit_kernel(vectors, values), vectors, values, np.zeros(30), values)
+    kernel = fit_kernel(vectors, values, np.zeros(30), values)
+    surrogate = Surrogate(kernel, vectors, values, np.zeros(30), values)
     assert surrogate.noise == pytest.approx(0.1, rel=0.5)
 
 
