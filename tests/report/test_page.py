@@ -422,7 +422,7 @@ def test_a_browser_shows_sorts_and_hovers(board: Leaderboard, tmp_path: Path, br
     assert column(browser, "edge weight")[-1] == ""  # trials without one stay last
     assert browser.find_element("css selector", "#leaderboard th[aria-sort]").get_attribute("aria-sort") == "descending"
 
-    chart = browser.find_element("css selector", ".chart")
+    chart = browser.find_element("xpath", "//section[h2='Best so far']//div[starts-with(@class, 'chart')]")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
 
     def hovered(browser: Any) -> bool:
