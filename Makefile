@@ -14,7 +14,7 @@ FAST := tests/config tests/experiment tests/losses tests/metrics tests/search te
 demo: $(STAMP)  ## A whole search on scenes the package draws; ends with a leaderboard.
 	runners/local.sh quickstart
 
-test: $(STAMP)  ## The ordinary tests, under 8 minutes on two cores.
+test: $(STAMP)  ## The ordinary tests, a quarter of an hour on two cores.
 	$(BIN)/pytest -m "not long" -n $(WORKERS) --dist loadfile
 
 test-long: $(STAMP)  ## Searches that are killed and resumed, and other tests of several minutes.

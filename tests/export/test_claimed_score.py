@@ -78,7 +78,7 @@ def test_a_confirmed_setting_carries_its_mean_its_intervals_and_the_commit(confi
 def test_one_trial_and_the_report_show_the_commit(call, confirmed: Path) -> None:
     assert re.search(r"\n  commit +abc123\+changes\n", call("show", confirmed)[1])
     board = Leaderboard(confirmed)
-    facts, _ = headline(board, board.trials())
+    facts, _ = headline(board, board.with_estimates(board.trials()))
     assert facts[-1] == "commit abc123+changes"
     (confirmed / "experiment.json").unlink()
     assert "commit" not in call("show", confirmed)[1]

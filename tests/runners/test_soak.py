@@ -44,6 +44,7 @@ def kills_in(said: str) -> int:
     return int(line.split(", ")[1].split()[0])
 
 
+@pytest.mark.long
 def test_half_a_minute_of_kills_changes_no_table(
     bench: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from bpkd_search.config import SearchConfig
@@ -43,11 +44,16 @@ def search(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     """A search with a folder of data, and files of weights for teacher and student."""
     tree = on_folder(tiny, save_scenes(tmp_path / "data", train=4, val=2), tmp_path / "cache")
     for name in ("teacher", "student"):
-        (tmp_path / f"{name}.pt").write_bytes(name.encode())
+        save_weights(tmp_path / f"{name}.pt", name)
     tree["teacher"]["checkpoint"] = str(tmp_path / "teacher.pt")
     tree["student"]["weights"] = str(tmp_path / "student.pt")
     tree["train"]["device"] = "cpu"
     return tree
+
+
+def save_weights(path: Path, word: str) -> None:
+    """A file of tensors that differs from those with other words; the names of a teacher's classes are read from it."""
+    torch.save({"word": torch.tensor(list(word.encode()))}, path)
 
 
 def values(tree: dict[str, Any]) -> dict[str, str | None]:
@@ -61,8 +67,8 @@ def changed(before: dict[str, str | None], after: dict[str, str | None]) -> set[
 
 def test_contents_are_those_of_the_files_wherever_they_are(search: dict[str, Any], tmp_path: Path) -> None:
     before = values(search)
-    for name in ("teacher", "student"):
-        assert before[{"student": "student.weights"}.get(name, name)] == hashlib.sha256(name.encode()).hexdigest()[:16]
+    for name, file in (("teacher", "teacher.pt"), ("student.weights", "student.pt")):
+        assert before[name] == hashlib.sha256((tmp_path / file).read_bytes()).hexdigest()[:16]
     assert (before["data.train"] or "").startswith("4 images, ") and (before["data.val"] or "").startswith("2 images, ")
     assert before["teacher.precision"] == "cpu float32"
     shutil.move(tmp_path / "data", tmp_path / "moved")
@@ -74,7 +80,7 @@ def test_contents_are_those_of_the_files_wherever_they_are(search: dict[str, Any
 
 def test_each_content_is_told_from_the_others(search: dict[str, Any], tmp_path: Path) -> None:
     before = values(search)
-    (tmp_path / "teacher.pt").write_bytes(b"another")
+    save_weights(tmp_path / "teacher.pt", "another")
     assert changed(before, values(search)) == {"teacher"}
     (tmp_path / "student.pt").write_bytes(b"another")
     assert changed(before, values(search)) == {"teacher", "student.weights"}
