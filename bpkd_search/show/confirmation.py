@@ -50,8 +50,9 @@ def confirmed(board: Leaderboard) -> tuple[list[Confirmed], list[str]]:
     limits = [
         "Fresh training seeds, the same for every setting; differences are paired by seed; 95 % intervals by Student's"
         " t. P(best): how likely the mean over all seeds is the highest, by Student's t, from 3 seeds on.",
-        "The verdict is on the best of the searched settings; its intervals are corrected for the number of those, and the"
-        " deviation between seeds in them is partly that of all settings. The mean of the best of many is partly luck.",
+        "The verdict is on the best of the searched settings; its intervals are corrected for the number of those, and"
+        " the deviation between seeds in them is partly that of all settings. The mean of the best of many is partly"
+        " luck.",
         "The settings were chosen on this validation split: seeds do not show overfitting to its images"
         + ("; the held-out split does, and nothing was chosen on it." if tested else "."),
     ]
