@@ -8,9 +8,25 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 KEY, SECRET = "test-key", "test-secret"
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[StoreServer]:
+    """A server that runs, with its address and credentials in the environment."""
+    server = StoreServer(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        server.start()
+        yield server
+        server.stop()
 
 
 class StoreServer:

@@ -12,18 +12,13 @@ from bpkd_search.config.data import Data
 from bpkd_search.data.views.chunks import Table
 from bpkd_search.training.forms import Form
 from bpkd_search.training.inputs import prepare_views, view_recipe
-from tests.store_server import StoreServer
+from tests.store_server import StoreServer, running
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
-    server = StoreServer(tmp_path_factory.mktemp("server"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        server.start()
+    with running(tmp_path_factory.mktemp("server")) as server:
         yield server
-        server.stop()
 
 
 def data(url: str | None, folder: Path) -> Data:

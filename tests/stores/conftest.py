@@ -6,16 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.store_server import StoreServer
+from tests.store_server import StoreServer, running
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
     """A server that runs, with its address and credentials in the environment."""
-    server = StoreServer(tmp_path_factory.mktemp("server"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        server.start()
+    with running(tmp_path_factory.mktemp("server")) as server:
         yield server
-        server.stop()

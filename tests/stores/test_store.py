@@ -129,7 +129,7 @@ def test_of_two_drivers_one_gets_the_lease(server: StoreServer, monkeypatch: pyt
     # The first is cut off: its lease ends, and the second gets it. Then the first one finds out.
     begin = time.monotonic()
     second.take(said.append)
-    assert 1 < time.monotonic() - begin < 30
+    assert time.monotonic() - begin > 1
     time.sleep(0.2)
     with pytest.raises(HeldError, match="was taken over by process"):
         first.renew_if_due()
@@ -138,11 +138,12 @@ def test_of_two_drivers_one_gets_the_lease(server: StoreServer, monkeypatch: pyt
 
 
 def test_a_lease_that_was_given_back_is_free_at_once(server: StoreServer) -> None:
-    store = Store(server.url())
+    store, said = Store(server.url()), list[str]()
     first = Lease(store, "first")
-    first.take(pytest.fail)
+    first.take(said.append)
     first.release()
-    Lease(store, "second").take(pytest.fail)
+    Lease(store, "second").take(said.append)
+    assert said == []  # nobody was waited for
 
 
 def test_a_mirror_says_once_that_the_store_is_away_and_sends_the_rest_later(tmp_path: Path) -> None:
