@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -79,8 +79,12 @@ class StoreServer:
     def objects(self, url: str) -> dict[str, bytes]:
         """The objects under a URL that are not empty, as the server keeps them on disk."""
         root = self.folder / url.removeprefix("s3://")
-        files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-        return {name: content for name, content in files.items() if content}
+        files = dict[str, bytes]()
+        for path in root.rglob("*"):
+            with suppress(FileNotFoundError):  # the server has just replaced it, or it is being written
+                if path.is_file() and (content := path.read_bytes()):
+                    files[path.relative_to(root).as_posix()] = content
+        return files
 
 
 def free_port() -> int:

@@ -198,8 +198,8 @@ def test_the_study_of_the_folder_opens_with_plain_optuna(
 def test_nothing_is_left_but_results(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     out, _ = finished
     assert {p.name for p in out.iterdir()} == {
-        *("calibration.json", "checkpoints", "config.yaml", "events.jsonl", "experiment.json", "lock", "reports"),
-        *("logs", "students", "study.journal", "trials"),
+        *("calibration.json", "calibration.lock", "checkpoints", "config.yaml", "events.jsonl", "experiment.json"),
+        *("lock", "logs", "reports", "students", "study.journal", "trials"),
     }
     assert list((out / "checkpoints").iterdir()) == []
     trials = Leaderboard(out).trials()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -76,13 +77,22 @@ GIVEN = {
 }
 
 
+@pytest.fixture
+def environment() -> Iterator[pytest.MonkeyPatch]:
+    """Sets variables for a test; Ray's part of this process reads them as they were before, afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+    with own_token():
+        pass
+
+
 @pytest.mark.parametrize("given", GIVEN)
-def test_what_the_user_has_set_is_kept(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_user_has_set_is_kept(given: str, environment: pytest.MonkeyPatch) -> None:
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     for name in names:
-        monkeypatch.delenv(name, raising=False)
+        environment.delenv(name, raising=False)
     for name, value in GIVEN[given].items():
-        monkeypatch.setenv(name, value)
+        environment.setenv(name, value)
 
     def shown() -> dict[str, str]:
         return {name: os.environ[name] for name in names if name in os.environ}
