@@ -143,6 +143,7 @@ def test_reading_commands_take_the_url_on_any_machine(
     assert code == 2 and f"{url}: exists already" in err
 
 
+@pytest.mark.long  # depends on the moment of the kill
 def test_a_killed_search_goes_on_on_another_machine_from_the_url_alone(
     space: Path, on_disk: Path, server: StoreServer, tmp_path: Path
 ) -> None:
