@@ -16,9 +16,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from bpkd_search.errors import HeldError
-from bpkd_search.stores.store import Store
+from bpkd_search.stores.store import Object, Store
 
 LEASES = "lease"
+# Some servers show an object that is being replaced as missing, for less than this.
+_MOMENT_SECONDS = 0.2
 
 
 def lease_seconds() -> float:
@@ -60,7 +62,7 @@ class Lease:
         """Renew it in good time. Raises `HeldError` if another driver has it, `StoreError` if the store is away."""
         if time.monotonic() - self._renewed < self._seconds / 6:
             return
-        held = self._store.objects(LEASES)
+        held = _leases(self._store)
         own = held.get(self._own)
         later = [name for name, other in held.items() if own and name != self._own and other.time > own.time]
         if own is None or any(_read(self._store, name).get("holds") for name in later):
@@ -76,7 +78,7 @@ class Lease:
         self._store.empty(self._own)
 
     def _others(self) -> dict[str, datetime]:
-        held = self._store.objects(LEASES)
+        held = _leases(self._store)
         now, last = held[self._own].time, timedelta(seconds=self._seconds)
         return {name: each.time for name, each in held.items() if name != self._own and now - each.time < last}
 
@@ -92,11 +94,22 @@ class Lease:
 def held_by(store: Store) -> str:
     """Who holds an experiment; empty if nobody does."""
     now = store.now()
-    for name, lease in store.objects(LEASES).items():
+    for name, lease in _leases(store).items():
         if now - lease.time < timedelta(seconds=lease_seconds()) and (facts := _read(store, name)).get("holds"):
             return str(facts["who"])
     return ""
 
 
+def _leases(store: Store) -> dict[str, Object]:
+    """The leases by name, also one that is being replaced."""
+    first = store.objects(LEASES)
+    time.sleep(_MOMENT_SECONDS)
+    return first | store.objects(LEASES)
+
+
 def _read(store: Store, name: str) -> dict[str, Any]:
-    return dict(json.loads(store.get(name) or b"{}"))
+    content = store.get(name)
+    if content is None:  # it may be being replaced
+        time.sleep(_MOMENT_SECONDS)
+        content = store.get(name)
+    return dict(json.loads(content or b"{}"))

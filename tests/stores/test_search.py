@@ -143,7 +143,7 @@ def test_reading_commands_take_the_url_on_any_machine(
     assert code == 2 and f"{url}: exists already" in err
 
 
-@pytest.mark.long  # depends on the moment of the kill
+@pytest.mark.long  # the log of the trial that goes on is sometimes not in the store at the end
 def test_a_killed_search_goes_on_on_another_machine_from_the_url_alone(
     space: Path, on_disk: Path, server: StoreServer, tmp_path: Path
 ) -> None:
@@ -160,7 +160,8 @@ def test_a_killed_search_goes_on_on_another_machine_from_the_url_alone(
     wait_for(lambda: "config.yaml" in server.objects(url))
     refused = subprocess.run(command("resume", url), env=second, capture_output=True, text=True, timeout=PATIENCE)
     assert refused.returncode == 2 and f"error: {url}: is held by process {driver.pid} on" in refused.stderr
-    wait_for(lambda: reports_in(server, url) >= 15)
+    # Early in the second trial, whose checkpoint is there.
+    wait_for(lambda: reports_in(server, url) >= 11 and "checkpoints/00001.pt" in server.objects(url))
 
     for process in [*psutil.Process(driver.pid).children(recursive=True), psutil.Process(driver.pid)]:
         process.kill()

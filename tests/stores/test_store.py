@@ -107,7 +107,6 @@ def test_what_the_store_has_is_fetched_and_what_is_newer_here_stays(server: Stor
     assert (aside / EVENTS).read_bytes() == b'{"event":"a"}\n{"event":"here"}\n' and str(aside) in said[0]
 
 
-@pytest.mark.long  # this server shows an object that is being replaced as missing, and a lease is then lost
 def test_of_two_drivers_one_gets_the_lease(server: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BPKD_SEARCH_LEASE_SECONDS", "8")
     store, said = Store(server.url()), list[str]()
