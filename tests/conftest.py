@@ -26,6 +26,18 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _ray_as_found() -> None:
+    """Each module starts with no token of another: `ray.init()` leaves one in the environment, and Ray caches it."""
+    if "ray" in sys.modules:
+        from bpkd_search.cluster.connection import MODE, TOKENS, own_token
+
+        for name in (MODE, *TOKENS):
+            os.environ.pop(name, None)
+        with own_token():  # On its way out it lets Ray read the environment again.
+            pass
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with `data/` (real images) and `weights/` (ImageNet encoders), or a skip that says why."""
