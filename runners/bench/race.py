@@ -4,17 +4,18 @@
     python runners/bench/race.py coverage    # how often the stated intervals cover the true means, after whole races
     python runners/bench/race.py tables      # GPU-seconds against search + confirm, on recorded tables
 
-`false` and `coverage` draw scores as `winners.py` does: a true mean, what all settings share in a seed (deviation 0.5 or
-1.3, the least and the most of the recorded tables), and noise; one deviation of the noise is the unit. In `false` all
-settings but one are of one method, the hardest case, and a winner counts at any number of seeds up to the last, so that no
-choice of what runs next can name more. `coverage` lets the race itself choose, for as many runs as the seeds given would
-be for every setting; "equal" are equal settings, "apart" draws of deviation 1, "far" equal ones and three rivals 5 below.
+`false` and `coverage` draw scores as `winners.py` does: a true mean, what all settings share in a seed (deviation 0.5;
+in `coverage` also 1.3, the most of the recorded tables), and noise, whose deviation is the unit. In `false` all settings
+but one are of one method, the hardest case, and a winner counts at any number of seeds up to the last, so that no choice
+of what runs next can name more. In `coverage` the race itself chooses, for as many runs as if each setting got so many
+seeds; "equal" are equal settings, "apart" draws of deviation 1, "far" equal ones and three rivals 5 below.
 
-`tables` runs whole searches in simulated time beside four fixed rivals, recorded settings at the quantiles 0.5, 0.7, 0.85
-and 0.95 of the true means. A recorded seed is the same for all settings; a further one is the setting's mean, plus a draw
-of what seeds share and of noise, both as recorded. "good" is how often the setting handed over is within 0.5 points of the
-best mean of the table, "named" how often a winner is named that is truly better than the rivals, "false" one that is not.
-Prints a table, and writes it as JSON to the file given by --json; rows that are there already are not computed again.
+`tables` runs whole searches in simulated time beside four fixed rivals, recorded settings at the quantiles 0.5, 0.7,
+0.85 and 0.95 of the true means. A recorded seed is the same for all settings; a further one is the setting's mean, plus
+a draw of what seeds share and of noise, both as recorded. "good" is how often the setting handed over is within 0.5
+points of the best mean of the table, "named" how often a winner is named that is truly better than its rivals, "false"
+one that is not. Prints a table, and writes it as JSON to the file given by --json; rows that are there already are not
+computed again.
 """
 
 from __future__ import annotations

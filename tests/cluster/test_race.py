@@ -12,6 +12,7 @@ from bpkd_search import Leaderboard
 from bpkd_search.config import dump
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import SearchConfig
+from bpkd_search.experiment.paths import student_file
 from bpkd_search.search.replay import replay
 
 
@@ -32,7 +33,7 @@ def test_a_raced_search_ends_with_a_verdict_everywhere(
     verdict = race.attrs["verdict"]
     assert verdict in out and (tmp_path / "said").read_text().strip() == verdict
     assert replay(tmp_path / "e") == (28, [])
-    assert not [number for number in again["number"] if (tmp_path / "e" / "students" / f"{number}.pt").exists()]
+    assert not [number for number in again["number"] if student_file(tmp_path / "e", number).exists()]
     page = tmp_path / "page.html"
     assert call("report", tmp_path / "e", "--out", page)[0] == 0
     assert verdict.replace(">", "&gt;") in page.read_text() and ">Race<" in page.read_text()

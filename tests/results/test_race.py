@@ -116,9 +116,8 @@ def test_the_table_has_fresh_seeds_only_and_names_a_winner() -> None:
     other = summarise(turned, "miou", "min")
     assert other.attrs["winner"] == 2
     mirrored = other.set_index("number").loc[row.index]
-    assert np.allclose(1 - mirrored["high"], row["low"], atol=1e-6) and np.allclose(
-        -mirrored["lead"], row["lead"], equal_nan=True
-    )
+    assert np.allclose(1 - mirrored["high"], row["low"], atol=1e-6)
+    assert np.allclose(-mirrored["lead"], row["lead"], equal_nan=True)
 
 
 @pytest.mark.parametrize(
