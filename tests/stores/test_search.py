@@ -146,6 +146,33 @@ def test_reading_commands_take_the_url_on_any_machine(
     assert code == 2 and f"{url}: exists already" in err
 
 
+@pytest.mark.long
+def test_a_search_is_confirmed_from_its_url_as_from_its_folder(
+    on_disk: Path, on_store: tuple[str, str], server: StoreServer, tmp_path: Path
+) -> None:
+    url, _ = on_store
+    before, folder = server.objects(url), tmp_path / "folder"
+    shutil.copytree(on_disk, folder)
+    elsewhere = os.environ | {"BPKD_SEARCH_CACHE": str(tmp_path / "other")}
+    for where in (folder, url):
+        confirm = command("confirm", where, "--top", "1", "--seeds", "2")
+        done = subprocess.run(confirm, env=elsewhere, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0, done.stderr
+    mine, theirs = (
+        rows.drop(columns=[key for key in OF_THE_RUN if key in rows]).sort_values("run").reset_index(drop=True)
+        for rows in (Folder(where).table("confirm").to_pandas() for where in (folder, url))
+    )
+    assert len(mine) == 5 * 2 and set(mine["state"]) == {"COMPLETE"}
+    pd.testing.assert_frame_equal(mine, theirs, check_categorical=False)
+    after = server.objects(url)
+    assert {name for name in after if name.startswith("confirmation/students/")} == {
+        f"confirmation/students/{run:05d}.safetensors" for run in range(10)
+    }
+    assert not [name for name in after if "checkpoints/" in name or name.startswith("lease/")]
+    search = [name for name in before if name.split("/")[0] in ("events", "trials", "reports", "students")]
+    assert {name: after[name] for name in search} == {name: before[name] for name in search}
+
+
 def continuing(objects: dict[str, bytes], epochs: int) -> tuple[str, bytes] | None:
     """The log of the trial that runs, by what a store has, and what it is to tell once the trial goes on from there.
 
@@ -160,7 +187,7 @@ def continuing(objects: dict[str, bytes], epochs: int) -> tuple[str, bytes] | No
         if reported[number] < epochs and checkpoint:
             saved = torch.load(io.BytesIO(checkpoint), weights_only=True)["epoch"]
             told = f"continues after epoch {saved}" if saved <= reported[number] + 1 else "starts again"
-            return f"logs/trials/{number:05d}.log", told.encode()
+            return f"logs/trials/{number:05d}.txt", told.encode()
     return None
 
 
@@ -170,7 +197,7 @@ def test_a_killed_search_goes_on_on_another_machine_from_the_url_alone(
 ) -> None:
     tiny = yaml.safe_load(space.read_text())
     # Epochs that last longer than what a store has lags behind, about a second, but for one of a few trials.
-    tiny["data"]["synthetic"]["train_images"] = 200
+    tiny["data"]["synthetic"]["train_images"] = 100
     tiny["search"]["trials"] = 1
     tiny["train"]["epochs"] = epochs = 6
     space = tmp_path / "tiny.yaml"
