@@ -93,7 +93,9 @@ def simulate_search(
     clock = Clock()
     with tempfile.TemporaryDirectory() as nowhere:
         storage = None if directory else InMemoryStorage()
-        engine = Engine(config, directory or Path(nowhere), "simulated", listen, fixed=fixed, storage=storage, clock=clock)
+        engine = Engine(
+            config, directory or Path(nowhere), "simulated", listen, fixed=fixed, storage=storage, clock=clock
+        )
         outcome = Outcome(engine)
         _loop(engine, backend, slots, clock, outcome, charge)
         engine.recorder.close()
