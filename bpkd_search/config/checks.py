@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from bpkd_search.blocks import in_words
 from bpkd_search.config.loss import terms_by_path
+from bpkd_search.config.methods import METHOD, method_faults
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.optimisation import LENGTH, Optimisation
 from bpkd_search.config.paths import get_path
@@ -41,7 +42,7 @@ def cross_faults(config: RunConfig) -> list[str]:
         faults.append(f"teacher.smp: got {dict(teacher.smp)}, needs teacher.checkpoint, the weights of that network")
     faults += _schedule_faults("teacher.train", config.teacher.train)
     if isinstance(config, SearchConfig):
-        faults += space_faults(config)
+        faults += space_faults(config) + method_faults(config)
         used = {*config.search.goals, *(name for name, *_ in config.search.limits())}
         if OWN_SCORE in used and config.data.eval.metric is None:
             faults.append(f"data.eval.metric: got nothing, is required where the search uses {OWN_SCORE}")
@@ -112,7 +113,7 @@ def space_faults(config: SearchConfig) -> list[str]:
         for value in probe_values(distribution):
             point = _completed({**firsts, **_conditions(distribution, sound), path: value}, sound, base)
             new = [f for f in _point_faults(base_run, point) if f not in reported]
-            faults += [f"space.{_culprit(fault, path, point)}: {fault}" for fault in new]
+            faults += [f"{_place(config, _culprit(fault, path, point))}: {fault}" for fault in new]
             reported.update(new)
             if new:
                 break
@@ -139,7 +140,8 @@ def given_faults(config: SearchConfig, given: Point) -> list[str]:
         elif not can_take(config.space[path], value):
             faults.append(f"{path}: got {value!r}, {_rule(config.space[path])}")
     missing = [p for p, d in config.space.items() if p not in given and is_active(d, base, given)]
-    faults += [f": no value for {path}" for path in missing if not _has(base, path)]
+    unknown = {METHOD} if config.search.methods and base_run.loss.method not in config.search.methods else set()
+    faults += [f": no value for {path}" for path in missing if not _has(base, path) or path in unknown]
     return faults or [f": {fault}" for fault in _point_faults(base_run, given)]
 
 
@@ -220,6 +222,11 @@ def _completed(point: Point, space: Mapping[str, Distribution], base: Mapping[st
         if path not in point and distribution.when and is_active(distribution, base, point):
             point[path] = probe_values(distribution)[0]
     return point
+
+
+def _place(config: SearchConfig, path: str) -> str:
+    """Where the configuration file has a parameter."""
+    return "search.methods" if config.search.methods and path == METHOD else f"space.{path}"
 
 
 def _culprit(fault: str, path: str, point: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from bpkd_search.blocks import in_words
 from bpkd_search.config.checks import cross_faults
+from bpkd_search.config.methods import expand
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.overrides import override
 from bpkd_search.config.points import to_tree
@@ -73,11 +74,20 @@ def read_yaml(path: Path | str, *, saved: bool = False) -> dict[str, Any]:
 def parse(model: type[C], tree: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> C:
     """Validate a plain tree with its overrides. Raises `ConfigError` with errors of all kinds at once."""
     faults: list[str] = []
-    for text in overrides:
-        try:
-            override(tree, text)
-        except ValueError as e:
-            faults.append(f"--set {text}: {e}")
+
+    def lay_over(texts: list[str]) -> None:
+        for text in texts:
+            try:
+                override(tree, text)
+            except ValueError as e:
+                faults.append(f"--set {text}: {e}")
+        if model is SearchConfig:
+            expand(tree)
+
+    # Those of single parameters come last, so that they can change a range that `search.methods` stands for.
+    of_space = [text.startswith("space.") for text in overrides]
+    lay_over([text for text, last in zip(overrides, of_space, strict=True) if not last])
+    lay_over([text for text, last in zip(overrides, of_space, strict=True) if last])
     config: C | None = None
     try:
         config = model.model_validate(tree)

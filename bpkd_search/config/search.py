@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from bpkd_search.blocks import Block
+from bpkd_search.losses.methods import METHODS, Custom
 from bpkd_search.metrics.table import COSTS, SCORES, Direction
 
 
@@ -157,6 +158,10 @@ class Search(Block):
     done on GPUs only, and without a GPU a trial gets one CPU.
 
     In a constraint, `baseline` is the value of the best plain baseline.
+
+    With `methods`, `space` needs no entry: each method is searched in the ranges of its own ([Losses](losses.md)), by a
+    sampler and a scheduler that know its trials alone, and gets as many trials as the others; where `budget.gpu_hours`
+    is set, as many GPU-seconds.
     """
 
     metric: Literal[SCORES] = Field(default="miou", description="What is maximised, and what leaderboards rank by.")  # type: ignore[valid-type]
@@ -168,6 +173,9 @@ class Search(Block):
         default=(),
         description="Such as `latency_ms <= 30` or `miou >= baseline`; a trial that violates one ranks after those that"
         " meet all.",
+    )
+    methods: tuple[Literal[(*METHODS, Custom.name)], ...] = Field(  # type: ignore[valid-type]
+        default=(), description="Loss methods that are tuned alike, such as [bpkd, kd, cwd, dist]."
     )
     trials: int = Field(default=16, ge=1, description="Trials beside the baselines.")
     seed: int = Field(default=0, ge=0, description="Seed of the sampler.")
@@ -203,6 +211,13 @@ class Search(Block):
             raise ValueError(f"no such metric: {', '.join(unknown)}; valid: {', '.join((*SCORES, *COSTS))}")
         if len(value) == 1:
             raise ValueError("must name at least two; for one, set search.metric")
+        return value
+
+    @field_validator("methods")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for position, name in enumerate(value) if name in value[:position]]:
+            raise ValueError(f"names {', '.join(dict.fromkeys(twice))} more than once")
         return value
 
     @field_validator("constraints")
