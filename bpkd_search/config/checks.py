@@ -43,6 +43,11 @@ def cross_faults(config: RunConfig) -> list[str]:
     faults += _schedule_faults("teacher.train", config.teacher.train)
     if isinstance(config, SearchConfig):
         faults += space_faults(config) + method_faults(config)
+        if config.search.feature_baseline and teacher.mode not in ("online", "auto"):
+            faults.append(
+                "search.feature_baseline: got true, needs the teacher's features: set teacher.mode to online or auto"
+                f" (got {teacher.mode})"
+            )
         used = {*config.search.goals, *(name for name, *_ in config.search.limits())}
         if OWN_SCORE in used and config.data.eval.metric is None:
             faults.append(f"data.eval.metric: got nothing, is required where the search uses {OWN_SCORE}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,7 +13,7 @@ from bpkd_search.config.checks import cross_faults
 from bpkd_search.config.methods import expand
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.overrides import override
-from bpkd_search.config.points import to_tree
+from bpkd_search.config.points import to_tree, with_feature_baseline
 from bpkd_search.config.search_spaces import find_space
 from bpkd_search.config.yaml_text import read_saved_text, read_text, to_text
 from bpkd_search.errors import ConfigError
@@ -102,4 +102,4 @@ def parse(model: type[C], tree: dict[str, Any], source: str, overrides: Sequence
         faults += cross_faults(config)
     if faults or config is None:
         raise ConfigError(faults, source)
-    return config
+    return cast(C, with_feature_baseline(config)) if isinstance(config, SearchConfig) else config

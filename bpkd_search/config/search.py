@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, StrictBool, Tag, field_validator, model_validator
 
 from bpkd_search.blocks import Block
 from bpkd_search.losses.methods import METHODS, Custom
@@ -182,6 +182,11 @@ class Search(Block):
     sampler: Sampler = TpeSampler()
     scheduler: Scheduler = Scheduler()
     budget: Budget = Budget()
+    feature_baseline: StrictBool | None = Field(
+        default=None,
+        description="Whether plain feature KD (`feature_mse`) is a baseline too; by default where the teacher runs"
+        " online.",
+    )
     warm_start: tuple[Path, ...] = Field(
         default=(),
         description="Experiments from whose trials the sampler learns, if they agree with the first own ones.",

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from bpkd_search.config.points import PLAIN_BASELINES
 from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.results.compare import EPOCHS, SECONDS
 from bpkd_search.results.expected_best import remarks_on
@@ -38,7 +37,7 @@ def show_comparison(
         lines += [bold(title, styled), *TextTable(rows.set_index(first)).lines(), ""]
     notes = [
         f"{board.metric} on the validation split, full-budget trials only; vs paper: minus bpkd-paper; vs plain: minus"
-        f" the best plain baseline ({', '.join(PLAIN_BASELINES)}).",
+        f" the best plain baseline ({', '.join(table.attrs['plain']) or 'none has run in full'}).",
         "The spread of a single run is unknown; the best of several is chosen by its score, so it is optimistic.",
         *["The best of a method is one that meets the constraints, if any does."] * ("feasible" in table),
         *_unfinished(table),
