@@ -17,8 +17,9 @@ from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.points import Point
 from bpkd_search.experiment.events import Event
 from bpkd_search.experiment.origin import at_its_place
-from bpkd_search.experiment.schema import BASELINE, COMPLETE, PRUNED, REMEMBERED
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, PRUNED, REMEMBERED, REPLICATE
 from bpkd_search.experiment.trial import Trial
+from bpkd_search.search.contenders import replicate
 from bpkd_search.search.judging import Judging
 from bpkd_search.search.learned import Learned
 from bpkd_search.search.plan import Plan
@@ -80,7 +81,7 @@ class State:
         elif kind == "ask":
             # What is left of it runs where the data are now.
             run = at_its_place(event["config"], self.plan.base, self.config.space)
-            self._begin(Trial(number, event["method"], event["origin"], run))
+            self._begin(Trial(number, event["method"], event["origin"], run, replicate_of=event.get("replicate_of")))
         elif kind == "report":
             self._take(self.trials[number], int(event["epoch"]), event)
         elif kind == "lost":
@@ -132,6 +133,10 @@ class State:
         """
         return model_of(self.config.space, self.tried())
 
+    def replicate(self) -> tuple[Trial, int] | None:
+        """The trial whose setting runs again next, and with which seed of the race; None for a new setting."""
+        return replicate(self) if self.config.search.replicates is not None else None
+
     @property
     def study(self) -> Study:
         """What proposes points; of several methods that are tuned alike, the first one's."""
@@ -165,7 +170,7 @@ class State:
             return
         self._tuning.reported(trial, epoch)
         at = position(self.config.search.scheduler, report)
-        if trial.origin != BASELINE and not trial.in_full and not self._is_final(report):
+        if trial.origin not in (BASELINE, REPLICATE) and not trial.in_full and not self._is_final(report):
             goes_on = self._tuning.goes_on(trial, at, values)
             # Other searches have said more of a remembered point than its first reports do.
             trial.stop = trial.stop or (not goes_on and trial.origin != REMEMBERED)

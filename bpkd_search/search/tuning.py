@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 from bpkd_search.config.methods import METHOD, own_point, parts
 from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.points import Point
-from bpkd_search.experiment.schema import BASELINE
+from bpkd_search.experiment.schema import BASELINE, REPLICATE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.ask_tell import AskTell
 from bpkd_search.search.history import new_studies, open_studies
@@ -157,14 +157,14 @@ class Tuning:
                 )
 
     def _of(self, trial: Trial) -> list[AskTell]:
-        """What takes a trial: nothing where it is a baseline beside several methods."""
+        """What takes a trial: nothing where it is a baseline or a replicate beside several methods."""
         return [part for name, part in self._parts.items() if not name or self._is_in(name, trial)]
 
     def _name(self, trial: Trial) -> str:
         return trial.run.loss.method if self.config.search.methods else ""
 
     def _is_in(self, name: str, trial: Trial) -> bool:
-        return trial.origin != BASELINE and trial.run.loss.method == name
+        return trial.origin not in (BASELINE, REPLICATE) and trial.run.loss.method == name
 
     def _point(self, name: str, trial: Trial) -> Point | None:
         point = self._plan.point(trial)

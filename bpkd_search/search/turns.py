@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from bpkd_search.experiment.schema import BASELINE
+from bpkd_search.experiment.schema import BASELINE, REPLICATE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.spending import comparable_seconds
 
@@ -16,13 +16,13 @@ from bpkd_search.search.spending import comparable_seconds
 def next_method(methods: Sequence[str], trials: Iterable[Trial], *, by_seconds: bool) -> str:
     """The method with the fewest trials so far, or GPU-seconds; of equal ones the first.
 
-    Baselines are nobody's trials. Seconds are those that compare between kinds of GPUs. A trial that runs counts with
-    the mean of those that have ended, of its method if it has any, else of all, if it has not spent more; so does one
-    that ended before its first report, or a method that only fails would get all trials.
+    Baselines and replicates are nobody's trials. Seconds are those that compare between kinds of GPUs. A trial that
+    runs counts with the mean of those that have ended, of its method if it has any, else of all, if it has not spent
+    more; so does one that ended before its first report, or a method that only fails would get all trials.
     """
     own: dict[str, list[Trial]] = {method: [] for method in methods}
     for trial in trials:
-        if trial.origin != BASELINE and trial.run.loss.method in own:
+        if trial.origin not in (BASELINE, REPLICATE) and trial.run.loss.method in own:
             own[trial.run.loss.method].append(trial)
     if not by_seconds:
         return min(methods, key=lambda method: len(own[method]))
