@@ -47,7 +47,7 @@ def test_intervals_cover_the_truth_of_the_shapes_that_they_are_made_for(shape: s
     best = np.maximum.accumulate(drawn(generator, (100_000, n)), axis=1).mean(axis=0) if truth is None else truth(k)
     ends = [interval(0.3 + 0.02 * scores) for scores in drawn(generator, (1500, n))]
     inside = np.mean([(low <= 0.3 + 0.02 * best) & (0.3 + 0.02 * best <= high) for low, high in ends], axis=0)
-    assert inside.min() > 0.935, inside  # 95 % less 2.5 standard errors of 1,500 draws
+    assert inside.min() > 0.93, inside  # 95 % less 3.5 standard errors of 1,500 draws
 
 
 def rows(**columns: Any) -> pd.DataFrame:
@@ -125,12 +125,14 @@ def test_a_folder_gives_the_curves_of_its_methods(folder: Path, call: Any) -> No
     assert "cwd: none of its 8 trials has a full result" in out and "The sampler (tpe) learns" in out
     assert "not tuned alike" not in out
     code, _, err = call("compare", folder, "--expected-best", "--methods", "cwd")
-    assert code == 2 and "methods: got 'cwd', valid: " in err and "Traceback" not in err
+    assert code == 2 and "got 'cwd', valid: kd, bpkd" in err and "Traceback" not in err
 
 
 def test_the_page_draws_the_curves_against_trials_and_seconds(folder: Path) -> None:
     board = Leaderboard(folder)
-    section = {part.title: part for part in sections(board, board.trials())}["Expected best of each method"]
+    section = {part.title: part for part in sections(board, board.with_estimates(board.trials()))}[
+        "Expected best of each method"
+    ]
     table = board.expected_best()
     for figure, values in zip(section.figures, (table["k"], table["gpu_seconds"]), strict=True):
         curves = {trace["name"]: trace for trace in figure["data"] if "name" in trace}
