@@ -64,7 +64,7 @@ def story(engine: Engine) -> list[Any]:
     return [(to_tree(t.run), engine.states.get(n), sorted(t.reports)) for n, t in engine.trials.items()]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     slots=st.integers(1, 7),
     trials=st.integers(3, 20),
@@ -104,9 +104,9 @@ def test_shares_are_equal_to_one_trial_whatever_runs_and_fails(
     assert sorted(shares(engine).values()) == sorted(trials // 3 + (n < trials % 3) for n in range(3))
 
 
-@pytest.mark.parametrize("slots", [1, 4])
+@pytest.mark.parametrize("slots", [1, 3])
 def test_under_a_budget_of_gpu_hours_methods_get_equal_seconds(slots: int, tmp_path: Path) -> None:
-    config = config_of(trials=10_000, budget={"gpu_hours": 1500 / 3600}, sampler={"name": "random"})
+    config = config_of(trials=10_000, budget={"gpu_hours": 700 / 3600}, sampler={"name": "random"})
     seconds = {"bpkd": 5.0, "kd": 1.0, "cwd": 2.0}
 
     def costs(trial: Trial, epoch: int) -> dict[str, Any]:
@@ -265,11 +265,10 @@ def test_points_that_are_given_count_as_trials_of_their_method(tmp_path: Path) -
     enqueue = [{"loss.edge_weight": 0.3}, {"loss.edge_weight": 0.4}, {METHOD: "kd", "loss.weight": 2.0}]
     enqueue[2]["loss.temperature"] = 2.0
     engine = start(tmp_path / "e", config_of(trials=9, enqueue=enqueue))
-    drive(engine, slots=1, stop_after=30, curve=score)
     make(engine, tmp_path / "e", Enqueue(point={METHOD: "cwd", "loss.weight": 1.0, "loss.temperature": 1.0}))
     drive(engine, slots=1, curve=score)
     engine.recorder.close()
-    assert [t.method for t in engine.trials.values()][4:7] == ["bpkd", "bpkd", "kd"]
+    assert [t.method for t in engine.trials.values()][4:8] == ["cwd", "bpkd", "bpkd", "kd"]
     assert sorted(shares(engine).values()) == [3, 3, 4]
     assert replay(tmp_path / "e") == (14, [])
     with pytest.raises(ConfigError, match=r"loss\.method"):
