@@ -57,7 +57,7 @@ def score(trial: Trial, epoch: int) -> float:
 
 
 def shares(engine: Engine) -> Counter[str]:
-    return Counter(trial.method for trial in engine.trials.values() if trial.origin != "baseline")
+    return Counter(t.method for t in engine.trials.values() if t.origin not in ("baseline", "replicate"))
 
 
 def story(engine: Engine) -> list[Any]:
@@ -297,6 +297,17 @@ def test_methods_and_their_choice_cannot_change_and_ranges_can(tmp_path: Path) -
     again = Engine(experiment.read_config(tmp_path / "e"), tmp_path / "e", "test")
     again.recorder.close()
     assert again.done and not again.notes
+
+
+def test_replicates_of_a_race_are_nobodys_trials(tmp_path: Path) -> None:
+    engine = start(tmp_path / "e", config_of(trials=24, replicates="auto", scheduler={"name": "none"}))
+    drive(engine, slots=1, curve=score)
+    engine.recorder.close()
+    again = [trial for trial in engine.trials.values() if trial.origin == "replicate"]
+    assert len(again) >= 3 and len({trial.method for trial in again}) > 1
+    assert sum(shares(engine).values()) == 24 - len(again)
+    assert max(shares(engine).values()) - min(shares(engine).values()) <= 1
+    assert replay(tmp_path / "e") == (28, [])
 
 
 def test_one_method_is_a_search_as_well(tmp_path: Path) -> None:
