@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, StrictBool, Tag, field_validator, model_validator
 
 from bpkd_search.blocks import Block
+from bpkd_search.losses.methods import METHODS, Custom
 from bpkd_search.metrics.table import COSTS, SCORES, Direction
 
 
@@ -165,6 +166,10 @@ class Search(Block):
     done on GPUs only, and without a GPU a trial gets one CPU.
 
     In a constraint, `baseline` is the value of the best plain baseline.
+
+    With `methods`, `space` needs no entry: each method is searched in the ranges of its own ([Losses](losses.md)), by a
+    sampler and a scheduler that know its trials alone, and gets as many trials as the others; where `budget.gpu_hours`
+    is set, as many GPU-seconds.
     """
 
     metric: Literal[SCORES] = Field(default="miou", description="What is maximised, and what leaderboards rank by.")  # type: ignore[valid-type]
@@ -177,6 +182,9 @@ class Search(Block):
         description="Such as `latency_ms <= 30` or `miou >= baseline`; a trial that violates one ranks after those that"
         " meet all.",
     )
+    methods: tuple[Literal[(*METHODS, Custom.name)], ...] = Field(  # type: ignore[valid-type]
+        default=(), description="Loss methods that are tuned alike, such as [bpkd, kd, cwd, dist]."
+    )
     trials: int = Field(default=16, ge=1, description="Trials beside the baselines, replicates among them.")
     replicates: Literal["auto"] | None = Field(
         default=None,
@@ -187,6 +195,11 @@ class Search(Block):
     sampler: Sampler = TpeSampler()
     scheduler: Scheduler = Scheduler()
     budget: Budget = Budget()
+    feature_baseline: StrictBool | None = Field(
+        default=None,
+        description="Whether plain feature KD (`feature_mse`) is a baseline too; by default where the teacher runs"
+        " online.",
+    )
     warm_start: tuple[Path, ...] = Field(
         default=(),
         description="Experiments from whose trials the sampler learns, if they agree with the first own ones.",
@@ -216,6 +229,13 @@ class Search(Block):
             raise ValueError(f"no such metric: {', '.join(unknown)}; valid: {', '.join((*SCORES, *COSTS))}")
         if len(value) == 1:
             raise ValueError("must name at least two; for one, set search.metric")
+        return value
+
+    @field_validator("methods")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for position, name in enumerate(value) if name in value[:position]]:
+            raise ValueError(f"names {', '.join(dict.fromkeys(twice))} more than once")
         return value
 
     @field_validator("constraints")
