@@ -13,7 +13,18 @@ from bpkd_search.config.loss import terms_by_path
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.optimisation import LENGTH, Optimisation
 from bpkd_search.config.paths import get_path
-from bpkd_search.config.points import Point, can_take, in_order, is_active, lay, probe_values, run_at, to_tree
+from bpkd_search.config.points import (
+    BASELINES,
+    Point,
+    can_take,
+    in_order,
+    is_active,
+    lay,
+    probe_values,
+    run_at,
+    to_tree,
+)
+from bpkd_search.config.search import FEWEST_REPLICATES
 from bpkd_search.config.space import Choice, Distribution, FloatRange
 from bpkd_search.data.kinds import KINDS, repeated
 
@@ -45,6 +56,7 @@ def cross_faults(config: RunConfig) -> list[str]:
         used = {*config.search.goals, *(name for name, *_ in config.search.limits())}
         if OWN_SCORE in used and config.data.eval.metric is None:
             faults.append(f"data.eval.metric: got nothing, is required where the search uses {OWN_SCORE}")
+        faults += _race_faults(config)
         scheduler = config.search.scheduler
         train = config.train
         if train.iterations is not None and train.validate_every is None:
@@ -56,6 +68,28 @@ def cross_faults(config: RunConfig) -> list[str]:
             most = f"train.epochs = {train.epochs}" if train.epochs else f"the {train.rounds()} validations of a trial"
             faults.append(f"search.scheduler.grace: got {scheduler.grace:g}, must not exceed {most}")
     return faults
+
+
+def _race_faults(config: SearchConfig) -> list[str]:
+    """Where a search with replicates is sure to end before the second seed of any setting."""
+    search, length = config.search, config.train.gpu_seconds
+    if search.replicates is None:
+        return []
+    fewest = max(search.fewest_trials, len(config.enqueue) + FEWEST_REPLICATES)
+    if search.trials < fewest:
+        return [
+            f"search.trials: got {search.trials}, must be at least {fewest} with search.replicates:"
+            f" {search.replicates}, or the search ends before the second seed of any setting"
+        ]
+    # The baselines and one setting in full, and two further runs of one of them.
+    least = (len(BASELINES) + 3) * length / 3600 if length is not None else 0.0
+    if search.budget.gpu_hours is not None and search.budget.gpu_hours < least:
+        return [
+            f"search.budget.gpu_hours: got {search.budget.gpu_hours:g}, must be at least {least:.3g} with"
+            f" search.replicates: {search.replicates} and train.gpu_seconds = {length:g}, or the search ends before the"
+            " second seed of any setting"
+        ]
+    return []
 
 
 def run_faults(run: RunConfig) -> list[str]:

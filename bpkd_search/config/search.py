@@ -150,6 +150,14 @@ class Resources(Block):
 _CONSTRAINT = re.compile(r"^\s*(\w+)\s*(<=|>=)\s*(baseline|[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*$")
 
 
+# With `replicates: auto`: new settings before the first replicate, and the share of replicates in what follows. Neither
+# depends on the number of trials, so that a search that is made longer is the one that was longer from the start.
+SETTINGS_FIRST = 8
+REPLICATES_SHARE = 0.5
+# A leader and its nearest rival, each with a first and a second seed of its own.
+FEWEST_REPLICATES = 4
+
+
 class Search(Block):
     """How many trials beside the baselines, what they optimise, and who samples and stops them.
 
@@ -169,7 +177,12 @@ class Search(Block):
         description="Such as `latency_ms <= 30` or `miou >= baseline`; a trial that violates one ranks after those that"
         " meet all.",
     )
-    trials: int = Field(default=16, ge=1, description="Trials beside the baselines.")
+    trials: int = Field(default=16, ge=1, description="Trials beside the baselines, replicates among them.")
+    replicates: Literal["auto"] | None = Field(
+        default=None,
+        description="`auto` runs promising settings and the baselines again with further training seeds, where that"
+        " decides most, and ends with a verdict.",
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the sampler.")
     sampler: Sampler = TpeSampler()
     scheduler: Scheduler = Scheduler()
@@ -227,6 +240,11 @@ class Search(Block):
         if several and next(iter(self.objectives)) not in SCORES:
             raise ValueError(f"the first objective ranks and must be one of {', '.join(SCORES)}")
         return self
+
+    @property
+    def fewest_trials(self) -> int:
+        """How many trials it takes until a setting of a race can have its second seed."""
+        return SETTINGS_FIRST + round(FEWEST_REPLICATES / REPLICATES_SHARE)
 
     @property
     def goals(self) -> dict[str, Direction]:

@@ -20,7 +20,7 @@ from bpkd_search.config.points import BASELINES, Point, baseline_run, coordinate
 from bpkd_search.config.space import Distribution
 from bpkd_search.experiment.paths import REPORTS, TRIALS
 from bpkd_search.experiment.reading import Folder, to_pandas
-from bpkd_search.experiment.schema import BASELINE, COMPLETE, RUNNING
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, REPLICATE, RUNNING
 from bpkd_search.metrics.table import SCORES
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def read_searched(folder: Folder, config: Mapping[str, Any], metric: str, direct
     trials, epochs = [], {}
     for row in frame.astype(object).sort_values("number").to_dict("records"):
         point = baselines.get(str(row["method"])) if row["origin"] == BASELINE else _point(space, base, row)
-        if point is None or row["reason"] == "nan":
+        if point is None or row["reason"] == "nan" or row["origin"] == REPLICATE:
             continue
         value = row[metric] if row["state"] == COMPLETE and not pd.isna(row[metric]) else None
         value = None if value is None else sign * float(value)

@@ -33,7 +33,8 @@ class Engine(State):
     """Asks, reports and ends of one search, in the order they come.
 
     `fixed` trials come first, by default the baselines, then `enqueue:`, then the sampler's points, `sampled` in
-    all (by default as the config says). Trials of origin `baseline` and `memory` always run to the end.
+    all (by default as the config says). Trials of origin `baseline`, `memory` and `replicate`
+    always run to the end.
     `listen(event, trial)` is called after each `ask`, `report`, `lost`, `retry` and `end`. `storage` is where the
     Optuna study lives, by default a journal file in the folder; `clock` gives seconds, by default those since 1970.
     """
@@ -96,7 +97,7 @@ class Engine(State):
         if self.paused or number >= self.total or self._budget_is_spent():
             return self._go_on(waiting[0]) if waiting else None
         self.judge_sources()
-        trial = self.plan.trial(number, self.study.ask)
+        trial = self.plan.trial(number, self.study.ask, self.replicate)
         self._begin(trial)
         tree = to_tree(trial.run)
         self._log(
@@ -108,6 +109,7 @@ class Engine(State):
             point={path: find(tree, path) for path in self.config.space},
             seed=trial.run.train.seed,
             config=tree,
+            **({} if trial.replicate_of is None else {"replicate_of": trial.replicate_of}),
         )
         self.listen("ask", trial)
         return trial

@@ -8,7 +8,7 @@ from typing import Any
 
 from bpkd_search.config.points import PLAIN_BASELINES
 from bpkd_search.config.search import Search
-from bpkd_search.experiment.schema import BASELINE, COMPLETE
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, REPLICATE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.ranking import violations, worst
 from bpkd_search.search.stopping import Values
@@ -48,8 +48,8 @@ class Judging:
         return self.values(trial.last()) if trial.state == COMPLETE else None
 
     def counts(self, trial: Trial) -> bool:
-        """Whether a trial counts for `patience`: baselines and those that break a constraint do not."""
-        return trial.origin != BASELINE and trial.feasible is not False
+        """Whether a trial counts for `patience`: baselines, replicates and those that break a constraint do not."""
+        return trial.origin not in (BASELINE, REPLICATE) and trial.feasible is not False
 
     def told(self, trial: Trial) -> tuple[str, list[float] | None, str | None, dict[str, float] | None] | None:
         """What the study is told of an ended trial, as `Study.tell` takes it; None while that has to wait."""

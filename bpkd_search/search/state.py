@@ -18,9 +18,10 @@ from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.points import Point
 from bpkd_search.experiment.events import Event
 from bpkd_search.experiment.origin import at_its_place
-from bpkd_search.experiment.schema import BASELINE, COMPLETE, PRUNED, REMEMBERED
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, PRUNED, REMEMBERED, REPLICATE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.ask_tell import AskTell
+from bpkd_search.search.contenders import replicate
 from bpkd_search.search.judging import Judging
 from bpkd_search.search.learned import Learned, LearnedRungs
 from bpkd_search.search.plan import Plan
@@ -86,7 +87,7 @@ class State:
         elif kind == "ask":
             # What is left of it runs where the data are now.
             run = at_its_place(event["config"], self.plan.base, self.config.space)
-            self._begin(Trial(number, event["method"], event["origin"], run))
+            self._begin(Trial(number, event["method"], event["origin"], run, replicate_of=event.get("replicate_of")))
         elif kind == "report":
             self._take(self.trials[number], int(event["epoch"]), event)
         elif kind == "lost":
@@ -138,6 +139,10 @@ class State:
         """
         return model_of(self.config.space, self.tried())
 
+    def replicate(self) -> tuple[Trial, int] | None:
+        """The trial whose setting runs again next, and with which seed of the race; None for a new setting."""
+        return replicate(self) if self.config.search.replicates is not None else None
+
     @property
     def study(self) -> Study:
         """What proposes points."""
@@ -173,7 +178,7 @@ class State:
         if self._ask_tell.restoring and isinstance(self.rungs, LearnedRungs):
             return  # the log says which trials were stopped, and the models need not be fitted again to know it
         at = position(self.config.search.scheduler, report)
-        if trial.origin != BASELINE and not trial.in_full and not self._is_final(report):
+        if trial.origin not in (BASELINE, REPLICATE) and not trial.in_full and not self._is_final(report):
             goes_on = self.rungs.report(trial.number, at, values)
             # Other searches have said more of a remembered point than its first reports do.
             trial.stop = trial.stop or (not goes_on and trial.origin != REMEMBERED)
