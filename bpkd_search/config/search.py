@@ -25,7 +25,7 @@ class QmcSampler(Block):
 
 
 class TpeSampler(Block):
-    """Optuna's multivariate TPE after `startup` random points."""
+    """Optuna's multivariate TPE after `startup` random points; a `sampler` block without a name is one of these."""
 
     name: Literal["tpe"] = "tpe"
     startup: int = Field(default=10, ge=1, description="Random points before the model is used.")
@@ -40,7 +40,7 @@ class GpSampler(Block):
 
 
 class ModelSampler(Block):
-    """The search's own Gaussian process over the space, which also learns from early reports."""
+    """The search's own Gaussian process over the space, which also learns from early reports; the default."""
 
     name: Literal["model"] = "model"
     startup: int | None = Field(
@@ -91,7 +91,8 @@ class Scheduler(Block):
     `asha` keeps one in `reduction` at rungs of grace, grace * reduction, ...; `hyperband` runs several such
     brackets that begin later and later; `median` stops what is below the median of the others' averages; `model`
     stops a trial whose chance to be better than the leading one is small and whose remaining budget promises less than
-    that of a new trial, once its predictions of other trials hold.
+    that of a new trial, once its predictions of other trials hold. `model` is the default; a `scheduler` block without
+    a name is one of `asha`.
     """
 
     name: Literal["asha", "hyperband", "median", "model", "none"] = Field(
@@ -171,8 +172,9 @@ class Search(Block):
     )
     trials: int = Field(default=16, ge=1, description="Trials beside the baselines.")
     seed: int = Field(default=0, ge=0, description="Seed of the sampler.")
-    sampler: Sampler = TpeSampler()
-    scheduler: Scheduler = Scheduler()
+    # The default where there is no block at all. Blocks without a name were written for the defaults before it.
+    sampler: Sampler = ModelSampler()
+    scheduler: Scheduler = Scheduler(name="model")
     budget: Budget = Budget()
     warm_start: tuple[Path, ...] = Field(
         default=(),
