@@ -101,7 +101,7 @@ class Scheduler(Block):
     axis: Literal["epochs", "gpu_seconds"] = Field(default="epochs", description="What reports are compared at.")
     grace: float = Field(default=2, gt=0, description="Nothing is stopped before this much, in units of `axis`.")
     reduction: int = Field(default=3, ge=2, description="One in this many continues after each rung.")
-    chance: float = Field(default=0.1, gt=0, le=1, description="`model` stops a trial whose chance is below this.")
+    chance: float = Field(default=0.05, gt=0, le=1, description="`model` stops a trial whose chance is below this.")
 
 
 class Budget(Block):
