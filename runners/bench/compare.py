@@ -96,7 +96,7 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
 def text(rows: pd.DataFrame) -> str:
     """The rows as a table in Markdown."""
     lines = [
-        "| table | strategy | searches | ratio (quartiles) | reached | regret | of best score | unseen | of best score |",
+        "| table | strategy | searches | ratio (quartiles) | reached | regret | best score | unseen | best score |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows.to_dict("records"):
