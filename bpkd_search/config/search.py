@@ -26,7 +26,7 @@ class QmcSampler(Block):
 
 
 class TpeSampler(Block):
-    """Optuna's multivariate TPE after `startup` random points."""
+    """Optuna's multivariate TPE after `startup` random points; a `sampler` block without a name is one of these."""
 
     name: Literal["tpe"] = "tpe"
     startup: int = Field(default=10, ge=1, description="Random points before the model is used.")
@@ -41,7 +41,7 @@ class GpSampler(Block):
 
 
 class ModelSampler(Block):
-    """The search's own Gaussian process over the space, which also learns from early reports."""
+    """The search's own Gaussian process over the space, which also learns from early reports; the default."""
 
     name: Literal["model"] = "model"
     startup: int | None = Field(
@@ -92,7 +92,8 @@ class Scheduler(Block):
     `asha` keeps one in `reduction` at rungs of grace, grace * reduction, ...; `hyperband` runs several such
     brackets that begin later and later; `median` stops what is below the median of the others' averages; `model`
     stops a trial whose chance to be better than the leading one is small and whose remaining budget promises less than
-    that of a new trial, once its predictions of other trials hold.
+    that of a new trial, once its predictions of other trials hold. `model` is the default; a `scheduler` block without
+    a name is one of `asha`.
     """
 
     name: Literal["asha", "hyperband", "median", "model", "none"] = Field(
@@ -101,7 +102,7 @@ class Scheduler(Block):
     axis: Literal["epochs", "gpu_seconds"] = Field(default="epochs", description="What reports are compared at.")
     grace: float = Field(default=2, gt=0, description="Nothing is stopped before this much, in units of `axis`.")
     reduction: int = Field(default=3, ge=2, description="One in this many continues after each rung.")
-    chance: float = Field(default=0.1, gt=0, le=1, description="`model` stops a trial whose chance is below this.")
+    chance: float = Field(default=0.05, gt=0, le=1, description="`model` stops a trial whose chance is below this.")
 
 
 class Budget(Block):
@@ -192,8 +193,9 @@ class Search(Block):
         " decides most, and ends with a verdict.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of the sampler.")
-    sampler: Sampler = TpeSampler()
-    scheduler: Scheduler = Scheduler()
+    # The default where there is no block at all. Blocks without a name were written for the defaults before it.
+    sampler: Sampler = ModelSampler()
+    scheduler: Scheduler = Scheduler(name="model")
     budget: Budget = Budget()
     feature_baseline: StrictBool | None = Field(
         default=None,
