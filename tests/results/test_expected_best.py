@@ -74,10 +74,13 @@ def test_what_did_not_run_in_full_counts_and_wins_nothing() -> None:
     brute = [fmean(max(chosen) for chosen in itertools.combinations(values, k)) for k in range(1, 8)]
     np.testing.assert_allclose(table["expected_best"], brute)
     np.testing.assert_allclose(table["gpu_seconds"], 20.0 * np.arange(1, 8))
-    assert table[["trials", "full", "stopped", "failed"]].drop_duplicates().values.tolist() == [[7, 3, 3, 1]]
-    low, high = interval(np.array(values))
-    np.testing.assert_allclose(table["expected_low"], low)
-    np.testing.assert_allclose(table["expected_high"], high)
+    assert table[["trials", "full", "stopped", "failed"]].drop_duplicates().values.tolist() == [[7, 3, 2, 1]]
+    assert table[["expected_low", "expected_high"]].isna().all(axis=None)
+    # Without the stopped ones there is an interval, of what failed too.
+    low, high = interval(np.array([0.5, 0.4, 0.3, 0.3, 0.3]))
+    ended = expected_best(trials[trials["state"] != "PRUNED"], "miou")
+    np.testing.assert_allclose(ended["expected_low"], low)
+    np.testing.assert_allclose(ended["expected_high"], high)
 
 
 def test_few_or_no_full_trials_are_said() -> None:
