@@ -100,7 +100,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_search: Any) -> Path:
     """A search of three methods, one of which always fails."""
     folder, tree = tmp_path_factory.mktemp("expected") / "e", tiny_search()
     del tree["space"]
-    tree["search"] = {"methods": ["bpkd", "kd", "cwd"], "trials": 24, "scheduler": {"name": "none"}}
+    tree["search"] = {"methods": ["bpkd", "kd", "cwd"], "trials": 24, "sampler": {"name": "tpe"}}
+    tree["search"]["scheduler"] = {"name": "none"}
     config = parse(SearchConfig, tree, "test")
     experiment.create(folder, config)
     engine = Engine(config, folder, "test")

@@ -40,7 +40,8 @@ def config_of(methods: tuple[str, ...] = METHODS, trials: int = 12, **search: An
     tree.pop("space")
     enqueue = search.pop("enqueue", [])
     tree["train"]["epochs"] = 6
-    tree["search"] = {"methods": list(methods), "trials": trials, "scheduler": {"grace": 1, "reduction": 2}, **search}
+    rules = {"sampler": {"name": "random"}, "scheduler": {"name": "asha", "grace": 1, "reduction": 2}}
+    tree["search"] = {"methods": list(methods), "trials": trials, **rules, **search}
     return parse(SearchConfig, {**tree, "enqueue": enqueue}, "test")
 
 
