@@ -15,7 +15,7 @@ from optuna.storages import InMemoryStorage
 from scipy.stats import qmc
 
 from bpkd_search.config import SearchConfig
-from bpkd_search.config.distributions import share_of
+from bpkd_search.config.distributions import distance
 from bpkd_search.config.load import parse
 from bpkd_search.config.methods import METHOD, parts
 from bpkd_search.config.points import to_tree
@@ -214,7 +214,8 @@ def test_a_sequence_covers_the_space_of_each_method(tmp_path: Path) -> None:
         trial = engine.ask()
         assert trial is not None
         space = parts(config)[trial.method].space
-        points[trial.method].append([share_of(d, getattr(trial.run.loss, p[5:])) for p, d in space.items()])
+        point = [distance(d, getattr(trial.run.loss, path[5:]), d.bounds[0]) for path, d in space.items()]
+        points[trial.method].append(point)
         engine.end(trial.number, ("error", "boom"))
     engine.recorder.close()
     expected = qmc.Sobol(2, scramble=True, seed=3).random(8)
