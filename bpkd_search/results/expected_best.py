@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED, RUNNING, SAMPLED
+from bpkd_search.metrics.table import SCORES
 from bpkd_search.results.analysis import violates_constraint
 
 LEVEL = 0.95
@@ -56,6 +57,8 @@ def expected_best(trials: pd.DataFrame, metric: str, by: Sequence[str] = ("metho
         stopped = int((group["state"] == PRUNED).sum())
         known = full.sum() >= FEWEST and not stopped
         low, high = interval(scores) if known else (np.full(len(scores), np.nan),) * 2
+        if metric in SCORES and metric != "custom_score":  # the others are shares
+            low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
         k = np.arange(1, len(scores) + 1)
         frames.append(
             pd.DataFrame(

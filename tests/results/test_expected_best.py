@@ -83,6 +83,15 @@ def test_what_did_not_run_in_full_counts_and_wins_nothing() -> None:
     np.testing.assert_allclose(ended["expected_high"], high)
 
 
+def test_no_interval_leaves_the_range_of_a_score() -> None:
+    table = expected_best(rows(miou=[0.02, 0.3, 0.98]), "miou")
+    assert table["expected_low"].iloc[0] == 0 and table["expected_high"].iloc[-1] == 1
+    low, high = interval(np.array([0.02, 0.3, 0.98]))
+    assert low[0] < 0 and high[-1] > 1
+    own = expected_best(rows(custom_score=[0.02, 0.3, 0.98]), "custom_score")
+    np.testing.assert_allclose(own["expected_low"], low)
+
+
 def test_few_or_no_full_trials_are_said() -> None:
     trials = rows(
         miou=[0.5, 0.4, 0.3, np.nan],

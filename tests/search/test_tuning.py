@@ -287,7 +287,7 @@ def test_methods_and_their_choice_cannot_change_and_ranges_can(tmp_path: Path) -
     ):
         with pytest.raises(ConfigError) as caught:
             make(engine, tmp_path / "e", Change(settings=(setting,)))
-        assert said in str(caught.value)
+        assert said in str(caught.value) and len(caught.value.faults) == 1
     make(engine, tmp_path / "e", Change(settings=("space.loss.weight.float=[10,20]",)))
     before = len(engine.trials)
     drive(engine, slots=1, curve=score)
