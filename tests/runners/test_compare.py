@@ -78,7 +78,7 @@ def test_rays_search_takes_a_conditional_space(bench: Callable[[str], ModuleType
     assert len({point["loss.method"] for point in points}) > 1
 
 
-def test_a_made_up_table_has_the_spreads_that_it_states_and_early_scores_that_mislead(
+def test_a_made_up_table_has_the_spreads_that_it_states_and_its_early_scores_say_less(
     bench: Callable[[str], ModuleType],
 ) -> None:
     compare, made_up = bench("compare"), bench("made_up")
@@ -91,7 +91,7 @@ def test_a_made_up_table_has_the_spreads_that_it_states_and_early_scores_that_mi
     between = ends.mean(axis=1).var() - made_up.NOISE**2 / made_up.SEEDS
     assert between**0.5 == pytest.approx(made_up.SPREAD, rel=0.1)
     ranks = [scores[epoch].corr(scores[made_up.EPOCHS], method="spearman") for epoch in (1, 3, 6)]
-    assert ranks == sorted(ranks) and ranks[0] < 0.5 < ranks[2]
+    assert ranks == sorted(ranks) and ranks[0] < 0.8 < 0.9 < ranks[2]
     accuracy = frame.pivot(index=["setting", "seed"], columns="epoch", values="accuracy")
     assert accuracy[1].corr(scores[made_up.EPOCHS], method="spearman") > ranks[0] + 0.1
     assert not made_up.made_up(table.config.space, 2)["miou"].equals(frame["miou"])
