@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Processes of `make test`. Those of one file stay together: they share fixtures, some of which start Ray.
+# Processes of `make test`. The tests of one file stay together: they share fixtures, some of which start Ray. Files keep
+# their order, in which those that take longest come early, so that both processes end together.
 WORKERS ?= 2
 SUPPORTED := 3.10 3.11 3.12 3.13
 # Neither Ray nor real data nor minutes.
@@ -15,7 +16,7 @@ demo: $(STAMP)  ## A whole search on scenes the package draws; ends with a leade
 	runners/local.sh quickstart
 
 test: $(STAMP)  ## The ordinary tests, a quarter of an hour on two cores.
-	$(BIN)/pytest -m "not long" -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-long: $(STAMP)  ## Searches that are killed and resumed, and other tests of several minutes.
 	$(BIN)/pytest -m long

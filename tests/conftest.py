@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,18 @@ def _ray_as_found() -> None:
             os.environ.pop(name, None)
         with own_token():  # On its way out it lets Ray read the environment again.
             pass
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """One Ray for all searches of a module in this process: each start is some processes, and seconds of a CPU."""
+    from bpkd_search.cluster import driver
+    from bpkd_search.cluster.connection import connect_ray
+    from bpkd_search.cluster.nodes import live_nodes
+
+    with pytest.MonkeyPatch.context() as patch, connect_ray(None, False):
+        patch.setattr(driver, "connect_ray", lambda address, verbose: nullcontext(live_nodes()))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ def doctor(
     space: Annotated[
         Path | None, typer.Argument(metavar="[SPACE.yaml]", help="Also check what this search reads and writes.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Directory of the experiments, as for `run`.")] = Path("runs"),
+    out: Annotated[str, typer.Option(help="Directory of the experiments, or URL, as for `run`.")] = "runs",
     overrides: Overrides = None,
     address: Address = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print facts and findings as JSON.")] = False,
@@ -34,9 +34,10 @@ def doctor(
     """
     from bpkd_search.config import load_search
     from bpkd_search.errors import UserError
+    from bpkd_search.stores.store import Store, is_url
 
-    if ":/" in str(out):
-        raise UserError(f"--out: got {out}, must be a directory; a store is tried from every node when a search starts")
+    if is_url(out):
+        Store(out)  # a wrong URL is refused before Ray starts
     if space is None and overrides:
         raise UserError(f"--set: got {overrides[0]}, needs SPACE.yaml")
     config = load_search(space, list(overrides or [])) if space is not None else None
@@ -83,6 +84,7 @@ def _row(machine: Machine, driver: Machine, versions: list[str], folders: list[s
     for name in folders:
         folder = machine.folders[name]
         free = f"{shown_bytes(folder['free'])} free" if folder["free"] is not None else "not there"
+        free = "written" if "://" in folder["path"] else free
         states.append("not written" if folder["error"] else free if folder["same"] else f"own, {free}")
     contents = "" if not machine.contents else "same" if machine.contents == driver.contents else "other"
     return [

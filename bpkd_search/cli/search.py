@@ -189,6 +189,7 @@ def _finish(search: Any, show: Any = None) -> None:
     """Run a search and show its result, by default the leaderboard; print how to resume one that was stopped."""
     from bpkd_search.cluster.interruption import Interrupted
     from bpkd_search.show.leaderboard import show_leaderboard
+    from bpkd_search.show.race import show_race
 
     try:
         board = search()
@@ -197,6 +198,8 @@ def _finish(search: Any, show: Any = None) -> None:
         raise SystemExit(130) from None
     if show is None:
         show_leaderboard(board, "table")
+        if board.raced:
+            show_race(board)
     else:
         show(board)
 

@@ -40,6 +40,7 @@ from bpkd_search.experiment.trial import Trial
 from bpkd_search.metrics.table import SCORES, held_out
 from bpkd_search.models.build import pick_device
 from bpkd_search.predict import load_student
+from bpkd_search.results.analysis import is_replicate
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.search.engine import Engine, parameter_kinds
 from bpkd_search.stores.experiment import Place, kept
@@ -193,6 +194,8 @@ def choose_settings(board: Leaderboard, top: int) -> tuple[list[Trial], dict[int
     and keep the constraints. Raises `ExperimentError` where there is none.
     """
     trials = board.trials(["method", "origin", "config", "seed", "feasible"])
+    used = {int(seed) for seed in trials["seed"]}
+    trials = trials[~is_replicate(trials)]
     baselines = trials[trials["origin"] == BASELINE].sort_values("number")
     full = trials[(trials["origin"] != BASELINE) & (trials["state"] == COMPLETE)]
     if full.empty:
@@ -210,7 +213,7 @@ def choose_settings(board: Leaderboard, top: int) -> tuple[list[Trial], dict[int
             if len(chosen) < most:
                 chosen.setdefault(_apart_from_seed(run), trial)
     origins = {int(row["number"]): str(row["origin"]) for row in trials.to_dict("records")}
-    return list(chosen.values()), origins, {int(seed) for seed in trials["seed"]}
+    return list(chosen.values()), origins, used
 
 
 def fresh_seeds(used: set[int], begun: Sequence[Trial], number: int) -> list[int]:
@@ -258,6 +261,7 @@ def _undisturbed(config: SearchConfig) -> SearchConfig:
     search = {
         "budget": Budget(),
         "scheduler": Scheduler(name="none"),
+        "methods": (),
         "warm_start": (),
         "memory": None,
         "constraints": (),

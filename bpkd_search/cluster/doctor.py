@@ -15,11 +15,13 @@ from bpkd_search.cluster.nodes import Node, pinned
 from bpkd_search.config import SearchConfig
 from bpkd_search.data.views import cache_dir
 from bpkd_search.errors import UserError
+from bpkd_search.stores.store import is_url
 from bpkd_search.training.fingerprints import fingerprints
 from bpkd_search.training.inputs import Say
 
 DRIVER = "driver"
 ANSWER_SECONDS, CONTENT_SECONDS = 180.0, 3600.0
+STORE_REMEDY = "give all machines its address, such as AWS_ENDPOINT_URL, and the credentials, before Ray starts there"
 EXPERIMENTS, VIEWS, COPIES, TEMPORARY = "experiments", "views", "copies", "temporary"
 
 
@@ -41,15 +43,16 @@ class Answers:
 
 
 def diagnose(
-    config: SearchConfig | None, experiments: Path, say: Say, *, address: str | None = None, verbose: bool = False
+    config: SearchConfig | None, experiments: Path | str, say: Say, *, address: str | None = None, verbose: bool = False
 ) -> Diagnosis:
     """Ask every node of a Ray cluster, or of one started on this machine, and this process, and compare the answers.
 
-    `experiments` is the folder of experiment folders; with a `config`, what it reads and writes is looked at too. Of
-    the files that this writes, only hashes of the data stay, with the views. Raises `ResourceError` if Ray cannot be
-    reached or started.
+    `experiments` is the folder of experiment folders, or a URL of a store; with a `config`, what it reads and writes
+    is looked at too. Of what this writes, only hashes of the data stay, with the views, and empty objects in a store.
+    Raises `ResourceError` if Ray cannot be reached or started.
     """
-    folders = {EXPERIMENTS: str(experiments.absolute())}
+    on_store = is_url(experiments)
+    folders = {EXPERIMENTS: str(experiments) if on_store else str(Path(experiments).absolute())}
     if config is not None:
         folders[VIEWS] = str(cache_dir(config.data.views_dir))
         if config.data.local_dir is not None:
@@ -70,13 +73,15 @@ def diagnose(
                 skew=clock_error(clocks, name),
             )
         unread = _read(config, machines, nodes, say) if config is not None else {}
-    return Diagnosis(machines, find_faults(machines, folder_rules(config), unread))
+    return Diagnosis(machines, find_faults(machines, folder_rules(config, on_store=on_store), unread))
 
 
-def folder_rules(config: SearchConfig | None) -> dict[str, Folder]:
-    """Return the folders that are looked at, and what is expected of each."""
+def folder_rules(config: SearchConfig | None, *, on_store: bool = False) -> dict[str, Folder]:
+    """Return the folders that are looked at, and what is expected of each; `on_store` says that experiments are."""
     copied = config is not None and config.data.local_dir is not None
     rules = {EXPERIMENTS: Folder("experiments", "give --out a folder that all machines share")}
+    if on_store:
+        rules[EXPERIMENTS] = Folder("experiments", STORE_REMEDY, store=True)
     if config is not None:
         option = "set data.views_dir to a folder that all machines share"
         rules[VIEWS] = Folder("views", option if copied else f"{option}, or data.local_dir", shared=not copied)

@@ -33,7 +33,7 @@ from bpkd_search.cluster.progress import Progress, make_progress
 from bpkd_search.cluster.requests import Requests
 from bpkd_search.cluster.sharing import copies_for_joining, prepare_nodes
 from bpkd_search.cluster.slots import Slots, at_once, divide, room
-from bpkd_search.cluster.waiting import wait_for_nodes
+from bpkd_search.cluster.waiting import ON_CPUS, lacked_gpus, wait_for_nodes
 from bpkd_search.cluster.watch import watch_ray
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.points import to_tree
@@ -232,6 +232,8 @@ def run_engine(
                 progress.say(
                     f"ray: {at_once(config.search, slots)} trial(s) at once, {each}" + (f"; {kinds}" if kinds else "")
                 )
+                if address is not None and lacked_gpus(config.search, config.train.device, slots.gpus):
+                    progress.say(ON_CPUS)
                 with (
                     copies_for_joining(task.prepared if address is not None else None) as source,
                     stopping(engine, progress.say),
@@ -308,7 +310,7 @@ def run_on_ray(
     from bpkd_search.cluster.placement import Placement, request
     from bpkd_search.cluster.tune import EngineScheduler, EngineSearcher, StopOnRequest
 
-    placement = Placement(slots, say, engine.config.search)
+    placement = Placement(slots, say, engine.config.search, engine.config.train.device)
     searcher = EngineSearcher(engine, task_of, placement)
     scheduler = EngineScheduler(engine, searcher)
     tuner = tune.Tuner(

@@ -21,7 +21,9 @@ FINISHED, PAUSED, STOPPED, FAILED = "finished", "paused", "stopped", "failed"
 
 
 def best_in_words(board: Leaderboard) -> str:
-    """The best trial of a finished search."""
+    """The best trial of a finished search, or the verdict of its race."""
+    if board.raced:
+        return str(board.race().attrs["verdict"])
     best = board.best(1).iloc[0]
     return f"best: trial {best['number']} ({best['method']}), {board.metric} {best[board.metric]:.4f}"
 

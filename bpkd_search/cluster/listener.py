@@ -8,7 +8,7 @@ from pathlib import Path
 from bpkd_search.cluster.failures import FailureStreak
 from bpkd_search.cluster.progress import Progress
 from bpkd_search.experiment.paths import checkpoint_file, student_file
-from bpkd_search.experiment.schema import BASELINE
+from bpkd_search.experiment.schema import BASELINE, REPLICATE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.engine import Engine
 from bpkd_search.stores.experiment import Place
@@ -34,12 +34,13 @@ def listener(directory: Path, progress: Progress, place: Place | None = None) ->
 
 
 def keep_best_students(directory: Path, engine: Engine, place: Place | None = None) -> None:
-    """Remove the students of searched trials that are not among the five best; baselines keep theirs.
+    """Remove the students of replicates, and of searched trials not among the five best; baselines keep theirs.
 
     From `place` too, with the checkpoints of ended trials.
     """
     searched = [trial for trial in engine.ranked() if trial.origin != BASELINE]
-    dropped = [student_file(directory, trial.number) for trial in searched[KEPT_STUDENTS:]]
+    again = [engine.trials[number] for number in engine.states if engine.trials[number].origin == REPLICATE]
+    dropped = [student_file(directory, trial.number) for trial in [*searched[KEPT_STUDENTS:], *again]]
     for path in dropped:
         path.unlink(missing_ok=True)
     if place is not None:

@@ -44,11 +44,19 @@ class Machine:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that machines use: what it is, its option, and whether all must see the same one."""
+    """A folder that machines use, or a `store`: what it is, what to do instead of mending it (or for a store, at all).
+
+    `shared` says that all must see the same one.
+    """
 
     what: str
     option: str
     shared: bool = True
+    store: bool = False
+
+    def remedy(self, mending: str) -> str:
+        """What to do."""
+        return self.option if self.store else f"{mending}, or {self.option}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def find_faults(machines: Sequence[Machine], folders: dict[str, Folder], unread:
         *_versions(answered),
         *_gpus(answered),
         *_driver(answered),
-        *(finding for name, folder in folders.items() for finding in _folder(answered, name, folder)),
+        *(finding for name, folder in folders.items() for finding in folder_faults(answered, name, folder)),
         *_contents(answered, unread),
         *_clock(answered),
         *_limits(answered),
@@ -166,7 +174,9 @@ def _driver(machines: Sequence[Machine]) -> Iterator[Finding]:
     return grouped(machines, FAULT, "driver", too_old, remedy)
 
 
-def _folder(machines: Sequence[Machine], name: str, folder: Folder) -> Iterator[Finding]:
+def folder_faults(machines: Sequence[Machine], name: str, folder: Folder) -> Iterator[Finding]:
+    """What is wrong with the folder of that name on machines that have told of it."""
+
     def unwritable(machine: Machine) -> str | None:
         facts = machine.folders.get(name)
         return f"{facts['path']} cannot be written ({facts['error']})" if facts and facts["error"] else None
@@ -181,12 +191,11 @@ def _folder(machines: Sequence[Machine], name: str, folder: Folder) -> Iterator[
             return None
         return f"{shown_bytes(facts['free'])} free for {facts['path']}"
 
-    yield from grouped(
-        machines, FAULT, folder.what, unwritable, f"correct its permissions or mount, or {folder.option}"
-    )
+    mending = folder.remedy("correct its permissions or mount")
+    yield from grouped(machines, FAULT, folder.what, unwritable, mending)
     if folder.shared:
-        yield from grouped(machines, FAULT, folder.what, other, f"mount it there, or {folder.option}")
-    yield from grouped(machines, FAULT, folder.what, full, f"make room, or {folder.option}")
+        yield from grouped(machines, FAULT, folder.what, other, folder.remedy("mount it there"))
+    yield from grouped(machines, FAULT, folder.what, full, folder.remedy("make room"))
 
 
 def _contents(machines: Sequence[Machine], unread: dict[str, str]) -> Iterator[Finding]:

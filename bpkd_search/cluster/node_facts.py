@@ -1,4 +1,4 @@
-"""What a machine says of itself: versions, GPUs, folders, limits. It needs the standard library alone.
+"""What a machine says of itself: versions, GPUs, folders, limits. It needs the standard library alone, but for URLs.
 
 Ray gets these functions by value, so that they also run where this package, or PyTorch, is missing or another version.
 """
@@ -17,6 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +149,15 @@ def disk(path: str) -> tuple[int | None, int | None]:
 def leave_marks(folders: Mapping[str, str | None]) -> dict[str, Facts]:
     """Write a file into each folder, or where it does not exist yet into the nearest parent; free bytes and errors.
 
-    `~` and `$VARIABLES` are those of this machine; None is the folder of its Ray.
+    A folder at a URL gets an object, through this package. `~` and `$VARIABLES` are those of this machine; None is the
+    folder of its Ray.
     """
     return {name: _leave_mark(ray_folder() if given is None else given) for name, given in folders.items()}
 
 
 def _leave_mark(given: str) -> Facts:
+    if "://" in given:
+        return _leave_object(given)
     path = Path(os.path.expandvars(given)).expanduser()
     facts: Facts = {"path": str(path), "mark": None, "error": None, "free": None}
     if "$" in str(path):
@@ -174,9 +178,27 @@ def _leave_mark(given: str) -> Facts:
     return {**facts, "mark": str(mark)}
 
 
+def _leave_object(url: str) -> Facts:
+    facts: Facts = {"path": url, "mark": None, "error": None, "free": None}
+    # Objects are emptied, not deleted: each node, which is its tasks' parent, has one for all times.
+    name, what = f"{MARK}{platform.node()}-{os.getppid()}", uuid.uuid4().hex
+    try:
+        from bpkd_search.stores.store import Store
+
+        store = Store(url)
+        facts["path"] = store.name
+        store.put(f"clock/{name}", what.encode())
+        there = store.get(f"clock/{name}")
+    except Exception as e:
+        return {**facts, "error": str(e).removeprefix(f"{facts['path']}: ").removeprefix("cannot be written to: ")}
+    if there != what.encode():
+        return {**facts, "error": "what is written is not what is read"}
+    return {**facts, "mark": f"{url.rstrip('/')}#{name}#{what}"}
+
+
 def see_marks(marks: Sequence[str]) -> list[bool]:
     """Return for each mark whether this machine reads it."""
-    return [_reads(Path(mark)) for mark in marks]
+    return [_reads_object(mark) if "://" in mark else _reads(Path(mark)) for mark in marks]
 
 
 def _reads(mark: Path) -> bool:
@@ -186,10 +208,27 @@ def _reads(mark: Path) -> bool:
         return False
 
 
+def _reads_object(mark: str) -> bool:
+    url, name, what = mark.rsplit("#", 2)
+    try:
+        from bpkd_search.stores.store import Store
+
+        return Store(url).get(f"clock/{name}") == what.encode()
+    except Exception:
+        return False
+
+
 def remove_marks(marks: Sequence[str]) -> float:
     """Remove marks; return this machine's clock."""
     for mark in marks:
-        Path(mark).unlink(missing_ok=True)
+        if "://" not in mark:
+            Path(mark).unlink(missing_ok=True)
+            continue
+        url, name, _ = mark.rsplit("#", 2)
+        with suppress(Exception):
+            from bpkd_search.stores.store import Store
+
+            Store(url).empty(f"clock/{name}")
     return time.time()
 
 

@@ -14,6 +14,7 @@ from ray.util.placement_group import placement_group
 from bpkd_search.cluster.losses import LossLimit
 from bpkd_search.cluster.nodes import Node, draining_nodes, kinds_of, live_nodes
 from bpkd_search.cluster.slots import PLACE, Slots, divide_again, room
+from bpkd_search.cluster.waiting import lacked_gpus
 from bpkd_search.config.search import Search
 from bpkd_search.errors import ResourceError
 from bpkd_search.experiment.schema import OOM
@@ -27,7 +28,7 @@ CHECK_SECONDS, SAY_SECONDS = 2.0, 30.0
 class Placement:
     """Gives each trial one of the slots, or a roomier one after it ran out of memory, as nodes join and leave.
 
-    `search` says what trials may get of other nodes, `say` prints a line.
+    `search` says what trials may get of other nodes, `device` is `train.device`, `say` prints a line.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class Placement:
         slots: Slots,
         say: Callable[[str], None] = lambda line: None,
         search: Search | None = None,
+        device: str = "auto",
     ) -> None:
         self.slots, self.say, self.limit, self._search = slots, say, LossLimit(say), search
         self.draining: list[Node] = []
         self._checked, self._waits = time.monotonic(), False
         self._said, self._said_at = slots.count, time.monotonic()
+        self._wants_gpus = search is not None and lacked_gpus(search, device, slots.gpus)
 
     def of(self, trial: Trial) -> dict[str, Any]:
         """What Ray is to give a trial, as plain values; `request` makes Ray's request of it."""
@@ -65,7 +68,8 @@ class Placement:
     def check_if_due(self) -> bool:
         """Every some seconds, look which nodes there are; gives whether it has. Raises as `lost` does.
 
-        It is said how many trials run at once from now on, and once that there is no node to wait for a new one.
+        It is said how many trials run at once from now on, once that there is no node to wait for a new one, and once
+        that there are GPUs of which trials get none.
         """
         now = time.monotonic()
         if now - self._checked < CHECK_SECONDS:
@@ -82,6 +86,10 @@ class Placement:
             self.say(f"ray: {self.slots.count} trial(s) at once now" + (f"; GPUs: {kinds}" if kinds else ""))
             self._said, self._said_at = self.slots.count, now
         self._waits = not self.slots.count
+        if self._wants_gpus and (kinds := kinds_of(nodes)):
+            found = f"warning: GPUs have joined ({kinds}), but trials run on CPUs"
+            self.say(f"{found}; to use them, stop the search and resume it")
+            self._wants_gpus = False
         return True
 
     def follow(self, nodes: Sequence[Node]) -> None:

@@ -151,6 +151,7 @@ class EngineScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
         self.engine, self.searcher = engine, searcher
         self._controller: Any = None
         self._trials: dict[str, Any] = {}
+        self._asked_last: Any = None
         self._killed: set[str] = set()
         # The nodes that are drained, the epochs of the trials that ran there when that was noticed, and every trial's
         # node, by Ray's id.
@@ -159,8 +160,18 @@ class EngineScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
         self._where: dict[str, str] = {}
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Keep what `stop_requested` needs."""
+        """Keep what `stop_requested` and `choose_trial_to_run` need."""
         self._controller, self._trials[trial.trial_id] = tune_controller, trial
+        self._asked_last = trial
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The trial that was asked last, once: it goes on in the process of one that has just ended, if there is one.
+
+        Left to itself, Ray Tune gives that process to a trial whose own is starting, and drops the one that starts:
+        while trials end more often than a process takes to start, a node that has joined would never get one.
+        """
+        asked, self._asked_last = self._asked_last, None
+        return asked if asked is not None and asked.status == asked.PENDING else None
 
     def stop_requested(self) -> None:
         """End the trials that a request stops, in the middle of an epoch too: Ray Tune would wait for its end."""

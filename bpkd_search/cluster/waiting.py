@@ -8,6 +8,11 @@ from collections.abc import Callable, Sequence
 from bpkd_search.cluster.nodes import Node, live_nodes
 from bpkd_search.config.search import Resources, Search
 
+# Said where trials run on CPUs only because no node had a GPU when the search began.
+ON_CPUS = (
+    "no node has a GPU: trials run on CPUs, also on nodes that join; with search.resources.gpus: 1 the search would"
+    " wait for a GPU"
+)
 LOOK_SECONDS, SAY_SECONDS = 1.0, 600.0
 
 
@@ -23,6 +28,12 @@ def lacking(search: Search, device: str, nodes: Sequence[Node]) -> str | None:
     if gpus and not any(node.cpus and node.gpus for node in nodes):
         return "a GPU, which " + ("search.resources.gpus asks for" if wanted != "auto" else "train.device: cuda needs")
     return None
+
+
+def lacked_gpus(search: Search, device: str, gpus: float) -> bool:
+    """Whether trials with so many GPUs get none only because there was none, and not because it is set so."""
+    wanted = search.resources.gpus if isinstance(search.resources, Resources) else "auto"
+    return not gpus and device == "auto" and wanted == "auto"
 
 
 def wait_for_nodes(

@@ -10,10 +10,22 @@ from pydantic import ValidationError
 
 from bpkd_search.blocks import in_words
 from bpkd_search.config.loss import terms_by_path
+from bpkd_search.config.methods import METHOD, method_faults
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.optimisation import LENGTH, Optimisation
 from bpkd_search.config.paths import get_path
-from bpkd_search.config.points import Point, can_take, in_order, is_active, lay, probe_values, run_at, to_tree
+from bpkd_search.config.points import (
+    Point,
+    baselines_of,
+    can_take,
+    in_order,
+    is_active,
+    lay,
+    probe_values,
+    run_at,
+    to_tree,
+)
+from bpkd_search.config.search import FEWEST_REPLICATES
 from bpkd_search.config.space import Choice, Distribution, FloatRange
 from bpkd_search.data.kinds import KINDS, repeated
 
@@ -41,10 +53,16 @@ def cross_faults(config: RunConfig) -> list[str]:
         faults.append(f"teacher.smp: got {dict(teacher.smp)}, needs teacher.checkpoint, the weights of that network")
     faults += _schedule_faults("teacher.train", config.teacher.train)
     if isinstance(config, SearchConfig):
-        faults += space_faults(config)
+        faults += space_faults(config) + method_faults(config)
+        if config.search.feature_baseline and teacher.mode not in ("online", "auto"):
+            faults.append(
+                "search.feature_baseline: got true, needs the teacher's features: set teacher.mode to online or auto"
+                f" (got {teacher.mode})"
+            )
         used = {*config.search.goals, *(name for name, *_ in config.search.limits())}
         if OWN_SCORE in used and config.data.eval.metric is None:
             faults.append(f"data.eval.metric: got nothing, is required where the search uses {OWN_SCORE}")
+        faults += _race_faults(config)
         scheduler = config.search.scheduler
         train = config.train
         if train.iterations is not None and train.validate_every is None:
@@ -56,6 +74,28 @@ def cross_faults(config: RunConfig) -> list[str]:
             most = f"train.epochs = {train.epochs}" if train.epochs else f"the {train.rounds()} validations of a trial"
             faults.append(f"search.scheduler.grace: got {scheduler.grace:g}, must not exceed {most}")
     return faults
+
+
+def _race_faults(config: SearchConfig) -> list[str]:
+    """Where a search with replicates is sure to end before the second seed of any setting."""
+    search, length = config.search, config.train.gpu_seconds
+    if search.replicates is None:
+        return []
+    fewest = max(search.fewest_trials, len(config.enqueue) + FEWEST_REPLICATES)
+    if search.trials < fewest:
+        return [
+            f"search.trials: got {search.trials}, must be at least {fewest} with search.replicates:"
+            f" {search.replicates}, or the search ends before the second seed of any setting"
+        ]
+    # The baselines and one setting in full, and two further runs of one of them.
+    least = (len(baselines_of(config)) + 3) * length / 3600 if length is not None else 0.0
+    if search.budget.gpu_hours is not None and search.budget.gpu_hours < least:
+        return [
+            f"search.budget.gpu_hours: got {search.budget.gpu_hours:g}, must be at least {least:.3g} with"
+            f" search.replicates: {search.replicates} and train.gpu_seconds = {length:g}, or the search ends before the"
+            " second seed of any setting"
+        ]
+    return []
 
 
 def run_faults(run: RunConfig) -> list[str]:
@@ -112,7 +152,7 @@ def space_faults(config: SearchConfig) -> list[str]:
         for value in probe_values(distribution):
             point = _completed({**firsts, **_conditions(distribution, sound), path: value}, sound, base)
             new = [f for f in _point_faults(base_run, point) if f not in reported]
-            faults += [f"space.{_culprit(fault, path, point)}: {fault}" for fault in new]
+            faults += [f"{_place(config, _culprit(fault, path, point))}: {fault}" for fault in new]
             reported.update(new)
             if new:
                 break
@@ -139,7 +179,8 @@ def given_faults(config: SearchConfig, given: Point) -> list[str]:
         elif not can_take(config.space[path], value):
             faults.append(f"{path}: got {value!r}, {_rule(config.space[path])}")
     missing = [p for p, d in config.space.items() if p not in given and is_active(d, base, given)]
-    faults += [f": no value for {path}" for path in missing if not _has(base, path)]
+    unknown = {METHOD} if config.search.methods and base_run.loss.method not in config.search.methods else set()
+    faults += [f": no value for {path}" for path in missing if not _has(base, path) or path in unknown]
     return faults or [f": {fault}" for fault in _point_faults(base_run, given)]
 
 
@@ -220,6 +261,11 @@ def _completed(point: Point, space: Mapping[str, Distribution], base: Mapping[st
         if path not in point and distribution.when and is_active(distribution, base, point):
             point[path] = probe_values(distribution)[0]
     return point
+
+
+def _place(config: SearchConfig, path: str) -> str:
+    """Where the configuration file has a parameter."""
+    return "search.methods" if config.search.methods and path == METHOD else f"space.{path}"
 
 
 def _culprit(fault: str, path: str, point: Iterable[str]) -> str:

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, StrictBool, Tag, field_validator, model_validator
 
 from bpkd_search.blocks import Block
+from bpkd_search.losses.methods import METHODS, Custom
 from bpkd_search.metrics.table import COSTS, SCORES, Direction
 
 
@@ -151,6 +152,14 @@ class Resources(Block):
 _CONSTRAINT = re.compile(r"^\s*(\w+)\s*(<=|>=)\s*(baseline|[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*$")
 
 
+# With `replicates: auto`: new settings before the first replicate, and the share of replicates in what follows. Neither
+# depends on the number of trials, so that a search that is made longer is the one that was longer from the start.
+SETTINGS_FIRST = 8
+REPLICATES_SHARE = 0.5
+# A leader and its nearest rival, each with a first and a second seed of its own.
+FEWEST_REPLICATES = 4
+
+
 class Search(Block):
     """How many trials beside the baselines, what they optimise, and who samples and stops them.
 
@@ -158,6 +167,10 @@ class Search(Block):
     done on GPUs only, and without a GPU a trial gets one CPU.
 
     In a constraint, `baseline` is the value of the best plain baseline.
+
+    With `methods`, `space` needs no entry: each method is searched in the ranges of its own ([Losses](losses.md)), by a
+    sampler and a scheduler that know its trials alone, and gets as many trials as the others; where `budget.gpu_hours`
+    is set, as many GPU-seconds.
     """
 
     metric: Literal[SCORES] = Field(default="miou", description="What is maximised, and what leaderboards rank by.")  # type: ignore[valid-type]
@@ -170,12 +183,25 @@ class Search(Block):
         description="Such as `latency_ms <= 30` or `miou >= baseline`; a trial that violates one ranks after those that"
         " meet all.",
     )
-    trials: int = Field(default=16, ge=1, description="Trials beside the baselines.")
+    methods: tuple[Literal[(*METHODS, Custom.name)], ...] = Field(  # type: ignore[valid-type]
+        default=(), description="Loss methods that are tuned alike, such as [bpkd, kd, cwd, dist]."
+    )
+    trials: int = Field(default=16, ge=1, description="Trials beside the baselines, replicates among them.")
+    replicates: Literal["auto"] | None = Field(
+        default=None,
+        description="`auto` runs promising settings and the baselines again with further training seeds, where that"
+        " decides most, and ends with a verdict.",
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the sampler.")
     # The default where there is no block at all. Blocks without a name were written for the defaults before it.
     sampler: Sampler = ModelSampler()
     scheduler: Scheduler = Scheduler(name="model")
     budget: Budget = Budget()
+    feature_baseline: StrictBool | None = Field(
+        default=None,
+        description="Whether plain feature KD (`feature_mse`) is a baseline too; by default where the teacher runs"
+        " online.",
+    )
     warm_start: tuple[Path, ...] = Field(
         default=(),
         description="Experiments from whose trials the sampler learns, if they agree with the first own ones.",
@@ -207,6 +233,13 @@ class Search(Block):
             raise ValueError("must name at least two; for one, set search.metric")
         return value
 
+    @field_validator("methods")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for position, name in enumerate(value) if name in value[:position]]:
+            raise ValueError(f"names {', '.join(dict.fromkeys(twice))} more than once")
+        return value
+
     @field_validator("constraints")
     @classmethod
     def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -229,6 +262,11 @@ class Search(Block):
         if several and next(iter(self.objectives)) not in SCORES:
             raise ValueError(f"the first objective ranks and must be one of {', '.join(SCORES)}")
         return self
+
+    @property
+    def fewest_trials(self) -> int:
+        """How many trials it takes until a setting of a race can have its second seed."""
+        return SETTINGS_FIRST + round(FEWEST_REPLICATES / REPLICATES_SHARE)
 
     @property
     def goals(self) -> dict[str, Direction]:

@@ -23,7 +23,7 @@ from bpkd_search.experiment.reading import open_place
 from bpkd_search.experiment.schema import COMPLETE
 from bpkd_search.experiment.tables import as_parquet
 from bpkd_search.files import replacing, write_bytes
-from bpkd_search.stores.store import first_line
+from bpkd_search.stores.store import REFUSALS, first_line
 
 _SUFFIX = ".parquet"
 _ABOUT = b"bpkd_search.search"
@@ -85,7 +85,7 @@ class Memory:
                 (self._local / _PROBE).unlink(missing_ok=True)
             else:
                 self._put(_PROBE, b"")
-        except OSError as e:
+        except REFUSALS as e:
             raise ExperimentError(
                 f"{self.name}: cannot be written to ({_why(e)}); searches leave their tables there, choose another"
                 " search.memory"
@@ -103,7 +103,7 @@ class Memory:
                 write_bytes(self._local / f"{file}{_SUFFIX}", content)
             else:
                 self._put(f"{file}{_SUFFIX}", content)
-        except OSError as e:
+        except REFUSALS as e:
             raise ExperimentError(f"{self.name}: cannot be written to ({_why(e)})") from e
         return f"{self.name.rstrip('/')}/{file}{_SUFFIX}"
 
@@ -114,7 +114,7 @@ class Memory:
         """
         try:
             found = self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
-        except OSError as e:
+        except REFUSALS as e:
             raise ExperimentError(f"{self.name}: cannot be read: {_why(e)}") from e
         names = sorted(f.base_name for f in found if f.base_name.endswith(_SUFFIX) and f.base_name[0] != ".")
         with ThreadPoolExecutor(_READERS) as pool:
@@ -132,7 +132,7 @@ class Memory:
             missing = [
                 column for column in (*past.space, *past.goals, "number", "config") if column not in table.schema.names
             ]
-        except (OSError, pa.ArrowException) as e:
+        except REFUSALS as e:
             return f"{self.name}/{name}: cannot be read: {_why(e)}"
         except (KeyError, TypeError, ValueError):
             return f"{self.name}/{name}: is not the table of a search; move it elsewhere"

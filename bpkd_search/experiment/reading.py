@@ -16,7 +16,7 @@ import yaml
 
 from bpkd_search.errors import ExperimentError
 from bpkd_search.experiment.paths import CONFIG, store_of
-from bpkd_search.stores.store import Store, first_line, is_url, open_url, without_secrets
+from bpkd_search.stores.store import REFUSALS, Store, first_line, is_url, open_url, without_secrets
 
 
 class DamagedFileWarning(UserWarning):
@@ -53,7 +53,7 @@ class Folder:
         try:
             with self._files.open_input_stream(f"{self._root}/{name}") as stream:
                 return str(stream.read().decode("utf-8"))
-        except (OSError, UnicodeDecodeError) as e:
+        except (*REFUSALS, UnicodeDecodeError) as e:
             raise ExperimentError(f"{self.name}/{name}: cannot be read: {first_line(e)}") from e
 
     def has(self, table: str) -> bool:
@@ -68,7 +68,7 @@ class Folder:
         """
         try:
             found = self._files.get_file_info(fs.FileSelector(f"{self._root}/{table}", allow_not_found=True))
-        except OSError as e:
+        except REFUSALS as e:
             raise ExperimentError(f"{self.name}/{table}: cannot be read: {first_line(e)}") from e
         names = sorted(f.base_name for f in found if re.fullmatch(r"part-\d+\.parquet", f.base_name))
         parts = []
@@ -77,7 +77,7 @@ class Folder:
                 # Not `pq.read_table`, which imports pyarrow's datasets and takes half a second at a cold start.
                 with self._files.open_input_file(f"{self._root}/{table}/{name}") as file:
                     parts.append(_read(pq.ParquetFile(file), columns))
-            except (OSError, pa.ArrowException) as e:
+            except REFUSALS as e:
                 warnings.warn(
                     f"{self.name}/{table}/{name}: is damaged and skipped: {first_line(e)}",
                     DamagedFileWarning,
@@ -88,7 +88,7 @@ class Folder:
     def _is_file(self, name: str) -> bool:
         try:
             return bool(self._files.get_file_info(f"{self._root}/{name}").type == fs.FileType.File)
-        except OSError as e:
+        except REFUSALS as e:
             raise ExperimentError(f"{self.name}: cannot be read: {first_line(e)}") from e
 
 
@@ -113,7 +113,7 @@ def open_place(where: Path | str) -> tuple[str, Any, str]:
         files, root = open_url(text)
         if not root.strip("/"):
             raise ValueError("names no directory")
-    except (OSError, ValueError) as e:  # pyarrow's errors are among these
+    except (*REFUSALS, ValueError) as e:
         raise ExperimentError(f"{name}: cannot be opened: {first_line(e).replace(text, name)}") from None
     return name, files, root.rstrip("/")
 

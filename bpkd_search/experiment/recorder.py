@@ -105,6 +105,7 @@ class Recorder:
                 "state": RUNNING,
                 "method": event["method"],
                 "origin": event["origin"],
+                "replicate_of": event.get("replicate_of"),
                 "epochs": 0,
                 "retries": 0,
                 "seed": event["seed"],

@@ -15,8 +15,8 @@ import pyarrow as pa
 from bpkd_search.experiment.paths import CONFIRM, MEMORY, REPORTS, TRIALS
 from bpkd_search.metrics.table import MEASURES, REPORTED, SCORES, Measure, held_out
 
-# Version 4 added `retries`, version 5 that of `confirm` and `iteration`.
-SCHEMA_VERSION = max(5, *(measure.since for measure in MEASURES))
+# Version 4 added `retries`, version 5 that of `confirm` and `iteration`, version 6 `replicate_of`.
+SCHEMA_VERSION = max(6, *(measure.since for measure in MEASURES))
 
 # Trial states. Only COMPLETE ran its full budget and competes for "best".
 RUNNING, COMPLETE, PRUNED, FAILED = "RUNNING", "COMPLETE", "PRUNED", "FAILED"
@@ -26,6 +26,8 @@ OOM = "oom"
 NODE = "node"
 # Where a trial's settings come from.
 BASELINE, ENQUEUED, REMEMBERED, SAMPLED = "baseline", "enqueued", "memory", "sampled"
+# That of a trial that runs another one's setting again with a further seed.
+REPLICATE = "replicate"
 
 Column = tuple[str, pa.DataType, str]
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -62,7 +64,8 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
     ("message", pa.string(), "the message of the failure, or why the trial was last retried"),
     ("feasible", pa.bool_(), "whether the trial meets the constraints; empty without constraints"),
     ("method", _NAME, "a baseline's name, or the loss method"),
-    ("origin", _NAME, "baseline, enqueued, memory (a best point of another search) or sampled"),
+    ("origin", _NAME, "baseline, enqueued, memory (a best point of another search), sampled or replicate"),
+    ("replicate_of", pa.int64(), "the trial whose setting a replicate runs again with a further seed; else empty"),
     *_SCORES,
     ("epochs", pa.int64(), "epochs trained"),
     *_COSTS,

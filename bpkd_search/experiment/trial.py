@@ -13,7 +13,8 @@ class Trial:
     """A trial that the engine has started: its run, its reports so far, and how it ended.
 
     `retried_seconds` are the GPU-seconds of its failed attempts, if it was run again by request; with `in_full`, the
-    scheduler does not stop it; `alone` says whether its latency was measured when no trial ran.
+    scheduler does not stop it; `alone` says whether its latency was measured when no trial ran; `replicate_of` is the
+    trial whose setting a replicate runs again.
     """
 
     number: int
@@ -29,6 +30,7 @@ class Trial:
     retried_seconds: float = 0.0
     alone: bool = False
     in_full: bool = False
+    replicate_of: int | None = None
 
     @property
     def retries(self) -> int:

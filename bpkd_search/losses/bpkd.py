@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bpkd_search.losses.divergence import SMALLEST_WEIGHT, kl_and_difference, logits_on_one_grid, low_where_not
-from bpkd_search.losses.edges import masks_and_valid
+from bpkd_search.losses.edges import id_parts, shares_of
+from bpkd_search.losses.parts import whole
 
 
 class BPKDTerms(NamedTuple):
@@ -61,55 +62,86 @@ def bpkd_loss(
     differ, if `alpha` has a wrong length, or if `edge_masks` does. Source: Liu et al. 2023 (arXiv 2306.08075).
     """
     student, teacher = logits_on_one_grid(student_logits, teacher_logits, labels)
-    num_classes, grid = student.shape[1], (student.shape[2], student.shape[3])
-    alphas = _per_class(alpha, num_classes, student)
-    at_edge, valid = (m.to(student.dtype) for m in masks_and_valid(labels, num_classes, edge_width, grid, ignore_index))
+    alphas, temperatures = _per_class(alpha, student.shape[1], student), (edge_temperature, body_temperature)
     edge, body = _Terms.apply(
-        student, teacher, at_edge, valid, alphas, (edge_temperature, body_temperature), pre_mask, post_mask
+        student, teacher, labels, alphas, edge_width, ignore_index, temperatures, pre_mask, post_mask
     )
     return BPKDTerms(edge_weight * edge + body_weight * body, edge, body)
 
 
 class _Terms(torch.autograd.Function):
-    """The terms L_E and L_B; each keeps one map for its gradient, which is in closed form."""
+    """The terms L_E and L_B; each keeps one map for its gradient, which is in closed form.
+
+    On a CPU a few images after the other, from their labels to their gradient: on large maps, memory traffic costs
+    more than arithmetic.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         student: Tensor,
         teacher: Tensor,
-        at_edge: Tensor,
-        valid: Tensor,
+        labels: Tensor,
         alphas: Tensor,
+        edge_width: int,
+        ignore_index: int,
         temperatures: tuple[float, float],
         pre_mask: bool,
         post_mask: bool,
     ) -> tuple[Tensor, Tensor]:
-        support = valid > 0
-        # Images without a labelled pixel have zero terms, so they need no weight.
-        images = support.flatten(1).any(1).sum().clamp(min=1)
-        phi, at_edges = kl_and_difference(student, teacher, 1, temperatures[0], at_edge if pre_mask else None)
-        if post_mask:
-            locations = at_edge.ceil().sum((2, 3)).clamp(min=1)  # ceil: 1 wherever M_E > 0
-            weights = (at_edge * (alphas / locations / images)[:, :, None, None]).sum(1)
-        else:
-            weights = valid.squeeze(1) * (alphas.mean() / valid.sum().clamp(min=SMALLEST_WEIGHT))
-        in_body = (1 - at_edge).mul_(valid).flatten(2)
-        low = low_where_not(support, student.dtype).flatten(2)
-        divergence, in_bodies = kl_and_difference(
-            student.flatten(2), teacher.flatten(2), 2, temperatures[1], in_body, low
+        classes, grid = student.shape[1], (student.shape[2], student.shape[3])
+        ids = id_parts(labels, classes, edge_width, ignore_index)
+        counts = [len(part) for part in ids]
+        parts = []
+        for some, theirs, part in zip(torch.split(student, counts), torch.split(teacher, counts), ids, strict=True):
+            masks = shares_of(part, classes, edge_width, grid).to(student.dtype)
+            parts.append(_of_images(some, theirs, masks, alphas, temperatures, pre_mask))
+        differences = [(edge, body.view_as(edge)) for *_, edge, body in parts]
+        phi, weights, divergence, valid = (
+            whole(list(each)) for each in zip(*(part[:4] for part in parts), strict=True)
         )
+        # Images without a labelled pixel have zero terms, so they need no weight.
+        images = (valid > 0).flatten(1).any(1).sum().clamp(min=1)
+        if not post_mask:  # the mean over labelled pixels, which are those of all images
+            weights = valid * (alphas.mean() * images / valid.sum().clamp(min=SMALLEST_WEIGHT))
+        weights = weights / images
         ctx.temperatures = temperatures
-        ctx.save_for_backward(at_edges, weights, in_bodies.view_as(student), images)
+        ctx.save_for_backward(weights, images, *(each for pair in differences for each in pair))
         return (phi * weights).sum(), divergence.mean(1).sum() / images
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_edge: Tensor, of_body: Tensor) -> tuple[Tensor | None, ...]:
-        at_edges, weights, in_bodies, images = ctx.saved_tensors
-        gradient = at_edges * (weights * (of_edge * ctx.temperatures[0])).unsqueeze(1)
-        gradient.addcmul_(in_bodies, of_body * ctx.temperatures[1] / (images * in_bodies.shape[1]))
-        return gradient, None, None, None, None, None, None, None
+        weights, images, *differences = ctx.saved_tensors
+        edges, bodies = differences[::2], differences[1::2]
+        weights = torch.split((weights * (of_edge * ctx.temperatures[0])).unsqueeze(1), [len(part) for part in edges])
+        of_body = of_body * ctx.temperatures[1] / (images * edges[0].shape[1])
+        gradient = whole([edge * weight for edge, weight in zip(edges, weights, strict=True)])
+        for some, body in zip(torch.split(gradient, [len(part) for part in bodies]), bodies, strict=True):
+            some.addcmul_(body, of_body)
+        return gradient, None, None, None, None, None, None, None, None
+
+
+def _of_images(
+    student: Tensor,
+    teacher: Tensor,
+    masks: Tensor,
+    alphas: Tensor,
+    temperatures: tuple[float, float],
+    pre_mask: bool,
+) -> tuple[Tensor, ...]:
+    """Return phi [B, h, w], its weights, the body's KL [B, C], what is labelled [B, h, w], and both differences.
+
+    `masks` [B, C + 1, h, w] are the edges of each class and, last, the labelled shares.
+    """
+    at_edge, valid = masks[:, :-1], masks[:, -1:]
+    phi, at_edges = kl_and_difference(student, teacher, 1, temperatures[0], at_edge if pre_mask else None)
+    locations = at_edge.ceil().sum((2, 3)).clamp(min=1)  # ceil: 1 wherever M_E > 0
+    weights = (at_edge * (alphas / locations)[:, :, None, None]).sum(1)
+    in_body = (1 - at_edge).mul_(valid).flatten(2)
+    low = low_where_not(valid > 0, student.dtype).flatten(2)
+    divergence, in_bodies = kl_and_difference(student.flatten(2), teacher.flatten(2), 2, temperatures[1], in_body, low)
+    return phi, weights, divergence, valid.squeeze(1), at_edges, in_bodies
 
 
 class BPKDLoss(nn.Module):

@@ -13,16 +13,19 @@ import pandas as pd
 from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.config.software import teacher_title
 from bpkd_search.errors import ExperimentError
-from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, PRUNED
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, PRUNED, REPLICATE, SAMPLED
 from bpkd_search.metrics.table import HEADLINE
 from bpkd_search.report import figures as draw
+from bpkd_search.report import method_figures as methods
 from bpkd_search.report import space_figures as space
 from bpkd_search.report.parts import Section
-from bpkd_search.results.analysis import best_so_far, rank_agreement, violates_constraint
+from bpkd_search.results.analysis import best_so_far, is_replicate, rank_agreement, violates_constraint
 from bpkd_search.results.estimates import ESTIMATE, with_interval
+from bpkd_search.results.expected_best import remarks_on
 from bpkd_search.results.importance import scope
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.confirmation import confirmed
+from bpkd_search.show.race import raced
 
 ONE_SEED = "One seed each: small leads may be noise."
 NOTHING_FULL = "No trial has run its full budget yet."
@@ -50,6 +53,8 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
     if board.commit:
         facts.append(f"commit {board.commit}")
     lines = []
+    if _has_race(board):
+        lines.append(str(board.race().attrs["verdict"]))
     if board.confirmed:
         with suppress(ExperimentError):  # the section states what is missing
             lines.append(str(board.winner().attrs["verdict"]))
@@ -67,7 +72,7 @@ def headline(board: Leaderboard, trials: pd.DataFrame) -> tuple[list[str], list[
         )
         if said := _expected(board, trials, mine):
             lines.append(said)
-        drawn = int(((trials["state"] == COMPLETE) & (trials["origin"] != BASELINE)).sum())
+        drawn = int(((trials["state"] == COMPLETE) & _searched(trials)).sum())
         lines.append(
             f"{ONE_SEED} The setting was chosen as the best of {drawn} full-budget trials by this score, which"
             " is optimistic."
@@ -83,9 +88,11 @@ def sections(board: Leaderboard, trials: pd.DataFrame) -> list[Section]:
     `trials` are those of `Leaderboard.trials` with their estimates.
     """
     parts: dict[str, Callable[[Leaderboard, pd.DataFrame], Section]] = {
+        "Race": _race,
         "Confirmation": _confirmation,
         "Estimates": _estimates,
         "Best so far": _course,
+        "Expected best of each method": _methods,
         "Gains over the baselines": _gains,
         "Gains by class": _classes,
         "Parallel coordinates": _parallel,
@@ -102,6 +109,18 @@ def sections(board: Leaderboard, trials: pd.DataFrame) -> list[Section]:
         except ExperimentError as e:
             made.append(Section(title, remarks=[str(e)]))
     return [part for part in made if part.figures or part.remarks]
+
+
+def _race(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    title = "Race"
+    if not _has_race(board):
+        return Section(title)
+    table, notes = raced(board)
+    return Section(title, tables=[(board.metric, table)] if len(table) else [], remarks=notes)
+
+
+def _has_race(board: Leaderboard) -> bool:
+    return board.raced and len(board.folders) == 1
 
 
 def _confirmation(board: Leaderboard, trials: pd.DataFrame) -> Section:
@@ -136,10 +155,10 @@ def _estimates(board: Leaderboard, trials: pd.DataFrame) -> Section:
 
 def _course(board: Leaderboard, trials: pd.DataFrame) -> Section:
     title, metric, reports = "Best so far", board.metric, board.reports([board.metric, "gpu_seconds", "time"])
-    curves = best_so_far(trials, reports, metric)
+    curves = best_so_far(trials[~is_replicate(trials)], reports, metric)
     if curves.empty:
         return Section(title, remarks=[NOTHING_FULL])
-    searched = best_so_far(trials[trials["origin"] != BASELINE], reports, metric).dropna(subset=["best"])
+    searched = best_so_far(trials[_searched(trials)], reports, metric).dropna(subset=["best"])
     base = _best(trials, searched=False)
     remarks = [
         "A point is a trial that ran its full budget, at the time that all trials had spent in training when it ended."
@@ -148,6 +167,15 @@ def _course(board: Leaderboard, trials: pd.DataFrame) -> Section:
     ]
     level = None if base is None else float(base[metric])
     return Section(title, [draw.course(curves, searched, level, metric)], remarks)
+
+
+def _methods(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    title, searched = "Expected best of each method", trials[trials["origin"] == SAMPLED]
+    if searched["method"].astype(str).nunique() < 2:
+        return Section(title)
+    table = board.expected_best()
+    remarks = [*table.attrs["notes"], *remarks_on(board.configs, board.metric)]
+    return Section(title, [] if table.empty else methods.expected_best(table, board.metric), remarks)
 
 
 def _gains(board: Leaderboard, trials: pd.DataFrame) -> Section:
@@ -286,7 +314,7 @@ def _costs(board: Leaderboard, trials: pd.DataFrame) -> Section:
 
 def _expected(board: Leaderboard, trials: pd.DataFrame, mine: pd.Series) -> str:
     """Return what the model expects of the best searched trial and of the one that it expects most of."""
-    chosen = ~violates_constraint(trials) & (trials["origin"] != BASELINE) & (trials["state"] == COMPLETE)
+    chosen = ~violates_constraint(trials) & _searched(trials) & (trials["state"] == COMPLETE)
     known = trials[chosen & trials[ESTIMATE].notna()]
     if known.empty or pd.isna(mine[ESTIMATE]):
         return ""
@@ -302,12 +330,16 @@ def _best(trials: pd.DataFrame, *, searched: bool) -> pd.Series | None:
 
     A baseline may violate one if all do: it is only a reference.
     """
-    chosen = ~violates_constraint(trials) & (trials["origin"] != BASELINE) if searched else trials["origin"] == BASELINE
+    chosen = ~violates_constraint(trials) & _searched(trials) if searched else trials["origin"] == BASELINE
     found = trials[(trials["state"] == COMPLETE) & chosen]
     return found.iloc[0] if len(found) else None
 
 
+def _searched(trials: pd.DataFrame) -> pd.Series:
+    return ~trials["origin"].isin([BASELINE, REPLICATE])
+
+
 def _drawn(trials: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the search's full-budget trials and its stopped ones, best first."""
-    mine = trials[trials["origin"] != BASELINE]
+    mine = trials[_searched(trials)]
     return mine[mine["state"] == COMPLETE], mine[mine["state"] == PRUNED]

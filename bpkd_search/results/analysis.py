@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bpkd_search.errors import ConfigError, ExperimentError
-from bpkd_search.experiment.schema import COMPLETE
+from bpkd_search.experiment.schema import COMPLETE, REPLICATE
 from bpkd_search.metrics.table import HIGHER_IS_BETTER
 
 KEY = ["experiment", "number"]
@@ -17,6 +17,11 @@ KEY = ["experiment", "number"]
 def violates_constraint(trials: pd.DataFrame) -> pd.Series:
     """Return which trials are known to violate a constraint of their search, as bool."""
     return trials["feasible"].eq(False).fillna(False).astype(bool)
+
+
+def is_replicate(trials: pd.DataFrame) -> pd.Series:
+    """Return which trials run the setting of another one again, as bool."""
+    return trials["origin"].eq(REPLICATE).fillna(False).astype(bool)
 
 
 def front(full: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
 from bpkd_search.config.models import SearchConfig
-from bpkd_search.config.points import BASELINES, Point, baseline_run, coordinates, from_column, point_of, to_tree
+from bpkd_search.config.points import Point, baseline_run, baselines_of, coordinates, from_column, point_of, to_tree
 from bpkd_search.config.space import Distribution
 from bpkd_search.experiment.paths import REPORTS, TRIALS
 from bpkd_search.experiment.reading import Folder, to_pandas
-from bpkd_search.experiment.schema import BASELINE, COMPLETE, RUNNING
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, REPLICATE, RUNNING
 from bpkd_search.metrics.table import SCORES
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def read_searched(folder: Folder, config: Mapping[str, Any], metric: str, direct
     trials, epochs = [], {}
     for row in frame.astype(object).sort_values("number").to_dict("records"):
         point = baselines.get(str(row["method"])) if row["origin"] == BASELINE else _point(space, base, row)
-        if point is None or row["reason"] == "nan":
+        if point is None or row["reason"] == "nan" or row["origin"] == REPLICATE:
             continue
         value = row[metric] if row["state"] == COMPLETE and not pd.isna(row[metric]) else None
         value = None if value is None else sign * float(value)
@@ -137,10 +137,11 @@ def estimated(searched: Searched) -> tuple[pd.DataFrame, list[str]]:
 def _base(config: Mapping[str, Any], space: Mapping[str, Distribution]) -> tuple[dict[str, Any], dict[str, Point]]:
     """Return the configuration that the space varies, and the points of those baselines that are in the space."""
     try:
-        base = SearchConfig.model_validate(dict(config)).run()
+        read = SearchConfig.model_validate(dict(config))
     except ValueError:  # a directory of a newer version may hold keys that this one does not know
         return dict(config), {}
-    points = {name: coordinates(space, base, baseline_run(base, name)) for name in BASELINES}
+    base = read.run()
+    points = {name: coordinates(space, base, baseline_run(base, name)) for name in baselines_of(read)}
     return to_tree(base), {name: point for name, point in points.items() if point is not None}
 
 

@@ -14,7 +14,7 @@ from bpkd_search.experiment.paths import CONFIRM, REPORTS, TRIALS
 from bpkd_search.experiment.reading import to_pandas
 from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED, RUNNING
 from bpkd_search.metrics.table import HEADLINE, SCORES, held_out
-from bpkd_search.results.analysis import KEY, violates_constraint
+from bpkd_search.results.analysis import KEY, is_replicate, violates_constraint
 from bpkd_search.results.estimates import ESTIMATES, Searched
 from bpkd_search.results.experiments import Experiments
 
@@ -40,16 +40,18 @@ class Leaderboard(Experiments):
         `estimate`, `estimate_low` and `estimate_high` are there if `columns` names them, see `estimates`, whose notes
         are then in `attrs`.
         Trials that ran their full budget come first, ordered by the search's metric, those that violate a constraint
-        after the others. Running and stopped trials follow, ordered by epochs and metric; failed ones are last. A
-        partial result never outranks a full one.
+        after the others, and then replicates, which are further seeds of other trials' settings. Running and stopped
+        trials follow, ordered by epochs and metric; failed ones are last. A partial result never outranks a full one.
         """
-        needed = ("experiment", "number", "state", "epochs", "feasible", self.metric)
+        needed = ("experiment", "number", "state", "origin", "epochs", "feasible", self.metric)
         estimated = [name for name in ESTIMATES if name in (columns or ())]
         stored = [name for name in columns or () if name not in ESTIMATES]
         frame = to_pandas(self._table(TRIALS, None if columns is None else [*dict.fromkeys([*needed, *stored])]))
         states = frame["state"].astype(object)
         order = frame.assign(
-            _group=states.map(_ORDER).fillna(max(_ORDER.values())) + 0.5 * violates_constraint(frame),
+            _group=(states.map(_ORDER).fillna(max(_ORDER.values())) + 0.5 * violates_constraint(frame)).mask(
+                (states == COMPLETE) & is_replicate(frame), 0.75
+            ),
             _epochs=frame["epochs"].where(states != COMPLETE, 0),
         ).sort_values(
             ["_group", "_epochs", self.metric, "experiment", "number"],
@@ -107,7 +109,7 @@ class Leaderboard(Experiments):
         return frame.drop_duplicates(key, keep="last").sort_values(key, ignore_index=True)
 
     def best(self, n: int = 1) -> pd.DataFrame:
-        """Return the n best of the trials that ran their full budget, including baselines."""
+        """Return the n best of the trials that ran their full budget, including baselines, without replicates."""
         return self._full().head(n)
 
     def front(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
@@ -133,7 +135,16 @@ class Leaderboard(Experiments):
             rows.assign(seconds=self.comparable_seconds(rows))
             for rows in (self.trials([*measures, "method", "origin"]), self.reports(measures))
         )
+        trials = trials[~is_replicate(trials)]
         return compare(trials, reports, self.metric, methods, ["experiment", "method"] if several else ["method"])
+
+    def expected_best(self) -> pd.DataFrame:
+        """Return the expected best score after k trials of each method, with intervals; see `expected_best`."""
+        from bpkd_search.results.expected_best import expected_best
+
+        trials = self.trials([self.metric, "gpu_seconds", "calibrated_seconds", "method", "origin"])
+        by = ["experiment", "method"] if len(self.folders) > 1 else ["method"]
+        return expected_best(trials.assign(seconds=self.comparable_seconds(trials)), self.metric, by)
 
     def importance(self, seed: int = 0) -> pd.DataFrame:
         """Return the importance of each parameter, by the model and by PED-ANOVA; see `importance.importance`."""
@@ -149,7 +160,9 @@ class Leaderboard(Experiments):
         from bpkd_search.results.analysis import best_so_far
 
         trials = self.trials(["method", "ended"])
-        return best_so_far(trials, self.reports([self.metric, "gpu_seconds", "time"]), self.metric)
+        return best_so_far(
+            trials[~is_replicate(trials)], self.reports([self.metric, "gpu_seconds", "time"]), self.metric
+        )
 
     def per_class(self) -> pd.DataFrame:
         """Return the IoU of each class (rows) in the best full-budget trial of each method (columns, best first).
@@ -189,6 +202,24 @@ class Leaderboard(Experiments):
         return summarise(rows, metric, self.metric if metric not in SCORES else metric)
 
     @property
+    def raced(self) -> bool:
+        """Whether the only, or first, search runs settings again with further seeds (`search.replicates`)."""
+        return self._searches[0].replicates is not None
+
+    def race(self) -> pd.DataFrame:
+        """Return how the settings of a raced search stand, one row each, verdict in `attrs`; see `race.summarise`.
+
+        Raises `ExperimentError` for several experiments and for a search without `search.replicates`.
+        """
+        from bpkd_search.results.race import summarise
+
+        if len(self.folders) > 1:
+            raise ExperimentError(f"{', '.join(self.names)}: have different settings; ask for the race one by one")
+        if not self.raced:
+            raise ExperimentError(f"{self.names[0]}: ran each setting once, as search.replicates is not auto")
+        return summarise(self.trials(), self.metric, self.direction)
+
+    @property
     def main_columns(self) -> list[str]:
         """The main columns of `trials`: the parameters, the measures that the search optimised or limited, and costs.
 
@@ -205,7 +236,7 @@ class Leaderboard(Experiments):
 
     def _full(self) -> pd.DataFrame:
         trials = self.trials()
-        return trials[trials["state"] == COMPLETE]
+        return trials[(trials["state"] == COMPLETE) & ~is_replicate(trials)]
 
     def __repr__(self) -> str:
         names = self.names[0] if len(self.names) == 1 else self.names

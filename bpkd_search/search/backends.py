@@ -16,7 +16,7 @@ from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.paths import find
 from bpkd_search.config.points import Point, to_tree
 from bpkd_search.errors import ExperimentError
-from bpkd_search.experiment.schema import BASELINE
+from bpkd_search.experiment.schema import BASELINE, REPLICATE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.metrics.table import COSTS, SCORES
 from bpkd_search.results.leaderboard import Leaderboard
@@ -142,7 +142,7 @@ def read_table(path: Path) -> pd.DataFrame:
     if path.is_dir():
         board = Leaderboard(path)
         trials = board.trials()
-        keep = trials.loc[trials["origin"] != BASELINE, ["number", *board.parameters]]
+        keep = trials.loc[~trials["origin"].isin([BASELINE, REPLICATE]), ["number", *board.parameters]]
         return board.reports().merge(keep, on="number")
     try:
         return pd.read_parquet(path)

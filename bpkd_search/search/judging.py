@@ -8,7 +8,7 @@ from typing import Any
 
 from bpkd_search.config.points import PLAIN_BASELINES
 from bpkd_search.config.search import Search
-from bpkd_search.experiment.schema import BASELINE, COMPLETE
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, REPLICATE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.ranking import violations, worst
 from bpkd_search.search.stopping import Values
@@ -48,8 +48,8 @@ class Judging:
         return self.values(trial.last()) if trial.state == COMPLETE else None
 
     def counts(self, trial: Trial) -> bool:
-        """Whether a trial counts for `patience`: baselines and those that break a constraint do not."""
-        return trial.origin != BASELINE and trial.feasible is not False
+        """Whether a trial counts for `patience`: baselines, replicates and those that break a constraint do not."""
+        return trial.origin not in (BASELINE, REPLICATE) and trial.feasible is not False
 
     def told(self, trial: Trial) -> tuple[str, list[float] | None, str | None, dict[str, float] | None] | None:
         """What the study is told of an ended trial, as `Study.tell` takes it; None while that has to wait."""
@@ -60,7 +60,7 @@ class Judging:
             values, broken = self._objectives(trial), self._violations(trial)
         elif trial.reason == "nan":
             # Optuna's samplers take no notice of failed trials, and would propose the like again and again.
-            values = self._worst()
+            values = self._worst(trial)
             if values is None:
                 return None
             state, broken = COMPLETE, self._all_broken()
@@ -78,9 +78,14 @@ class Judging:
             number not in self.trials or self.trials[number].state is None for number in self._awaited
         )
 
-    def _worst(self) -> list[float] | None:
-        """Objectives worse than those of every full-budget trial; None before the first."""
-        full = (self._objectives(trial) for trial in self.trials.values() if trial.state == COMPLETE)
+    def _worst(self, diverged: Trial) -> list[float] | None:
+        """Objectives worse than those of every full-budget trial that its study has; None before the first."""
+        apart = self.search.methods
+        full = (
+            self._objectives(trial)
+            for trial in self.trials.values()
+            if trial.state == COMPLETE and (not apart or trial.run.loss.method == diverged.run.loss.method)
+        )
         return worst(full, self.search.goals.values())
 
     def _all_broken(self) -> dict[str, float]:

@@ -23,6 +23,7 @@ from bpkd_search.experiment.folder import noted, read_config
 from bpkd_search.experiment.memory import Memory, Past
 from bpkd_search.experiment.origin import MAY_CHANGE
 from bpkd_search.experiment.schema import COMPLETE, RUNNING, memory_schema
+from bpkd_search.results.analysis import is_replicate
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.search.agreement import predict
 from bpkd_search.search.warm_start import LEARNING, Found, collect, find_sources
@@ -62,6 +63,9 @@ def offer_of(config: SearchConfig) -> Offer:
         return Offer(sources, [], [], notes)
     memory = Memory(config.search.memory)
     found, lines = recall(memory, config)
+    if config.search.methods:
+        why = "methods that it knows would be tuned better than others"
+        return Offer(sources, [], [], [*notes, f"memory: nothing is taken from it with search.methods: {why}"])
     first = best_points(config, list(found.values()))
     notes += lines
     if first:
@@ -127,7 +131,7 @@ def leave(directory: Path, memory: Memory) -> str:
     """
     config = read_config(directory)
     trials = Leaderboard(directory).trials().sort_values("number")
-    trials = trials[trials["state"] != RUNNING]
+    trials = trials[(trials["state"] != RUNNING) & ~is_replicate(trials)]
     if not (trials["state"] == COMPLETE).any():
         raise ExperimentError(f"{directory}: no trial has run in full, so there is nothing to remember")
     data, networks = _hashes(config)

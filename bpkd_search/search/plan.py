@@ -2,6 +2,7 @@
 
 The first of the sampled ones are the best points of other searches, where a memory has them. Points that a request asks
 for come before the next of these.
+In a race, settings of earlier trials run again with further seeds in between.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ from bpkd_search.config.loss import label_of
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.paths import find
 from bpkd_search.config.points import (
-    BASELINES,
     Point,
     baseline_run,
+    baselines_of,
     can_take,
     coordinates,
     point_of,
     run_at,
     to_tree,
 )
-from bpkd_search.experiment.schema import BASELINE, ENQUEUED, REMEMBERED, SAMPLED
+from bpkd_search.experiment.schema import BASELINE, ENQUEUED, REMEMBERED, REPLICATE, SAMPLED
 from bpkd_search.experiment.trial import Trial
 
 Ask = Callable[[int, Point | None], Point]
+# The trial whose setting is to run again, and with which of the race's seeds, from 1 on; None for a new setting.
+Again = Callable[[], tuple[Trial, int] | None]
 
 
 class Plan:
@@ -39,21 +42,26 @@ class Plan:
 
     def __init__(self, config: SearchConfig, fixed: Sequence[Trial] | None, sampled: int | None) -> None:
         self.config, self.base, self._sampled = config, config.run(), sampled
-        self.fixed = baseline_trials(self.base) if fixed is None else list(fixed)
+        self.fixed = baseline_trials(config) if fixed is None else list(fixed)
         self.requested: deque[Point] = deque()
         self._given, self._requests = deque(config.enqueue), 0
         self._remembered: deque[Point] = deque()
         # The training seeds of equal runs.
         self._seeds: dict[str, set[int]] = {}
 
-    def trial(self, number: int, ask: Ask) -> Trial:
-        """A new trial; `ask(number, point)` is that of the study, which gets what is tried outside it as `point`."""
+    def trial(self, number: int, ask: Ask, again: Again = lambda: None) -> Trial:
+        """A new trial; `ask(number, point)` is that of the study, which gets what is tried outside it as `point`.
+
+        Where no point is given, it may be a replicate, as `again` says.
+        """
         if number < len(self.fixed):
             trial = replace(self.fixed[number], number=number, reports={})
             point = coordinates(self.config.space, self.base, trial.run)
             if point is not None:
                 ask(number, point)
             return trial
+        if not (self.requested or self._given) and (chosen := again()) is not None:
+            return self._replicate(number, *chosen)
         waiting, origin = self._next()
         given = self._complete(waiting[0]) if waiting else None
         run = run_at(self.base, ask(number, given))
@@ -95,11 +103,21 @@ class Plan:
             waiting.popleft()
 
     def point(self, trial: Trial, config: SearchConfig | None = None) -> Point | None:
-        """Where a trial is in the space, by default the plan's own; None where it is outside."""
+        """Where a trial is in the space, by default the plan's own; None where it is outside, and for a replicate.
+
+        What all settings share in a seed would look as if it were a property of the point.
+        """
+        if trial.origin == REPLICATE:
+            return None
         tree, space = to_tree(trial.run), (config or self.config).space
         if trial.origin == BASELINE:
             return coordinates(space, self.base, trial.run)
         return point_of(space, to_tree(self.base), {path: find(tree, path) for path in space})
+
+    def _replicate(self, number: int, of: Trial, seed: int) -> Trial:
+        train = of.run.train.model_copy(update={"seed": self.base.train.seed + seed})
+        run = of.run.model_copy(update={"train": train})
+        return Trial(number, of.method, REPLICATE, run, replicate_of=of.number)
 
     def _next(self) -> tuple[deque[Point], str]:
         """The points that are tried next, the first in front, and where they come from; none if it is the sampler."""
@@ -119,6 +137,7 @@ class Plan:
         return self._seeds.setdefault(same.model_dump_json(), set())
 
 
-def baseline_trials(base: RunConfig) -> list[Trial]:
+def baseline_trials(config: SearchConfig) -> list[Trial]:
     """What every search runs first: the base run with each baseline's loss."""
-    return [Trial(number, name, BASELINE, baseline_run(base, name)) for number, name in enumerate(BASELINES)]
+    base = config.run()
+    return [Trial(number, name, BASELINE, baseline_run(base, name)) for number, name in enumerate(baselines_of(config))]

@@ -8,7 +8,7 @@ from typing import Any
 from bpkd_search.config.points import PLAIN_BASELINES
 from bpkd_search.config.search import Search
 from bpkd_search.errors import ConfigError
-from bpkd_search.experiment.schema import BASELINE, COMPLETE
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, REPLICATE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.metrics.table import COSTS, SCORES
 
@@ -18,9 +18,10 @@ _GPU_ONLY = ("peak_memory_mb",)
 def ranked(trials: Iterable[Trial], metric: str) -> list[Trial]:
     """The trials that ran their full budget, best first: highest `metric`, ties by number.
 
-    Trials that break a constraint come after all others. `Leaderboard.trials` orders the rows of its tables alike.
+    Trials that break a constraint come after all others, and replicates, no settings of their own, are left out.
+    `Leaderboard.trials` orders the rows of its tables alike, with replicates after all others that ran in full.
     """
-    full = [trial for trial in trials if trial.state == COMPLETE]
+    full = [trial for trial in trials if trial.state == COMPLETE and trial.origin != REPLICATE]
     return sorted(full, key=lambda trial: (trial.feasible is False, -trial.last()[metric], trial.number))
 
 

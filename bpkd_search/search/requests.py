@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -160,10 +160,21 @@ def answer(event: Mapping[str, Any], engine: Engine) -> str:
         return f"{shown} will be tried next, beside the {engine.total} trials that are planned"
     if "pause" in event:
         return f"no trial is started any more; the search stops when the {engine.running} running ones have ended"
-    lines = [f"{path}: was {old}, is {new}" for path, (old, new) in event["changes"].items()] or ["nothing changes"]
+    changes = event["changes"].items()
+    lines = [line for path, (old, new) in changes for line in _in_words(path, old, new)] or ["nothing changes"]
     if (config := change_of(event, engine.config)) is not None:
         lines.append(_old_trials(engine, config))
     return "; ".join(lines)
+
+
+def _in_words(path: str, old: Any, new: Any) -> Iterator[str]:
+    """A change, of a parameter of the space by what is different there."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        yield f"{path}: was {old}, is {new}"
+        return
+    for key, value in new.items():
+        if old.get(key) != value:
+            yield f"{path}.{key}: was {old.get(key)}, is {value}"
 
 
 def _old_trials(engine: Engine, config: SearchConfig) -> str:

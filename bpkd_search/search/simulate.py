@@ -25,7 +25,7 @@ from optuna.storages import InMemoryStorage
 from bpkd_search.config.load import parse
 from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.points import to_tree
-from bpkd_search.experiment.schema import COMPLETE
+from bpkd_search.experiment.schema import COMPLETE, REPLICATE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.backends import Backend, Report, TableBackend, read_table
 from bpkd_search.search.engine import Engine
@@ -83,16 +83,19 @@ def simulate_search(
     directory: Path | None = None,
     charge: bool = False,
     listen: Callable[[str, Trial], None] = lambda event, trial: None,
+    fixed: Sequence[Trial] = (),
 ) -> Outcome:
     """Run one search in simulated time.
 
     The experiment goes to `directory` (with a journal file, resumable) or nowhere. With `charge`, an ask and a report
-    hold up the driver for as long as they really take.
+    hold up the driver for as long as they really take. `fixed` trials, by default none, run first.
     """
     clock = Clock()
     with tempfile.TemporaryDirectory() as nowhere:
         storage = None if directory else InMemoryStorage()
-        engine = Engine(config, directory or Path(nowhere), "simulated", listen, fixed=(), storage=storage, clock=clock)
+        engine = Engine(
+            config, directory or Path(nowhere), "simulated", listen, fixed=fixed, storage=storage, clock=clock
+        )
         outcome = Outcome(engine)
         _loop(engine, backend, slots, clock, outcome, charge)
         engine.recorder.close()
@@ -136,7 +139,7 @@ def _loop(engine: Engine, backend: Backend, slots: int, clock: Clock, outcome: O
             continue
         timed(partial(engine.end, trial.number))
         free += 1
-        if trial.state == COMPLETE and trial.feasible is not False:
+        if trial.state == COMPLETE and trial.feasible is not False and trial.origin != REPLICATE:
             best = max(best, float(trial.last()[engine.metric]))
             outcome.full.append((spent, trial))
         outcome.curve.append((spent, best))

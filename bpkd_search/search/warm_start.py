@@ -12,7 +12,7 @@ from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.optimisation import LENGTH
 from bpkd_search.config.points import Point, coordinates
 from bpkd_search.errors import ConfigError
-from bpkd_search.experiment.schema import COMPLETE, PRUNED
+from bpkd_search.experiment.schema import COMPLETE, PRUNED, REPLICATE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.search.agreement import agreement, on_scale, predict
@@ -128,6 +128,8 @@ def collect(
     found: list[tuple[Mapping[Any, Any], Point]] = []
     left_out: Counter[str] = Counter()
     for row in rows:
+        if row.get("origin") == REPLICATE:
+            continue  # its trial is among them
         if row["state"] not in (COMPLETE, PRUNED):
             left_out["have no result"] += 1
             continue

@@ -12,12 +12,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as fs
 
 from bpkd_search.errors import StoreError
 
 CLOCK = "clock"
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
+# What pyarrow raises when a store does not comply: errors of Azure's are no `OSError`.
+REFUSALS = (OSError, pa.ArrowException)
+# pyarrow would try for 15 minutes to reach Google's, and block what waits for an answer.
+_GOOGLE_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -39,15 +44,21 @@ def is_store(where: Path | str) -> bool:
 
 
 def without_secrets(url: str) -> str:
-    """A URL as messages may have it: without credentials and options."""
-    return re.sub(r"//[^/@]*@", "//", url).partition("?")[0]
+    """A URL as messages may have it: without credentials and options.
+
+    What Azure's have before `@`, the container or the account, is part of the place.
+    """
+    shown = r"\1@" if url.startswith("abfs") else ""
+    return re.sub(r"//([^/@:]*)(:.*)?@", f"//{shown}", url, count=1).partition("?")[0]
 
 
 def open_url(url: str) -> tuple[Any, str]:
-    """pyarrow's file system and the path in it. Raises `OSError` or `ValueError` for one that cannot be opened."""
+    """pyarrow's file system and the path in it. Raises one of `REFUSALS` for one that cannot be opened."""
     if url.startswith("s3://") and "allow_delayed_open=" not in url:
         # A small object is then one request, not three.
         url += f"{'&' if '?' in url else '?'}allow_delayed_open=true"
+    if url.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in url:
+        url += f"{'&' if '?' in url else '?'}retry_limit_seconds={_GOOGLE_SECONDS}"
     files, root = fs.FileSystem.from_uri(url)
     return files, root.rstrip("/")
 
@@ -70,11 +81,13 @@ class Store:
         if scheme not in SCHEMES or not rest.partition("/")[2]:
             valid = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise StoreError(f"{self.name}: must be a folder in a bucket, as in s3://bucket/folder; valid: {valid}")
-        if re.match(r"[^:]+://[^/]*@", url) and not scheme.startswith("abfs"):
+        # `gs://anonymous@` is pyarrow's for a bucket that asks for none.
+        secrets = r"[^/@]*:.*@" if scheme.startswith("abfs") else "(?!anonymous@)[^/]*@"
+        if re.match(rf"[^:]+://{secrets}", url):
             raise StoreError(f"{self.name}: must not contain credentials; set them in the environment")
         try:
             self._files, self._root = open_url(self.url)
-        except (OSError, ValueError) as e:
+        except REFUSALS as e:
             raise StoreError(f"{self.name}: cannot be opened: {first_line(e)}") from e
 
     def put(self, name: str, content: bytes) -> None:
@@ -82,7 +95,7 @@ class Store:
         try:
             with self._files.open_output_stream(f"{self._root}/{name}") as stream:
                 stream.write(content)
-        except OSError as e:
+        except REFUSALS as e:
             raise StoreError(f"{self.name}: cannot be written to: {first_line(e)}") from e
 
     def empty(self, name: str) -> None:
@@ -96,7 +109,7 @@ class Store:
                 return bytes(stream.read()) or None
         except FileNotFoundError:
             return None
-        except OSError as e:
+        except REFUSALS as e:
             raise StoreError(f"{self.name}: cannot be read: {first_line(e)}") from e
 
     def now(self) -> datetime:
@@ -109,7 +122,7 @@ class Store:
         where = f"{self._root}/{folder}".rstrip("/")
         try:
             found = self._files.get_file_info(fs.FileSelector(where, recursive=True, allow_not_found=True))
-        except OSError as e:
+        except REFUSALS as e:
             raise StoreError(f"{self.name}: cannot be read: {first_line(e)}") from e
         return {
             name: Object(each.size, each.mtime)

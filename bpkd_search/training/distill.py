@@ -42,7 +42,7 @@ from bpkd_search.training.round import Diverged, Round
 from bpkd_search.training.runtime import clock, synchronize, torch_settings
 from bpkd_search.training.schedule import Schedule
 from bpkd_search.training.states import read_state, write_state
-from bpkd_search.training.update import Maps, channels_last, update
+from bpkd_search.training.update import Maps, channels_last, loss_terms, update
 
 Report = dict[str, Any]
 
@@ -236,7 +236,7 @@ class Distillation:
             batches.close()  # nothing is read and pinned beside a recording
             if not self._warm:
                 self._warm = True
-                self._train_a_copy(*batch[:2])
+                self._train_a_copy(*batch)
             if record:
                 try:
                     self._record(*batch)
@@ -248,15 +248,14 @@ class Distillation:
                         stacklevel=2,
                     )
 
-    def _train_a_copy(self, images: Tensor, labels: Tensor) -> None:
-        size, student = self.settings.batch_size, copy.deepcopy(self.student)
-        student.zero_grad(set_to_none=True)
-        images = channels_last(images[:size].to(self.device))
-        with autocast(self.device, self.amp):
-            logits, features, ce = self.forward(student, images, labels[:size].to(self.device), IGNORE_INDEX)
-        # Every output, as the losses use them all.
-        total = ce + logits.sum() + (0 if features is None else features.sum())
-        total.backward()  # type: ignore[no-untyped-call]
+    def _train_a_copy(self, images: Tensor, labels: Tensor, stored: Tensor | None) -> None:
+        images, labels, teacher = self._inputs(images, labels, stored)
+        size, trial = self.settings.batch_size, copy.copy(self)
+        trial.student = copy.deepcopy(self.student)
+        # The kernels of a loss may be compiled at their first use too. One of the user's own may count its calls.
+        trial.criterion = Criterion([]) if self.criterion.is_own else copy.deepcopy(self.criterion)
+        losses = loss_terms(trial, channels_last(images[:size]), labels[:size], next(iter(teacher)), 0.0)
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
 
     def _record(self, images: Tensor, labels: Tensor, stored: Tensor | None) -> None:
         assert self._recorder is not None

@@ -90,7 +90,7 @@ class Cluster:
         self.pending: list[str] = []
         self.runs: dict[str, Run] = {}
         self.training: list[tuple[float, float]] = []
-        self.wasted = self.last_ask = 0.0
+        self.wasted = self.last_ask = self.driver = 0.0
         self.moves = self.losses = self.joins = self.most = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order, self._names = itertools.count(), itertools.count()
@@ -207,9 +207,11 @@ class Cluster:
         self.fill()
 
     def timed(self, step: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
+        now = time.process_time if self.options.cpu_time else time.perf_counter
+        start = now()
         result = step()
-        self.clock.now += time.perf_counter() - start
+        self.driver += (took := now() - start)
+        self.clock.now += took
         return result
 
     def busy(self) -> tuple[float, float]:
@@ -230,6 +232,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--life", type=float, default=60, help="mean minutes that a node stays")
     parser.add_argument("--gap", type=float, default=2, help="mean minutes until another takes its place")
     parser.add_argument("--copying", type=float, default=30, help="seconds that a node which joins copies views")
+    parser.add_argument("--cpu-time", action="store_true", help="count the driver's CPU time, if others use the cores")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser.parse_args(arguments)
@@ -246,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "trials": len(cluster.engine.states), "nodes": options.nodes, "gpus": options.gpus,
         "hours": cluster.last_ask / 3600, "joined": cluster.joins, "most_at_once": cluster.most,
         "trials_moved": cluster.moves, "trials_lost": cluster.losses, "busy": busy, "busy_without_repeats": useful,
+        "driver_busy": cluster.driver / cluster.clock.now,
         "failed": sum(state == "FAILED" for state in cluster.engine.states.values()),
         "driver_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "seconds_it_took": time.perf_counter() - start,

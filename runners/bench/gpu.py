@@ -135,7 +135,7 @@ def commands(part: str, options: argparse.Namespace) -> list[list[str]]:
     sized += ["--concurrent", "4", "--workers", "2"]
     if options.tiny:
         sized = ["--height", "32", "--width", "48", "--batch", "4", "--epochs", "2", "--grace", "2"]
-        sized += ["--trials", "1", "--images", "8"]
+        sized += ["--trials", "1", "--images", "8", "--concurrent", "1"]
     line = [python, str(BENCH / "search.py"), "--device", device, *root, *sized]
     return [[*line, *json_to("search")]]
 

@@ -21,12 +21,14 @@ from tests.training.test_fingerprints import on_folder, save_scenes
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_search: Callable[[], dict[str, Any]]) -> Path:
+def finished(
+    one_ray: None, tmp_path_factory: pytest.TempPathFactory, tiny_search: Callable[[], dict[str, Any]]
+) -> Path:
     """A finished search (`out`) with its data, teacher and cache in one folder."""
     place = tmp_path_factory.mktemp("finished")
     tree = on_folder(tiny_search(), save_scenes(place / "data", train=8, val=4), place / "cache")
     tree["train"]["epochs"] = 1
-    tree["search"] = {"trials": 1, "scheduler": {"name": "none"}}
+    tree["search"] = {"trials": 1, "concurrent": 1, "scheduler": {"name": "none"}}
     run_search(parse(SearchConfig, tree, "test"), place / "out")
     return place
 

@@ -17,7 +17,9 @@ import yaml
 from PIL import Image
 
 from bpkd_search.cluster import node_facts
-from bpkd_search.cluster.doctor import Answers, clock_error
+from bpkd_search.cluster.doctor import STORE_REMEDY, Answers, clock_error, folder_rules
+from bpkd_search.cluster.node_checks import Machine, folder_faults
+from tests.store_server import running
 
 ROOT = Path(__file__).parents[2]
 ONE_CPU = {"num_cpus": 1, "include_dashboard": False}
@@ -171,6 +173,36 @@ def test_marks_are_of_the_machines_own_folders_and_old_ones_go(tmp_path: Path, m
     assert node_facts.see_marks([found["a"]["mark"], str(old)]) == [True, False]
     node_facts.remove_marks([found["a"]["mark"]])
     assert not list(tmp_path.iterdir())
+
+
+def test_stores_are_told_apart_and_what_they_refuse_is_told(
+    tmp_path: Path, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    with running(tmp_path / "one") as server, pytest.MonkeyPatch.context() as patch:
+        url = server.url()
+        driver = node_facts.leave_marks({"experiments": url})["experiments"]
+        missing = node_facts.leave_marks({"experiments": "s3://nowhere/runs"})["experiments"]
+        assert node_facts.see_marks([driver["mark"]]) == [True] and driver["path"] == url
+        with running(tmp_path / "other") as other:  # a node whose environment names another store
+            (tmp_path / "other" / "bucket" / url.split("/")[3]).mkdir()
+            assert node_facts.see_marks([driver["mark"]]) == [False]
+            assert other.objects(url) == {}
+        node_facts.remove_marks([driver["mark"]])
+        assert server.objects(url) == {}
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        refused = node_facts.leave_marks({"experiments": url})["experiments"]
+    facts = {"a": driver | {"same": True}, "b": missing | {"same": False}, "c": refused, "d": driver | {"same": False}}
+    machines = [Machine(name, folders={"experiments": each}) for name, each in facts.items()]
+    found = [
+        str(each) for each in folder_faults(machines, "experiments", folder_rules(None, on_store=True)["experiments"])
+    ]
+    assert found[0].startswith("fault: experiments: s3://nowhere/runs cannot be written (NO_SUCH_BUCKET")
+    assert found[1].startswith(f"fault: experiments: {url} cannot be written (SIGNATURE_DOES_NOT_MATCH")
+    rest = f"; {STORE_REMEDY}"
+    assert found[0].endswith(f"on b{rest}") and found[1].endswith(f"on c{rest}")
+    assert found[2:] == [f"fault: experiments: {url} is not the driver's on d{rest}"]
+    code, _, said = call("doctor", "--out", "s3://bucket")
+    assert code == 2 and "error: s3://bucket: must be a folder in a bucket" in said
 
 
 def test_a_clock_is_wrong_only_outside_of_the_call() -> None:

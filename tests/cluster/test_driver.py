@@ -157,16 +157,16 @@ def test_a_search_of_which_every_trial_fails_stops_after_three_with_exit_code_1(
     tiny["search"]["concurrent"] = 1
     tiny["search"]["trials"] = 30
     path, out = space_file(tiny, tmp_path), tmp_path / "out"
-    done = subprocess.run(command("run", path, "--out", out), capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 1
+    code, _, said = call("run", path, "--out", out)
+    assert code == 1
     trials = Leaderboard(out).trials().sort_values("number")
     assert trials["reason"].dropna().tolist() == ["nan"] * 3
     log = out / "logs" / "trials" / "00002.txt"
     assert (
         f"error: 3 trials in a row failed and none has completed; the last one, 2 {trials['method'].iloc[2]}: nan: "
-        in done.stderr
+        in said
     )
-    assert f"its log: {log}\n" in done.stderr
+    assert f"its log: {log}\n" in said
     assert "Diverged" in log.read_text()
     code, said, _ = call("show", out, "2")
     assert code == 0 and str(log) in said
@@ -237,41 +237,31 @@ def test_verified_settings_keep_their_word_and_a_false_one_is_found_out(
 
 
 def test_a_finished_search_resumes_to_its_leaderboard_at_once(
+    call,
     finished: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     out, first = finished
     before = (out / "events.jsonl").read_bytes()
-    done = subprocess.run(command("resume", out), capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0
-    assert done.stdout == first.stdout
-    again = command("run", out.parent / "tiny.yaml", "--out", out, "--resume")
-    done = subprocess.run(again, capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.returncode, done.stdout) == (0, first.stdout)
+    assert call("resume", out)[:2] == (0, first.stdout)
+    assert call("run", out.parent / "tiny.yaml", "--out", out, "--resume")[:2] == (0, first.stdout)
     assert (out / "events.jsonl").read_bytes() == before
 
 
-def test_an_existing_experiment_is_not_touched(
-    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_an_existing_experiment_is_not_touched(call, finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     out, _ = finished
-    done = subprocess.run(
-        command("run", out.parent / "tiny.yaml", "--out", out), capture_output=True, text=True, timeout=PATIENCE
-    )
-    assert done.returncode == 2
-    assert f"{out}: exists already; continue it with `bpkd-search resume {out}`" in done.stderr
+    code, _, said = call("run", out.parent / "tiny.yaml", "--out", out)
+    assert (code, f"{out}: exists already; continue it with `bpkd-search resume {out}`" in said) == (2, True)
 
 
-def test_ctrl_c_stops_cleanly_and_resume_finishes_with_a_lost_actor_on_the_way(
-    tiny: dict[str, Any], tmp_path: Path
-) -> None:
-    tiny["train"]["epochs"] = 20  # so that the actor that is killed is in the middle of a trial
+@pytest.mark.parametrize("lost", [False, pytest.param(True, marks=pytest.mark.long)], ids=["", "with a lost actor"])
+def test_ctrl_c_stops_cleanly_and_resume_finishes(call, tiny: dict[str, Any], tmp_path: Path, lost: bool) -> None:
+    tiny["train"]["epochs"] = 20 if lost else 6  # so that an actor that is killed is in the middle of a trial
     tiny["search"]["scheduler"] = {"name": "none"}
     path, out = space_file(tiny, tmp_path), tmp_path / "out"
     first = subprocess.Popen(command("run", path, "--out", out), stdout=-1, stderr=-1, text=True)
     wait_for("two reports", lambda: reports_in(out) >= 2, first)
-    held = subprocess.run(command("resume", out), capture_output=True, text=True, timeout=PATIENCE)
-    assert held.returncode == 2
-    assert f"is held by process {first.pid}" in held.stderr
+    code, _, held = call("resume", out)
+    assert (code, f"is held by process {first.pid}" in held) == (2, True)
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=PATIENCE)
     assert first.returncode == 130
@@ -280,17 +270,20 @@ def test_ctrl_c_stops_cleanly_and_resume_finishes_with_a_lost_actor_on_the_way(
     kept = Leaderboard(out).reports()
     assert len(kept) >= 2
 
-    second = subprocess.Popen(command("resume", out), stdout=-1, stderr=-1, text=True)
-
-    wait_for("a further report", lambda: reports_in(out) > len(kept), second)
-    wait_for("a trial's process in a step", lambda: killed_in_a_step(second, out), second)
-    _, said = second.communicate(timeout=PATIENCE)
-    assert second.returncode == 0, said
+    if lost:
+        second = subprocess.Popen(command("resume", out), stdout=-1, stderr=-1, text=True)
+        wait_for("a further report", lambda: reports_in(out) > len(kept), second)
+        wait_for("a trial's process in a step", lambda: killed_in_a_step(second, out), second)
+        _, said = second.communicate(timeout=PATIENCE)
+        code = second.returncode
+    else:
+        code, _, said = call("resume", out)
+    assert code == 0, said
     trials, reports = Leaderboard(out).trials(), Leaderboard(out).reports()
     assert len(trials) == 6 and trials["number"].is_unique
     # Retried from its checkpoint: nothing has failed, and no epoch was reported twice.
     assert trials["reason"].dropna().tolist() == []
-    assert trials["retries"].sum() == 1 and "; it continues from epoch " in said
+    assert trials["retries"].sum() == lost and ("; it continues from epoch " in said) == lost
     merged = kept.merge(reports, on=["number", "epoch"])
     assert (merged["miou_x"] == merged["miou_y"]).all() and len(merged) == len(kept)
     assert not reports.duplicated(["number", "epoch"]).any()

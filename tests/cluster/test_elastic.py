@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
+from ray.tune.experiment import Trial
 
 from bpkd_search import Leaderboard, run_search
 from bpkd_search.cluster import tune as adapters
@@ -87,6 +88,28 @@ def test_a_trial_leaves_a_drained_node_at_the_end_of_its_epoch_and_a_later_one_a
         (3, "node", "a", "the trial's node a is drained"),
     ]
     assert searcher.placement.limit.over() == []  # leaving is no fault of a node
+    engine.recorder.close()
+
+
+def test_the_process_of_a_trial_that_has_ended_goes_to_the_one_that_was_asked_last(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    config = parse(SearchConfig, tiny, "test")
+    experiment.create(tmp_path / "e", config)
+    engine = Engine(config, tmp_path / "e", "test")
+    scheduler = adapters.EngineScheduler(
+        engine, adapters.EngineSearcher(engine, lambda trial: {}, Placement(Slots(2, 1, 0)))
+    )
+    starting, late = (Trial("made-up", trial_id=name, stub=True) for name in ("starting", "late"))
+    assert scheduler.choose_trial_to_run(None) is None
+    scheduler.on_trial_add(None, starting)
+    assert scheduler.choose_trial_to_run(None) is starting
+    assert scheduler.choose_trial_to_run(None) is None  # its own process starts, and is not to be dropped
+    scheduler.on_trial_add(None, late)
+    assert scheduler.choose_trial_to_run(None) is late and scheduler.choose_trial_to_run(None) is None
+    scheduler.on_trial_add(None, late)
+    late.set_status(Trial.TERMINATED)  # stopped before it ran
+    assert scheduler.choose_trial_to_run(None) is None
     engine.recorder.close()
 
 
@@ -172,15 +195,18 @@ def test_a_search_that_begins_with_a_head_alone_outlives_a_drained_and_a_dead_no
     tiny["data"] |= {"local_dir": "$NODE_DIR/copies", "views_dir": str(tmp_path / "views")}
     tiny["train"] |= {"epochs": 25, "amp": "off"}
     tiny["teacher"]["train"] |= {"amp": "off"}
-    tiny["search"] = {"trials": 6, "scheduler": {"name": "none"}, "sampler": {"name": "random"}}
-    elastic = {**tiny, "search": {**tiny["search"], "resources": {"gpus": 0.5}}}
+    # A trial takes a few seconds, less than the first one of a node needs to begin.
+    tiny["search"] = {"trials": 4, "scheduler": {"name": "none"}, "sampler": {"name": "random"}}
+    elastic, undisturbed = (
+        {**tiny, "search": {**tiny["search"], "resources": each}} for each in ({"gpus": 0.5}, {"cpus": 1})
+    )
     fleet = Fleet(cluster, tmp_path / "disks", tmp_path / "elastic")
     monkeypatch.setenv("NODE_DIR", str(tmp_path / "disks" / "own"))
     fleet.start()
     run_search(parse(SearchConfig, elastic, "test"), tmp_path / "elastic", address=cluster.address)
     fleet.join(timeout=1)
     said = capsys.readouterr().err
-    run_search(parse(SearchConfig, tiny, "test"), tmp_path / "undisturbed")
+    run_search(parse(SearchConfig, undisturbed, "test"), tmp_path / "undisturbed")
 
     assert fleet.steps == [
         "a trial on the first node", "a trial on the second node", "a trial left", "a trial on the third node",
@@ -191,7 +217,7 @@ def test_a_search_that_begins_with_a_head_alone_outlives_a_drained_and_a_dead_no
     found = importlib.import_module("soak_checks").faults(tmp_path / "elastic", tmp_path / "undisturbed", ())
     assert not any(found.values()), found
     trials = Leaderboard(tmp_path / "elastic").trials()
-    assert set(trials["state"]) == {"COMPLETE"} and len(trials) == 10 and set(trials["device"]) <= {"T4", "A100"}
+    assert set(trials["state"]) == {"COMPLETE"} and len(trials) == 8 and set(trials["device"]) <= {"T4", "A100"}
     assert trials["retries"].sum() == 2
     # Each node has copies of its own, also those that joined later.
     copies = {name: sorted(path.name for path in (tmp_path / "disks" / name).rglob("*.npy")) for name in "abc"}

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray import tune
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from bpkd_search import Leaderboard
@@ -30,6 +27,7 @@ from bpkd_search.search.engine import Engine
 from bpkd_search.search.replay import replay
 from tests.driving import curve, drive, report_of
 from tests.machines import nodes_of
+from tests.trainables import Mortal
 
 DIED = """The actor died unexpectedly before finishing this task.
 \tclass_name: DistillationTrial
@@ -143,27 +141,6 @@ def test_a_trial_whose_last_report_came_before_its_process_died_has_ended(tiny: 
     engine.recorder.close()
 
 
-class Mortal(tune.Trainable):
-    """A trial that reports a curve and kills its own process at the epochs it is told, once each."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.values, self.epoch = dict(new_config), new_config["epoch"]
-        return True
-
-    def step(self) -> dict[str, Any]:
-        self.epoch += 1
-        mark = Path(self.values["folder"]) / f"{self.values['number']}-{self.epoch}"
-        if self.epoch in self.values["dies_at"] and not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        trial = Trial(self.values["number"], "x", "x", None)  # type: ignore[arg-type]
-        report = report_of(trial, self.epoch, 0.1 * self.epoch)
-        return {"report": json.dumps(report), "done": self.epoch == 3}
-
-
 def run(tiny: dict[str, Any], folder: Path) -> tuple[Engine, list[str]]:
     """Four baselines and two trials on real Ray; baseline 1 dies twice, the last trial of all once."""
     config, said = config_of(tiny, 2, 3, concurrent=1), list[str]()
@@ -171,8 +148,9 @@ def run(tiny: dict[str, Any], folder: Path) -> tuple[Engine, list[str]]:
     dies_at = {1: [1, 2], 5: [3]}
 
     def task(trial: Trial) -> dict[str, Any]:
-        values = {"number": trial.number, "epoch": trial.epoch, "folder": str(folder)}
-        return values | {"dies_at": dies_at.get(trial.number, [])}
+        reports = [json.dumps(report_of(trial, epoch, 0.1 * epoch)) for epoch in (1, 2, 3)]
+        marks = {epoch: str(folder / f"{trial.number}-{epoch}") for epoch in dies_at.get(trial.number, [])}
+        return {"epoch": trial.epoch, "reports": reports, "dies_at": marks}
 
     engine = Engine(config, folder / "e", "test")
     with connect_ray(None, False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 import torch
 
 from bpkd_search.cluster import packing
+from bpkd_search.cluster.connection import connect_ray
 from bpkd_search.cluster.mps import DIRECTORY, mps_runs
+from bpkd_search.cluster.nodes import Node
 from bpkd_search.cluster.packing import Machine, Measured, Packing, candidates, climb, pack, wanted
 from bpkd_search.cluster.slots import Slots, divide
 from bpkd_search.config import SearchConfig
@@ -22,6 +25,7 @@ from bpkd_search.config.load import parse
 from bpkd_search.config.points import to_tree
 from bpkd_search.config.search import Resources, Search
 from bpkd_search.errors import ConfigError, ResourceError
+from bpkd_search.machine import usable_cpus
 from bpkd_search.training.prepare import prepare
 from tests.machines import nodes_of
 
@@ -174,14 +178,24 @@ def test_a_wrong_word_names_what_is_valid(tiny: dict[str, Any]) -> None:
         parse(SearchConfig, tiny, "tiny.yaml")
 
 
-def test_a_real_machine_is_measured_through_ray_and_remembered(tmp_path: Path, tiny: dict[str, Any]) -> None:
-    from bpkd_search.cluster.connection import connect_ray
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[list[Node]]:
+    """A Ray of this machine's CPUs, two at most: each is a process more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bpkd_search.cluster.connection.usable_cpus", lambda: min(2, usable_cpus()))
+        with connect_ray(None, False) as found:
+            yield found
+
+
+def test_a_real_machine_is_measured_through_ray_and_remembered(
+    nodes: list[Node], tmp_path: Path, tiny: dict[str, Any]
+) -> None:
     from bpkd_search.cluster.trial import TrialTask
 
     config = parse(SearchConfig, {**tiny, "search": {**tiny["search"], "resources": "auto"}}, "tiny.yaml")
     prepared, said = prepare(config.run(), lambda line: None), []
     task = TrialTask(str(tmp_path), prepared, 1, run=to_tree(config.run()))
-    with pytest.MonkeyPatch.context() as patch, connect_ray(None, False) as nodes:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "SECONDS", 0.5)
         record = packing.pack_on_ray(config.search, task, divide(config.search, nodes), None, said.append)
         empty = replace(task, prepared=None)
@@ -218,11 +232,9 @@ def test_validation_counts_into_the_memory_of_a_packing(
 
 
 def test_a_machine_that_others_hold_is_not_waited_for_without_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
-
-    from bpkd_search.cluster.connection import connect_ray
 
     monkeypatch.setattr(packing, "READY_SECONDS", 1.0)
 
@@ -230,11 +242,11 @@ def test_a_machine_that_others_hold_is_not_waited_for_without_end(
         def ready(self) -> bool:
             return True
 
-    with connect_ray(None, False) as nodes:
-        holder = ray.remote(Holder).options(num_cpus=nodes[0].cpus).remote()
-        assert ray.get(holder.ready.remote())
-        with (
-            pytest.raises(ResourceError, match=r"packing: Ray has not given 1 CPU\(s\) of one node for 1 s"),
-            packing.ray_copies({}, Machine(gpus=0, cpus=1), 1),
-        ):
-            pass
+    holder = ray.remote(Holder).options(num_cpus=nodes[0].cpus).remote()
+    assert ray.get(holder.ready.remote())
+    with (
+        pytest.raises(ResourceError, match=r"packing: Ray has not given 1 CPU\(s\) of one node for 1 s"),
+        packing.ray_copies({}, Machine(gpus=0, cpus=1), 1),
+    ):
+        pass
+    ray.kill(holder)

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from bpkd_search import Leaderboard
+from bpkd_search.cluster import placement as placements
 from bpkd_search.cluster.nodes import Node
 from bpkd_search.cluster.placement import Placement
 from bpkd_search.cluster.slots import Slots, divide
@@ -182,6 +183,25 @@ def test_slots_follow_nodes_that_join_and_leave() -> None:
     # With no node one trial waits in Ray for one, which an autoscaler sees.
     assert room(blind) == 1 and placement.slots.count == 0
     assert room() == 1 and room(a) == 8
+
+
+@pytest.mark.parametrize(
+    ("resources", "device", "told"), [(None, "auto", True), (None, "cpu", False), ({"gpus": 0}, "auto", False)]
+)
+def test_gpus_that_join_a_search_on_cpus_are_told_of_once(
+    resources: Any, device: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, said = nodes_of((4, 0)), list[str]()
+    monkeypatch.setattr(placements, "live_nodes", lambda: there)
+    monkeypatch.setattr(placements, "draining_nodes", list)
+    monkeypatch.setattr(placements, "CHECK_SECONDS", 0)
+    placement = Placement(Slots(4, 1, 0), said.append, Search(resources=resources), device)
+    assert placement.check_if_due() and said == []
+    there += nodes_of((4, 0), (8, 2))[1:]
+    assert placement.check_if_due() and placement.check_if_due()
+    rule = "but trials run on CPUs; to use them, stop the search and resume it"
+    assert said == ([f"warning: GPUs have joined (2 x GPU), {rule}"] if told else [])
+    assert placement.slots == Slots(12, 1, 0)
 
 
 def test_search_concurrent_bounds_what_follows() -> None:

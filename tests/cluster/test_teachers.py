@@ -22,7 +22,7 @@ def test_a_search_with_a_finished_teacher_ends(
     kind: str, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tiny["train"]["epochs"], tiny["search"] = 1, {"trials": 1, "scheduler": {"name": "none"}}
+    tiny["train"]["epochs"], tiny["search"] = 1, {"trials": 1, "concurrent": 1, "scheduler": {"name": "none"}}
     tiny["data"]["views_dir"] = str(tmp_path / "cache")
     if kind == "huggingface":
         pytest.importorskip("transformers")

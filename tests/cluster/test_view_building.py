@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,9 @@ def test_views_and_logits_built_by_actors_are_those_built_here(
     # The teacher is the same file for both: its training is not what is compared.
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "teachers").symlink_to(tmp_path / "here" / "teachers")
-    there = build("there", ray_workers(live_nodes(), "cpu", ray.get_runtime_context().get_node_id()))
+    # One actor for each of the two: every one is a process that starts.
+    nodes = [replace(node, cpus=1) for node in live_nodes()]
+    there = build("there", ray_workers(nodes, "cpu", ray.get_runtime_context().get_node_id()))
     files = sorted(path.relative_to(here) for path in here.rglob("*.npy"))
     assert len(files) == 4
     assert all((here / name).read_bytes() == (there / name).read_bytes() for name in files)

@@ -48,7 +48,7 @@ def search(mine: Path) -> dict[str, Any]:
         "data": {"crop": [32, 48], "views": 1},
         "teacher": {"encoder": "mobilenetv3_small_050", "head": "fcn", "channels": 8, "train": {"epochs": 1}},
         "train": {"epochs": 1, "batch_size": 4, "device": "cpu"},
-        "search": {"trials": 1, "scheduler": {"name": "none"}, "sampler": {"name": "random"}},
+        "search": {"trials": 1, "concurrent": 1, "scheduler": {"name": "none"}, "sampler": {"name": "random"}},
     }
     for block in blocks(PAGE, "yaml"):
         tree = merged(tree, yaml.safe_load(block))

@@ -199,6 +199,9 @@ def test_a_narrowed_space_keeps_what_lies_in_it(tiny: dict[str, Any], tmp_path: 
     ]  # fmt: skip
     known = before - 3  # ce, kd and cwd have no point in the space
     assert 0 < len(inside) < known
+    assert said.startswith(
+        "search.trials: was 12, is 16; space.loss.edge_weight.float: was [0.05, 50.0], is [0.5, 5.0]; of "
+    )
     assert said.endswith(
         f"of {known} trials that the sampler knew it goes on with the {len(inside)} that lie in the new space;"
         " all keep their results"

@@ -6,16 +6,19 @@ import json
 import re
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from bpkd_search.errors import ExperimentError, HeldError, StoreError
 from bpkd_search.experiment.paths import EVENTS
 from bpkd_search.experiment.requests import waiting
+from bpkd_search.stores import store as stores
 from bpkd_search.stores import uploads
 from bpkd_search.stores.experiment import StorePlace, kept
-from bpkd_search.stores.home import current, fetch, link, place_for
+from bpkd_search.stores.home import current, fetch, link, local_folder, place_for
 from bpkd_search.stores.lease import Lease
 from bpkd_search.stores.mirror import Mirror
 from bpkd_search.stores.requests import ask
@@ -42,12 +45,38 @@ def test_objects_are_what_the_server_keeps(server: StoreServer) -> None:
         ("s3://bucket", "must be a folder in a bucket"),
         ("https://bucket/folder", "valid: s3://, gs://"),
         ("s3://key:secret@bucket/folder", "s3://bucket/folder: must not contain credentials"),
+        ("gs://secret@bucket/folder", "gs://bucket/folder: must not contain credentials"),
+        (
+            "abfs://box:sec/secret@a.dfs.core.windows.net/x",
+            "abfs://box@a.dfs.core.windows.net/x: must not contain cred",
+        ),
+        ("abfs://container/folder", "abfs://container/folder: cannot be opened: AzureOptions doesn't contain a valid"),
     ],
 )
 def test_a_wrong_url_is_refused(url: str, said: str) -> None:
     with pytest.raises(StoreError, match=re.escape(said)) as e:
         Store(url)
     assert "secret" not in str(e.value)
+
+
+def test_containers_of_one_account_are_different_places() -> None:
+    one, other = (f"abfs://{box}@a.dfs.core.windows.net/runs/first" for box in ("one", "other"))
+    assert local_folder(one) != local_folder(other) == local_folder(f"{other}/?tenant_id=x")
+
+
+def test_what_azure_refuses_is_an_error_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            def refuse(*arguments: object, **options: object) -> None:
+                raise pa.ArrowException("Unknown error: no token\nmore")
+
+            return refuse
+
+    monkeypatch.setattr(stores, "open_url", lambda url: (Refusing(), "box/runs"))
+    store = Store("abfs://box@a.dfs.core.windows.net/runs")
+    for act in (lambda: store.put("a", b"1"), lambda: store.get("a"), store.objects):
+        with pytest.raises(StoreError, match=r"^abfs://box@a[^:]*/runs: cannot be [a-z ]*: Unknown error: no token$"):
+            act()
 
 
 def test_a_missing_bucket_and_wrong_credentials_are_named(server: StoreServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -518,14 +518,18 @@ def test_compiling_is_not_counted_and_changes_nothing(
 
 
 def test_the_warm_up_leaves_no_trace(tiny: dict[str, Any], store: ViewStore, tmp_path: Path) -> None:
-    run = begun(base(tiny), store)
+    run, of_loss = begun(base(tiny), store), list[Any]()
     run._warm = False
+    run.criterion.register_forward_hook(lambda *given: of_loss.append(given[0]))
     torch.manual_seed(3)
     run.save(tmp_path / "before.pt")
     before = torch.get_rng_state()
     with run.train_mode():
         run.warm_up(0)
     assert run._warm and torch.equal(torch.get_rng_state(), before)
+    # The kernels of the loss are chosen too, by a copy of it.
+    (copied,) = of_loss
+    assert copied is not run.criterion
     run.save(tmp_path / "after.pt")
     assert (tmp_path / "after.pt").read_bytes() == (tmp_path / "before.pt").read_bytes()
     assert all(weight.grad is None for weight in run.student.parameters())

@@ -1,0 +1,154 @@
+"""The race over seeds inside a search: how its settings stand, and whether one of them has won.
+
+Only fresh seeds count, those of replicates: the trial by which a setting came into the race was chosen for its score.
+Every setting has its seeds in the same order, so differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, REPLICATE
+from bpkd_search.results.confirm import format_gain, label
+from bpkd_search.results.selection import FEWEST, leads
+from bpkd_search.results.shrinkage import Means, true_means
+
+Array = np.ndarray[Any, Any]
+
+# No setting runs with more fresh seeds than this; a winner may be named from `FEWEST` on, at any number.
+MOST_SEEDS = 10
+LOOKS = tuple(range(FEWEST, MOST_SEEDS + 1))
+# Critical values are those of the next of these numbers of settings: each takes up to a second to find.
+_SIZES = (4, 8, 16, 32, 64, 128, 256)
+
+
+NO_WINNER = "No winner at this budget"
+
+
+class Standing(NamedTuple):
+    """How settings stand: their true means, the leader's position, its rivals', and the ends of its leads.
+
+    `low` and `high` are those of the leader's difference from each setting, corrected for all that could have led and
+    for every number of seeds at which one could have looked; `winner` is the leader if it beats every rival.
+    """
+
+    means: Means
+    leader: int | None
+    rivals: Array
+    low: Array
+    high: Array
+    winner: int | None
+
+
+def rivals_of(leader: int, methods: Sequence[str]) -> Array:
+    """Return which settings a leader has to beat: those of other methods, or all others where there is one method."""
+    names = np.array(methods, dtype=object)
+    others = names != names[leader]
+    return np.asarray(others if others.any() else np.arange(len(names)) != leader)
+
+
+def standing(scores: Array, methods: Sequence[str], drawn: Array, able: Array) -> Standing:
+    """Return how settings stand by `scores` [settings, seeds], NaN where there is none; higher is better.
+
+    `drawn` are those that a search chose, `able` those that may lead: the others failed or break a constraint.
+    """
+    means = true_means(scores, drawn)
+    nothing = np.full(len(scores), np.nan)
+    known = np.where(able, means.mean, np.nan)
+    if not np.isfinite(known).any():
+        return Standing(means, None, np.zeros(len(scores), dtype=bool), nothing, nothing, None)
+    leader = int(np.nanargmax(known))
+    rivals = rivals_of(leader, methods)
+    low, high = leads_of(scores, leader)
+    won = rivals.any() and bool((low[rivals] > 0).all())
+    return Standing(means, leader, rivals, low, high, leader if won else None)
+
+
+def leads_of(scores: Array, leader: int) -> tuple[Array, Array]:
+    """Return the ends of the leader's differences from all settings, corrected as those of a `Standing`."""
+    size = next((size for size in _SIZES if size >= len(scores) - 1), len(scores) - 1)
+    low, high = leads(scores, range(size), LOOKS)
+    return low[leader], high[leader]
+
+
+def summarise(rows: pd.DataFrame, metric: str, direction: str = "max") -> pd.DataFrame:
+    """Return one row per setting of the race, best first, from the rows of `Leaderboard.trials`.
+
+    Columns: number (of the trial whose setting it is), method, origin, seeds (fresh ones with a value), failed, mean
+    (expected over seeds) with its 95 % interval (`low`, `high`), see `shrinkage.true_means`, and the leader's
+    difference from it with its corrected interval (`lead`, `lead_low`, `lead_high`), see `Standing`. `attrs` holds
+    metric, winner (a number or None) and verdict (a sentence).
+    """
+    sign = 1.0 if direction == "max" else -1.0
+    again = rows[rows["origin"] == REPLICATE]
+    racing = again["replicate_of"].dropna().astype(int)
+    chosen = (rows["origin"] == BASELINE) & (rows["state"] == COMPLETE) | rows["number"].isin(racing)
+    settings = rows[chosen].sort_values("number")
+    columns = ["number", "method", "origin", "seeds", "failed", "mean", "low", "high", "lead", "lead_low", "lead_high"]
+    table = pd.DataFrame(columns=columns, index=pd.RangeIndex(1, 1, name="rank"))
+    table.attrs.update(
+        metric=metric, winner=None, verdict="No winner at this budget: no setting ran with a second seed."
+    )
+    full = again[(again["state"] == COMPLETE) & again[metric].notna()]
+    if full.empty:
+        return table
+    seeds = sorted(full["seed"].unique())
+    numbers, methods = settings["number"].astype(int).tolist(), settings["method"].astype(str).tolist()
+    scores = np.full((len(numbers), len(seeds)), np.nan)
+    for of, seed, value in zip(full["replicate_of"].astype(int), full["seed"], full[metric], strict=True):
+        scores[numbers.index(of), seeds.index(seed)] = sign * float(value)
+    failures = again[again["state"] == FAILED]["replicate_of"].value_counts()
+    failed = np.array([int(failures.get(number, 0)) for number in numbers])
+    drawn = (settings["origin"] != BASELINE).to_numpy(dtype=bool)
+    feasible = settings["feasible"].ne(False).fillna(True).to_numpy(dtype=bool)
+    found = standing(scores, methods, drawn, (failed == 0) & feasible)
+    lines = pd.DataFrame({"number": numbers, "method": methods, "origin": settings["origin"].astype(str).to_numpy()})
+    lines = lines.assign(seeds=np.isfinite(scores).sum(1), failed=failed, mean=sign * found.means.mean)
+    ends = found.means.low, found.means.high
+    lines["low"], lines["high"] = ends if sign > 0 else (-ends[1], -ends[0])
+    first = found.leader if found.leader is not None else 0
+    shared = np.isfinite(scores) & np.isfinite(scores[first])
+    gains = np.where(shared, scores[first] - scores, np.nan)
+    known = shared.any(1) & (np.arange(len(numbers)) != first) & (found.leader is not None)
+    lines["lead"] = [float(np.nanmean(gain)) if there else np.nan for gain, there in zip(gains, known, strict=True)]
+    lines["lead_low"], lines["lead_high"] = (np.where(known, end, np.nan) for end in (found.low, found.high))
+    for name in ("lead", "lead_low", "lead_high"):
+        lines[name] *= sign
+    if sign < 0:
+        lines[["lead_low", "lead_high"]] = lines[["lead_high", "lead_low"]].to_numpy()
+    order = np.lexsort((np.arange(len(numbers)), -np.nan_to_num(found.means.mean, nan=-np.inf)))
+    places = [first, *(i for i in order if i != first)] if found.leader is not None else list(order)
+    table = lines.iloc[places].set_axis(pd.RangeIndex(1, len(lines) + 1, name="rank"))
+    verdict = _verdict(lines, found, metric)
+    table.attrs.update(metric=metric, winner=None if found.winner is None else numbers[found.winner], verdict=verdict)
+    return table
+
+
+def _verdict(lines: pd.DataFrame, found: Standing, metric: str) -> str:
+    if found.leader is None:
+        return f"{NO_WINNER}: no setting that may lead ran in full with a second seed."
+    row = lines.iloc[found.leader]
+    interval = "" if np.isnan(row["low"]) else f" [{row['low']:.4f}, {row['high']:.4f}]"
+    name = f"{label(row)}, expected mean {metric} {row['mean']:.4f}{interval} over {row['seeds']} fresh seeds"
+    where = np.flatnonzero(found.rivals)
+    others = "every other method" if set(lines["method"].iloc[where]) - {row["method"]} else "every other setting"
+    if found.winner is not None:
+        nearest = lines.iloc[where[np.argmin(found.low[where])]]
+        gain = format_gain(nearest["lead"], nearest["lead_low"], nearest["lead_high"])
+        return f"Winner, P >= 0.95: {name}, is better than {others}; nearest is {label(nearest)} ({gain})."
+    left = lines.iloc[where[~(found.low[where] > 0)]]
+    told = ", ".join(f"{label(other)}{_how(other)}" for _, other in left.iterrows())
+    return (
+        f"{NO_WINNER}: {name}, leads, and cannot be told from {told}."
+        if told
+        else (f"{NO_WINNER}: {name}, has nothing to be compared with.")
+    )
+
+
+def _how(other: pd.Series) -> str:
+    gain = format_gain(other["lead"], other["lead_low"], other["lead_high"])
+    return f" ({gain})" if gain else " (no shared seed)"
