@@ -7,8 +7,8 @@ A good setting is one within 0.5 points of the best mean. Printed for each table
 - the share of random points whose nearest setting is good;
 - how often one is among the eight that are begun before anything is known, and what those eight cost, as a share of
   the random trials that it takes for an even chance of one;
-- after the first epoch and after half of them, where the worst placed run of a good setting stands among all runs when a
-  ridge regression fitted on all other settings of the table places them: by all measures, and by these and the
+- after the first epoch and after half of them, where the worst placed run of a good setting stands among all runs
+  when a ridge regression fitted on all other settings of the table places them: by all measures, and by these and the
   parameters. No search may stop more than what is below; it has seen few trials where the regression has seen all.
 """
 
@@ -33,9 +33,7 @@ SLOTS, DRAWN = 8, 2000
 def main() -> None:
     """Print a row a table."""
     warnings.simplefilter("ignore")
-    print(
-        "| table | good points | among the first 8 | cost of 8 | after epoch 1: measures, with parameters | after half |"
-    )
+    print("| table | good points | among the first 8 | cost of 8 | after epoch 1, with parameters | after half |")
     print("|---|---|---|---|---|---|")
     for name in [*TABLES, *MADE_UP]:
         table = Table(name, 64)
