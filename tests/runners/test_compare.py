@@ -65,6 +65,8 @@ def test_ratios_are_to_the_median_of_random_trials_in_full(bench: Callable[[str]
     assert (random["ratio"], random["reached"], random["searches"]) == (1.0, 1.0, 5)
     assert (model["ratio"], model["ratio_q1"], model["ratio_q3"]) == (0.75, 0.5, np.inf)
     assert model["reached"] == pytest.approx(0.6) and model["regret"] == pytest.approx(1.0)
+    (alone,) = compare.summary(found[found["strategy"] == "model + model"]).to_dict("records")
+    assert np.isnan(alone["ratio"]) and alone["reached"] == pytest.approx(0.6)
 
 
 def test_rays_search_takes_a_conditional_space(bench: Callable[[str], ModuleType]) -> None:
