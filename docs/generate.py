@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import yaml
 from paper_spaces import spaces
 from schema import BLOCKS, SCHEMA, blocks_of, selector, table, walk
 from typer.main import get_command
@@ -106,6 +107,9 @@ def losses() -> str:
         if method := METHODS.get(name):
             parts.append(f"Needs: {method.needs}." + (f" Source: {method.source}." if method.source else "") + "\n")
         parts.append(table(BLOCKS[block]))
+        if method and method.ranges:
+            ranges = [f"| `{key}` | `{flow(range_)}` |" for key, range_ in method.ranges.items()]
+            parts.append(rows_under(["searched by `search.methods`", "in"], ranges))
         if method and method.published:
             rows = [
                 f"| {p.codebase} | `{p.parameter}` | {p.weight:g} | {p.factor} | {p.why} |" for p in method.published
@@ -116,6 +120,11 @@ def losses() -> str:
         "As in `edge_weight: {shape: cosine, start: 0, end: 5, until: 0.5}`. A temperature must stay above 0.\n"
     )
     return "\n".join(part for part in parts if part)
+
+
+def flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    return str(yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=200)).strip()
 
 
 def measures() -> str:

@@ -108,7 +108,7 @@ def _tiny_search() -> dict[str, Any]:
         "student": {"encoder": "mobilenetv3_small_050", "channels": 8},
         "loss": {"method": "bpkd", "edge_width": 3},
         "train": {"epochs": 4, "batch_size": 4, "lr": 0.02},
-        "search": {"trials": 2, "scheduler": {"grace": 1, "reduction": 2}},
+        "search": {"trials": 2, "sampler": {"name": "tpe"}, "scheduler": {"name": "asha", "grace": 1, "reduction": 2}},
         "space": {
             "loss.edge_weight": {"float": [0.05, 50], "log": True},
             "loss.edge_width": {"int": [3, 7], "step": 2},

@@ -77,10 +77,13 @@ class StoreServer:
         return f"s3://bucket/{uuid.uuid4().hex[:8]}/tiny"
 
     def objects(self, url: str) -> dict[str, bytes]:
-        """The objects under a URL that are not empty, as the server keeps them on disk."""
+        """The objects under a URL that are not empty, as the server keeps them on disk.
+
+        What a killed server was writing is none of them, and is not listed by the next one: `.rclone_temp_...`.
+        """
         root = self.folder / url.removeprefix("s3://")
         files = dict[str, bytes]()
-        for path in root.rglob("*"):
+        for path in (path for path in root.rglob("*") if path.name[0] != "."):
             with suppress(FileNotFoundError):  # the server has just replaced it, or it is being written
                 if path.is_file() and (content := path.read_bytes()):
                     files[path.relative_to(root).as_posix()] = content

@@ -82,16 +82,12 @@ def test_a_verb_that_is_a_submodule_too_is_both_in_any_order(order: tuple[str, .
 
 
 def test_a_submodule_is_patched_by_its_dotted_name_though_a_verb_has_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = """
-import pytest, bpkd_search
-with pytest.MonkeyPatch.context() as patch:
-    patch.setattr("bpkd_search.export.write.FORMATS", ("patched",))
-    patch.setattr("bpkd_search.predict.OVERLAY", 2)
-    patch.setattr("bpkd_search.report.page.BEFORE", ())
-    import bpkd_search.export.write, bpkd_search.predict as p
-    print(bpkd_search.export.write.FORMATS, p.OVERLAY, bpkd_search.report.page.BEFORE, callable(p.load_student))
-"""
-    assert python(code) == "('patched',) 2 () True\n"
+    monkeypatch.setattr("bpkd_search.export.write.FORMATS", ("patched",))
+    monkeypatch.setattr("bpkd_search.predict.OVERLAY", 2)
+    monkeypatch.setattr("bpkd_search.report.page.BEFORE", ())
+    write, predict, page = (import_module(f"bpkd_search.{name}") for name in ("export.write", "predict", "report.page"))
+    assert (write.FORMATS, predict.OVERLAY, page.BEFORE) == (("patched",), 2, ())
+    assert bpkd_search.export.write is write and callable(bpkd_search.predict.load_student)
 
 
 @pytest.mark.parametrize(("name", "first"), [("export", "source"), ("predict", "student"), ("report", "directory")])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def figures_of(config: RunConfig, *, measure: bool) -> list[Figure]:
     """Return the figures of a search or run; with `measure`, hours are measured on this machine."""
     from bpkd_search.config import SearchConfig
-    from bpkd_search.config.points import BASELINES
+    from bpkd_search.config.points import baselines_of
     from bpkd_search.search.expected import expected_shares
     from bpkd_search.training.estimate import Figure, Trials, estimate, rounds_of
     from bpkd_search.training.source import open_data
@@ -24,7 +24,7 @@ def figures_of(config: RunConfig, *, measure: bool) -> list[Figure]:
     if not isinstance(config, SearchConfig):
         return estimate(config, Trials(1), train, val, measured=measure)
     trials = Trials(
-        len(BASELINES),
+        len(baselines_of(config)),
         max(config.search.trials, len(config.enqueue)),
         *expected_shares(config, rounds_of(config, train)),
     )

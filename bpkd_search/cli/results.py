@@ -53,16 +53,20 @@ def leaderboard(
 def compare(
     directories: Experiments,
     methods: Annotated[str | None, typer.Option(help="Compare only these, separated by commas.")] = None,
+    expected_best: Annotated[
+        bool, typer.Option("--expected-best", help="Compare the expected best score after k trials of each instead.")
+    ] = False,
     format: Format = "table",
     out: NewFile = None,
 ) -> None:
-    """Compare methods and experiments, at equal epochs and at equal GPU-seconds."""
+    """Compare methods and experiments, at equal epochs and at equal GPU-seconds, or at equal numbers of trials."""
     from bpkd_search.results.leaderboard import Leaderboard
-    from bpkd_search.show.analysis import show_comparison
+    from bpkd_search.show.analysis import show_comparison, show_expected_best
 
     with warnings_as_lines():
         chosen = [name.strip() for name in methods.split(",")] if methods else None
-        show_comparison(Leaderboard(directories), chosen, format, out)
+        show = show_expected_best if expected_best else show_comparison
+        show(Leaderboard(directories), chosen, format, out)
 
 
 @app.command()

@@ -261,6 +261,7 @@ def _undisturbed(config: SearchConfig) -> SearchConfig:
     search = {
         "budget": Budget(),
         "scheduler": Scheduler(name="none"),
+        "methods": (),
         "warm_start": (),
         "memory": None,
         "constraints": (),

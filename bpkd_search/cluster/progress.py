@@ -83,7 +83,7 @@ class Progress:
     def _judge_grace(self) -> None:
         """Say how well each rung knows the end, and warn once when the first one knows little."""
         engine, scheduler = self.engine, self.config.search.scheduler
-        if engine is None or scheduler.name == "none":
+        if engine is None or scheduler.name in ("none", "model"):  # neither has rungs
             return
         trials = list(engine.trials.values())
         known = {rung: rung_correlation(scheduler, trials, self.metric, rung) for rung in milestones(scheduler, trials)}

@@ -10,12 +10,13 @@ from pydantic import ValidationError
 
 from bpkd_search.blocks import in_words
 from bpkd_search.config.loss import terms_by_path
+from bpkd_search.config.methods import METHOD, method_faults
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.optimisation import LENGTH, Optimisation
 from bpkd_search.config.paths import get_path
 from bpkd_search.config.points import (
-    BASELINES,
     Point,
+    baselines_of,
     can_take,
     in_order,
     is_active,
@@ -52,7 +53,12 @@ def cross_faults(config: RunConfig) -> list[str]:
         faults.append(f"teacher.smp: got {dict(teacher.smp)}, needs teacher.checkpoint, the weights of that network")
     faults += _schedule_faults("teacher.train", config.teacher.train)
     if isinstance(config, SearchConfig):
-        faults += space_faults(config)
+        faults += space_faults(config) + method_faults(config)
+        if config.search.feature_baseline and teacher.mode not in ("online", "auto"):
+            faults.append(
+                "search.feature_baseline: got true, needs the teacher's features: set teacher.mode to online or auto"
+                f" (got {teacher.mode})"
+            )
         used = {*config.search.goals, *(name for name, *_ in config.search.limits())}
         if OWN_SCORE in used and config.data.eval.metric is None:
             faults.append(f"data.eval.metric: got nothing, is required where the search uses {OWN_SCORE}")
@@ -82,7 +88,7 @@ def _race_faults(config: SearchConfig) -> list[str]:
             f" {search.replicates}, or the search ends before the second seed of any setting"
         ]
     # The baselines and one setting in full, and two further runs of one of them.
-    least = (len(BASELINES) + 3) * length / 3600 if length is not None else 0.0
+    least = (len(baselines_of(config)) + 3) * length / 3600 if length is not None else 0.0
     if search.budget.gpu_hours is not None and search.budget.gpu_hours < least:
         return [
             f"search.budget.gpu_hours: got {search.budget.gpu_hours:g}, must be at least {least:.3g} with"
@@ -146,7 +152,7 @@ def space_faults(config: SearchConfig) -> list[str]:
         for value in probe_values(distribution):
             point = _completed({**firsts, **_conditions(distribution, sound), path: value}, sound, base)
             new = [f for f in _point_faults(base_run, point) if f not in reported]
-            faults += [f"space.{_culprit(fault, path, point)}: {fault}" for fault in new]
+            faults += [f"{_place(config, _culprit(fault, path, point))}: {fault}" for fault in new]
             reported.update(new)
             if new:
                 break
@@ -173,7 +179,8 @@ def given_faults(config: SearchConfig, given: Point) -> list[str]:
         elif not can_take(config.space[path], value):
             faults.append(f"{path}: got {value!r}, {_rule(config.space[path])}")
     missing = [p for p, d in config.space.items() if p not in given and is_active(d, base, given)]
-    faults += [f": no value for {path}" for path in missing if not _has(base, path)]
+    unknown = {METHOD} if config.search.methods and base_run.loss.method not in config.search.methods else set()
+    faults += [f": no value for {path}" for path in missing if not _has(base, path) or path in unknown]
     return faults or [f": {fault}" for fault in _point_faults(base_run, given)]
 
 
@@ -254,6 +261,11 @@ def _completed(point: Point, space: Mapping[str, Distribution], base: Mapping[st
         if path not in point and distribution.when and is_active(distribution, base, point):
             point[path] = probe_values(distribution)[0]
     return point
+
+
+def _place(config: SearchConfig, path: str) -> str:
+    """Where the configuration file has a parameter."""
+    return "search.methods" if config.search.methods and path == METHOD else f"space.{path}"
 
 
 def _culprit(fault: str, path: str, point: Iterable[str]) -> str:

@@ -84,15 +84,6 @@ def point_at(space: Mapping[str, Distribution], base: Mapping[str, Any], shares:
     return point
 
 
-def share_of(distribution: Distribution, value: Any) -> float:
-    """A share whose `quantile` is the value."""
-    steps = values(distribution)
-    if steps is not None and not (isinstance(distribution, IntRange) and distribution.log):
-        return (next(i for i, step in enumerate(steps) if step == value) + 0.5) / len(steps)
-    assert not isinstance(distribution, Choice)
-    return min(distance(distribution, value, distribution.bounds[0]), 1 - 1e-9)
-
-
 def distance(distribution: Distribution, a: Any, b: Any) -> float:
     """How far apart two values of a parameter are, as a share of its range (of its log range, if it is log)."""
     if isinstance(distribution, Choice):

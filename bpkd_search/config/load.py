@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
 from bpkd_search.blocks import in_words
 from bpkd_search.config.checks import cross_faults
+from bpkd_search.config.methods import expand
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.overrides import override
-from bpkd_search.config.points import to_tree
+from bpkd_search.config.points import to_tree, with_feature_baseline
 from bpkd_search.config.search_spaces import find_space
 from bpkd_search.config.yaml_text import read_saved_text, read_text, to_text
 from bpkd_search.errors import ConfigError
@@ -73,11 +74,20 @@ def read_yaml(path: Path | str, *, saved: bool = False) -> dict[str, Any]:
 def parse(model: type[C], tree: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> C:
     """Validate a plain tree with its overrides. Raises `ConfigError` with errors of all kinds at once."""
     faults: list[str] = []
-    for text in overrides:
-        try:
-            override(tree, text)
-        except ValueError as e:
-            faults.append(f"--set {text}: {e}")
+
+    def lay_over(texts: list[str]) -> None:
+        for text in texts:
+            try:
+                override(tree, text)
+            except ValueError as e:
+                faults.append(f"--set {text}: {e}")
+        if model is SearchConfig:
+            expand(tree)
+
+    # Those of single parameters come last, so that they can change a range that `search.methods` stands for.
+    of_space = [text.startswith("space.") for text in overrides]
+    lay_over([text for text, last in zip(overrides, of_space, strict=True) if not last])
+    lay_over([text for text, last in zip(overrides, of_space, strict=True) if last])
     config: C | None = None
     try:
         config = model.model_validate(tree)
@@ -92,4 +102,4 @@ def parse(model: type[C], tree: dict[str, Any], source: str, overrides: Sequence
         faults += cross_faults(config)
     if faults or config is None:
         raise ConfigError(faults, source)
-    return config
+    return cast(C, with_feature_baseline(config)) if isinstance(config, SearchConfig) else config

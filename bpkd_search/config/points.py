@@ -7,10 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bpkd_search.config.loss import Loss
+from bpkd_search.config.loss import Loss, terms_of
 from bpkd_search.config.models import RunConfig, SearchConfig
+from bpkd_search.config.networks import Teacher
 from bpkd_search.config.paths import get_path, set_path
+from bpkd_search.config.software import software_of
 from bpkd_search.config.space import Choice, Distribution, FloatRange, IntRange
+from bpkd_search.errors import CheckpointError
 from bpkd_search.losses.methods import METHODS, Bpkd
 
 PAPER = "bpkd-paper"
@@ -22,8 +25,11 @@ BASELINES: dict[str, dict[str, Any]] = {
     "cwd": {"method": "cwd"},
     PAPER: Bpkd().model_dump(),
 }
+# One more where the teacher's features are at hand: at equal seconds, the plain rival that BPKD has most to fear
+# (arXiv 2604.25530).
+FEATURE_BASELINE = {"feature_mse": {"method": "feature_mse"}}
 # What a searched setting has to beat to be worth its search: no distillation counts too.
-PLAIN_BASELINES = tuple(name for name in BASELINES if name != PAPER)
+PLAIN_BASELINES = tuple(name for name in (*BASELINES, *FEATURE_BASELINE) if name != PAPER)
 
 Point = dict[str, Any]
 
@@ -71,9 +77,35 @@ def run_at(base: RunConfig, point: Mapping[str, Any]) -> RunConfig:
     return RunConfig.model_validate(lay(to_tree(base), point))
 
 
+def baselines_of(config: SearchConfig) -> dict[str, dict[str, Any]]:
+    """The losses of a search's baselines by name, in the order in which they run."""
+    return BASELINES | FEATURE_BASELINE if config.search.feature_baseline else BASELINES
+
+
+def with_feature_baseline(config: SearchConfig) -> SearchConfig:
+    """The configuration of a new search, which says for good whether plain feature KD is one of its baselines.
+
+    It is by default where the teacher runs online in any case and gives its features.
+    """
+    if config.search.feature_baseline is not None:
+        return config
+    mode = config.teacher.mode
+    if (mode == "online" or (mode == "auto" and needs_features(config))) and _has_features(config.teacher):
+        return config.model_copy(update={"search": config.search.model_copy(update={"feature_baseline": True})})
+    return config
+
+
+def _has_features(teacher: Teacher) -> bool:
+    """Whether a teacher is known to give features: those of other software do not."""
+    try:
+        return software_of(teacher) == "own"
+    except CheckpointError:  # which is said when it is opened
+        return False
+
+
 def baseline_run(base: RunConfig, name: str) -> RunConfig:
     """The base run with the loss of a baseline."""
-    return RunConfig.model_validate({**to_tree(base), "loss": BASELINES[name]})
+    return RunConfig.model_validate({**to_tree(base), "loss": (BASELINES | FEATURE_BASELINE)[name]})
 
 
 def is_active(distribution: Distribution, base: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
@@ -200,6 +232,17 @@ def losses_of(config: RunConfig) -> list[tuple[Point, Loss]]:
         points = combinations(config, "loss.", _kinds)
         found += [(point, run_at(run, point).loss) for point in points]
     return found
+
+
+def needs_features(config: RunConfig) -> bool:
+    """Whether the loss of a run, or one that its search may choose or has as a baseline, reads the teacher's features.
+
+    If so, the teacher runs online.
+    """
+    found = [loss for _, loss in losses_of(config)]
+    if isinstance(config, SearchConfig) and config.search.feature_baseline:
+        found += [baseline_run(config.run(), name).loss for name in FEATURE_BASELINE]
+    return any(term.needs == "teacher features" for loss in found for term in terms_of(loss))
 
 
 def _kinds(path: str, distribution: Distribution) -> Sequence[Any]:

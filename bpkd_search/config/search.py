@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, StrictBool, Tag, field_validator, model_validator
 
 from bpkd_search.blocks import Block
+from bpkd_search.losses.methods import METHODS, Custom
 from bpkd_search.metrics.table import COSTS, SCORES, Direction
 
 
@@ -25,7 +26,7 @@ class QmcSampler(Block):
 
 
 class TpeSampler(Block):
-    """Optuna's multivariate TPE after `startup` random points."""
+    """Optuna's multivariate TPE after `startup` random points; a `sampler` block without a name is one of these."""
 
     name: Literal["tpe"] = "tpe"
     startup: int = Field(default=10, ge=1, description="Random points before the model is used.")
@@ -40,7 +41,7 @@ class GpSampler(Block):
 
 
 class ModelSampler(Block):
-    """The search's own Gaussian process over the space, which also learns from early reports."""
+    """The search's own Gaussian process over the space, which also learns from early reports; the default."""
 
     name: Literal["model"] = "model"
     startup: int | None = Field(
@@ -91,7 +92,8 @@ class Scheduler(Block):
     `asha` keeps one in `reduction` at rungs of grace, grace * reduction, ...; `hyperband` runs several such
     brackets that begin later and later; `median` stops what is below the median of the others' averages; `model`
     stops a trial whose chance to be better than the leading one is small and whose remaining budget promises less than
-    that of a new trial, once its predictions of other trials hold.
+    that of a new trial, once its predictions of other trials hold. `model` is the default; a `scheduler` block without
+    a name is one of `asha`.
     """
 
     name: Literal["asha", "hyperband", "median", "model", "none"] = Field(
@@ -100,7 +102,7 @@ class Scheduler(Block):
     axis: Literal["epochs", "gpu_seconds"] = Field(default="epochs", description="What reports are compared at.")
     grace: float = Field(default=2, gt=0, description="Nothing is stopped before this much, in units of `axis`.")
     reduction: int = Field(default=3, ge=2, description="One in this many continues after each rung.")
-    chance: float = Field(default=0.1, gt=0, le=1, description="`model` stops a trial whose chance is below this.")
+    chance: float = Field(default=0.05, gt=0, le=1, description="`model` stops a trial whose chance is below this.")
 
 
 class Budget(Block):
@@ -165,6 +167,10 @@ class Search(Block):
     done on GPUs only, and without a GPU a trial gets one CPU.
 
     In a constraint, `baseline` is the value of the best plain baseline.
+
+    With `methods`, `space` needs no entry: each method is searched in the ranges of its own ([Losses](losses.md)), by a
+    sampler and a scheduler that know its trials alone, and gets as many trials as the others; where `budget.gpu_hours`
+    is set, as many GPU-seconds.
     """
 
     metric: Literal[SCORES] = Field(default="miou", description="What is maximised, and what leaderboards rank by.")  # type: ignore[valid-type]
@@ -177,6 +183,9 @@ class Search(Block):
         description="Such as `latency_ms <= 30` or `miou >= baseline`; a trial that violates one ranks after those that"
         " meet all.",
     )
+    methods: tuple[Literal[(*METHODS, Custom.name)], ...] = Field(  # type: ignore[valid-type]
+        default=(), description="Loss methods that are tuned alike, such as [bpkd, kd, cwd, dist]."
+    )
     trials: int = Field(default=16, ge=1, description="Trials beside the baselines, replicates among them.")
     replicates: Literal["auto"] | None = Field(
         default=None,
@@ -184,9 +193,15 @@ class Search(Block):
         " decides most, and ends with a verdict.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of the sampler.")
-    sampler: Sampler = TpeSampler()
-    scheduler: Scheduler = Scheduler()
+    # The default where there is no block at all. Blocks without a name were written for the defaults before it.
+    sampler: Sampler = ModelSampler()
+    scheduler: Scheduler = Scheduler(name="model")
     budget: Budget = Budget()
+    feature_baseline: StrictBool | None = Field(
+        default=None,
+        description="Whether plain feature KD (`feature_mse`) is a baseline too; by default where the teacher runs"
+        " online.",
+    )
     warm_start: tuple[Path, ...] = Field(
         default=(),
         description="Experiments from whose trials the sampler learns, if they agree with the first own ones.",
@@ -216,6 +231,13 @@ class Search(Block):
             raise ValueError(f"no such metric: {', '.join(unknown)}; valid: {', '.join((*SCORES, *COSTS))}")
         if len(value) == 1:
             raise ValueError("must name at least two; for one, set search.metric")
+        return value
+
+    @field_validator("methods")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for position, name in enumerate(value) if name in value[:position]]:
+            raise ValueError(f"names {', '.join(dict.fromkeys(twice))} more than once")
         return value
 
     @field_validator("constraints")

@@ -46,6 +46,9 @@ class LossMethod(Block):
     function: ClassVar[str]  # "module:name"; empty if nothing is computed
     learned: ClassVar[bool] = False  # the function is a module class, built from both numbers of feature channels
     parts: ClassVar[Mapping[str, str]] = {}  # part -> the parameter that weighs it
+    # Parameter, or a key of one such as "weight.start" -> where `search.methods` searches it, as `space` has it. Equal
+    # names have equal ranges, as they share a column.
+    ranges: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     source: ClassVar[str] = ""
     published: ClassVar[tuple[PublishedWeight, ...]] = ()
 

@@ -22,6 +22,12 @@ _SAME_FORM = "batch mean of the same formulas; the authors published no training
 _PER_CLASS = "KL summed over space, divided by images and classes, times tau^2: identical"
 _PER_SAMPLE = "mean per sample there, per pixel here"
 
+# Published weights belong to long runs on large crops and are too large for short ones (docs/measured.md), so ranges
+# begin near them and reach decades below.
+_WEIGHTS = {"float": [0.05, 50], "log": True}
+_TEMPERATURES = {"float": [0.5, 8], "log": True}
+_BALANCE = {"float": [0.1, 10], "log": True}
+
 
 class Ce(LossMethod):
     """No distillation: the cross-entropy alone."""
@@ -48,6 +54,13 @@ class Bpkd(LossMethod):
 
     function = "bpkd_search.losses.bpkd:bpkd_loss"
     parts = {"edge": "edge_weight", "body": "body_weight"}
+    ranges = {
+        "edge_width": {"int": [3, 11], "step": 2},
+        "edge_weight": _WEIGHTS,
+        "body_weight": {"float": [0.02, 20], "log": True},
+        "edge_temperature": _TEMPERATURES,
+        "body_temperature": _TEMPERATURES,
+    }
     source = "arXiv 2306.08075"
     published = (
         PublishedWeight("independent reimplementations", "edge_weight", 50.0, "1", _SAME_FORM),
@@ -71,6 +84,7 @@ class Kd(LossMethod):
     standardise: StrictBool = Field(default=False, description="Z-score each pixel's logits first (arXiv 2403.01427).")
 
     function = "bpkd_search.losses.logits:kd_loss"
+    ranges = {"weight": _WEIGHTS, "temperature": _TEMPERATURES}
     source = "arXiv 1503.02531"
     published = (
         PublishedWeight("winycg/CIRKD", "weight", 1.0, "1", "KL per pixel, times tau^2: identical"),
@@ -99,6 +113,7 @@ class Cwd(LossMethod):
     temperature: Temperature = Field(default=4.0, description=_TEMPERATURE)
 
     function = "bpkd_search.losses.logits:cwd_loss"
+    ranges = {"weight": _WEIGHTS, "temperature": _TEMPERATURES}
     source = "arXiv 2011.13256"
     published = (
         PublishedWeight("CWD paper (tau 4)", "weight", 3.0, "1", _PER_CLASS),
@@ -117,6 +132,8 @@ class Dist(LossMethod):
     temperature: Temperature = Field(default=1.0, description=_TEMPERATURE)
 
     function = "bpkd_search.losses.logits:dist_loss"
+    # `inter_weight` stays: the two weights' ratio and `weight` are all that there is to it.
+    ranges = {"weight": _WEIGHTS, "intra_weight": _BALANCE, "temperature": _TEMPERATURES}
     source = "arXiv 2205.10536"
     published = (
         PublishedWeight("hunto/DIST_KD", "inter_weight", 1.0, "1", "mean over pixels: identical"),
@@ -134,6 +151,8 @@ class Dkd(LossMethod):
     temperature: Temperature = Field(default=4.0, description=_TEMPERATURE)
 
     function = "bpkd_search.losses.logits:dkd_loss"
+    # `alpha` stays: the ratio of both and `weight` are all that there is to it.
+    ranges = {"weight": _WEIGHTS, "beta": {"float": [0.5, 16], "log": True}, "temperature": _TEMPERATURES}
     source = "arXiv 2203.08679"
     published = (
         PublishedWeight("megvii-research/mdistiller", "alpha", 1.0, "1", _PER_SAMPLE),
@@ -155,6 +174,11 @@ class Aicsd(LossMethod):
 
     function = "bpkd_search.losses.aicsd:aicsd_loss"
     parts = {"ics": "ics_weight", "pixel": "pixel_weight"}
+    ranges = {
+        "ics_weight.start": {"float": [0.005, 5], "log": True},
+        "pixel_weight.start": _WEIGHTS,
+        "temperature": _TEMPERATURES,
+    }
     source = "arXiv 2308.04243"
 
 
@@ -166,6 +190,7 @@ class FeatureMse(LossMethod):
 
     needs = "teacher features"
     function = "bpkd_search.losses.features:FeatureMSE"
+    ranges = {"weight": _WEIGHTS}
     learned = True
     source = "arXiv 1412.6550"
     published = (PublishedWeight("winycg/CIRKD", "weight", 10.0, "1", "mean over channels and pixels: identical"),)
@@ -180,6 +205,8 @@ class Cirkd(LossMethod):
 
     needs = "teacher features"
     function = "bpkd_search.losses.features:cirkd_loss"
+    # `temperature` stays: it divides cosines, for which the range of other methods' temperatures is too high.
+    ranges = {"weight": _WEIGHTS}
     source = "arXiv 2204.06986"
     published = (
         PublishedWeight("winycg/CIRKD", "weight", 1.0, "1", "KL per pixel and pair of images, no tau^2: identical"),

@@ -13,13 +13,15 @@ import pandas as pd
 from bpkd_search.config.optimisation import Optimisation
 from bpkd_search.config.software import teacher_title
 from bpkd_search.errors import ExperimentError
-from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, PRUNED, REPLICATE
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, PRUNED, REPLICATE, SAMPLED
 from bpkd_search.metrics.table import HEADLINE
 from bpkd_search.report import figures as draw
+from bpkd_search.report import method_figures as methods
 from bpkd_search.report import space_figures as space
 from bpkd_search.report.parts import Section
 from bpkd_search.results.analysis import best_so_far, is_replicate, rank_agreement, violates_constraint
 from bpkd_search.results.estimates import ESTIMATE, with_interval
+from bpkd_search.results.expected_best import remarks_on
 from bpkd_search.results.importance import scope
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.confirmation import confirmed
@@ -90,6 +92,7 @@ def sections(board: Leaderboard, trials: pd.DataFrame) -> list[Section]:
         "Confirmation": _confirmation,
         "Estimates": _estimates,
         "Best so far": _course,
+        "Expected best of each method": _methods,
         "Gains over the baselines": _gains,
         "Gains by class": _classes,
         "Parallel coordinates": _parallel,
@@ -164,6 +167,15 @@ def _course(board: Leaderboard, trials: pd.DataFrame) -> Section:
     ]
     level = None if base is None else float(base[metric])
     return Section(title, [draw.course(curves, searched, level, metric)], remarks)
+
+
+def _methods(board: Leaderboard, trials: pd.DataFrame) -> Section:
+    title, searched = "Expected best of each method", trials[trials["origin"] == SAMPLED]
+    if searched["method"].astype(str).nunique() < 2:
+        return Section(title)
+    table = board.expected_best()
+    remarks = [*table.attrs["notes"], *remarks_on(board.configs, board.metric)]
+    return Section(title, [] if table.empty else methods.expected_best(table, board.metric), remarks)
 
 
 def _gains(board: Leaderboard, trials: pd.DataFrame) -> Section:

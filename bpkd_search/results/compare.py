@@ -23,12 +23,12 @@ def compare(
     within the lowest number of epochs of any of them; at *equal GPU-seconds* with its last report within the
     lowest number of GPU-seconds of any of them, as they compare between kinds of GPUs (the column `seconds` of `trials`
     and `reports`). Nothing is interpolated; a trial without a report within the limit is omitted. `attrs` holds both
-    limits as `epochs` and `gpu_seconds`.
+    limits as `epochs` and `gpu_seconds`, and the plain baselines that ran in full as `plain`.
 
     Columns: at, those of `by`, trials (their number), best, median, number and epochs and gpu_seconds (of the best),
     finished (whether that is the end of its schedule: a slower trial may be cut before), best and median minus those
-    of the baseline `bpkd-paper` (`best_vs_paper`, `median_vs_paper`) and of the best plain baseline (ce, kd, cwd:
-    `best_vs_plain`, `median_vs_plain`), both of the same experiment, and note.
+    of the baseline `bpkd-paper` (`best_vs_paper`, `median_vs_paper`) and of the best plain baseline (ce, kd, cwd,
+    feature_mse: `best_vs_plain`, `median_vs_plain`), both of the same experiment, and note.
     If the search has constraints, the best of a method is one that meets them, if any does, and `feasible` is
     whether it does; methods without such a trial are last.
 
@@ -52,6 +52,8 @@ def compare(
     if full["feasible"].isna().all():
         table = table.drop(columns="feasible")
     table.attrs.update(limits)
+    ran = set(full.loc[full["origin"] == BASELINE, "method"].astype(str))
+    table.attrs["plain"] = [name for name in PLAIN_BASELINES if name in ran]
     return table
 
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
 from bpkd_search.config.models import SearchConfig
-from bpkd_search.config.points import BASELINES, Point, baseline_run, coordinates, from_column, point_of, to_tree
+from bpkd_search.config.points import Point, baseline_run, baselines_of, coordinates, from_column, point_of, to_tree
 from bpkd_search.config.space import Distribution
 from bpkd_search.experiment.paths import REPORTS, TRIALS
 from bpkd_search.experiment.reading import Folder, to_pandas
@@ -137,10 +137,11 @@ def estimated(searched: Searched) -> tuple[pd.DataFrame, list[str]]:
 def _base(config: Mapping[str, Any], space: Mapping[str, Distribution]) -> tuple[dict[str, Any], dict[str, Point]]:
     """Return the configuration that the space varies, and the points of those baselines that are in the space."""
     try:
-        base = SearchConfig.model_validate(dict(config)).run()
+        read = SearchConfig.model_validate(dict(config))
     except ValueError:  # a directory of a newer version may hold keys that this one does not know
         return dict(config), {}
-    points = {name: coordinates(space, base, baseline_run(base, name)) for name in BASELINES}
+    base = read.run()
+    points = {name: coordinates(space, base, baseline_run(base, name)) for name in baselines_of(read)}
     return to_tree(base), {name: point for name, point in points.items() if point is not None}
 
 

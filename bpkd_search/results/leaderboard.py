@@ -138,6 +138,14 @@ class Leaderboard(Experiments):
         trials = trials[~is_replicate(trials)]
         return compare(trials, reports, self.metric, methods, ["experiment", "method"] if several else ["method"])
 
+    def expected_best(self) -> pd.DataFrame:
+        """Return the expected best score after k trials of each method, with intervals; see `expected_best`."""
+        from bpkd_search.results.expected_best import expected_best
+
+        trials = self.trials([self.metric, "gpu_seconds", "calibrated_seconds", "method", "origin"])
+        by = ["experiment", "method"] if len(self.folders) > 1 else ["method"]
+        return expected_best(trials.assign(seconds=self.comparable_seconds(trials)), self.metric, by)
+
     def importance(self, seed: int = 0) -> pd.DataFrame:
         """Return the importance of each parameter, by the model and by PED-ANOVA; see `importance.importance`."""
         from bpkd_search.results.importance import importance, pooled

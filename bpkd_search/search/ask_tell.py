@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, cast
-
-from optuna.storages import BaseStorage
 
 from bpkd_search.config.models import SearchConfig
 from bpkd_search.config.points import Point, can_take
 from bpkd_search.experiment.schema import SAMPLED
 from bpkd_search.experiment.trial import Trial
-from bpkd_search.search.history import History, new_study
+from bpkd_search.search.history import History
 from bpkd_search.search.judging import Judging
 from bpkd_search.search.learned import Learned
-from bpkd_search.search.plan import Plan
 from bpkd_search.search.study import Study
 from bpkd_search.search.warm_start import Found
 
@@ -23,22 +19,18 @@ from bpkd_search.search.warm_start import Found
 class AskTell:
     """What proposes the points of a search, kept at what is known of its trials.
 
-    While a log is read, the study only keeps what it was told (`restoring`); `open` then brings it to that state.
-    `storage` is where the study lives, by default a journal file in `directory`.
+    While a log is read, the study only keeps what it was told (`restoring`), until `go_on`.
     """
 
     def __init__(
         self,
         config: SearchConfig,
-        plan: Plan,
+        point: Callable[[Trial], Point | None],
         judging: Judging,
-        directory: Path,
-        storage: BaseStorage | None,
         say: Callable[[str], None],
     ) -> None:
-        """`say` takes a line for the user."""
-        self.config, self._plan, self._judging = config, plan, judging
-        self._directory, self._storage = directory, storage
+        """`point` says where a trial is in the space, None for one outside; `say` takes a line for the user."""
+        self.config, self._point, self._judging = config, point, judging
         self.study = cast(Study, History())
         self._say = say
         self.learned = _models_of(config, say)
@@ -50,29 +42,24 @@ class AskTell:
         """Whether a log is being read."""
         return isinstance(self.study, History)
 
-    def open(self) -> str | None:
-        """Open the study in the state that the log says; gives a line if its journal had to be rebuilt.
+    @property
+    def history(self) -> History:
+        """What the log tells; only while `restoring`."""
+        return cast(History, self.study)
 
-        A study in a storage of the user's own is only told the rest.
-        """
-        history, note = cast(History, self.study), None
-        if self._storage is not None:
-            self.study = Study(self._storage, self.config)
-            history.catch_up(self.study)
-        else:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self.study, note = history.open(self._directory, self.config)
+    def go_on(self, study: Study) -> None:
+        """Go on with a study in the state that the log says."""
+        self.study = study
         self.study.learned = self.learned
-        return note
 
     def began(self, trial: Trial) -> None:
         """Take a trial that has begun; a restored one is the study's too."""
-        if (point := self._plan.point(trial)) is None:
+        if (point := self._point(trial)) is None:
             return
         if self.learned is not None:
             self.learned.asked(trial.number, point)
         if self.restoring:
-            cast(History, self.study).asked(trial.number, point, trial.origin != SAMPLED)
+            self.history.asked(trial.number, point, trial.origin != SAMPLED)
 
     def reported(self, trial: Trial, epoch: int) -> None:
         """Take a report, if it has a value for every objective."""
@@ -92,7 +79,7 @@ class AskTell:
         """Take a trial that runs again: what was told of it stays, and it gets a second place in the study."""
         was_told = all(waiting is not trial for waiting in self._untold)
         self._untold = [waiting for waiting in self._untold if waiting is not trial]
-        if was_told and (point := self._plan.point(trial)) is not None:
+        if was_told and (point := self._point(trial)) is not None:
             self._place(trial.number, point)
 
     def learn(self, found: Found) -> None:
@@ -103,17 +90,19 @@ class AskTell:
         if self.learned is not None:
             self.learned.learn(held)
 
-    def change_space(self, config: SearchConfig, trials: Iterable[Trial], ended: Iterable[Trial]) -> None:
+    def change_space(
+        self, config: SearchConfig, study: Study | None, trials: Iterable[Trial], ended: Iterable[Trial]
+    ) -> None:
         """Begin anew in another space, with those of `trials` that lie in it, `ended` ones in the order of their ends.
 
-        The plan has that space already. The study so far is kept under another name.
+        `point` knows that space already. `study` is a new one, None while a log is read.
         """
-        restoring, self.config = self.restoring, config
-        self.study = cast(Study, History()) if restoring else new_study(self._directory, config, self._storage)
+        self.config = config
+        self.study = cast(Study, History()) if study is None else study
         self.learned = self.study.learned = _models_of(config, self._say)
         self.learn(self._from_elsewhere)
         for trial in trials:
-            if (point := self._plan.point(trial)) is not None:
+            if (point := self._point(trial)) is not None:
                 self._place(trial.number, point)
                 for epoch in trial.reports:
                     self.reported(trial, epoch)

@@ -76,9 +76,7 @@ class TableBackend:
 
     def report(self, trial: Trial, epoch: int) -> Report:
         """The recorded report."""
-        curves = self.curves[self.nearest(trial)]
-        drawn = crc32(repr(self._point(trial)).encode()) + trial.run.train.seed
-        row = curves[drawn % len(curves)][epoch - 1]
+        row = self.curves[self.nearest(trial)][self._drawn(trial)][epoch - 1]
         report = {name: row[name] for name in (*SCORES, *COSTS) if name in row}
         return {**report, "epoch": epoch, "final": epoch >= self.epochs}
 
@@ -86,9 +84,20 @@ class TableBackend:
         """The mean final value of a setting over its seeds."""
         return fmean(float(curve[-1][metric]) for curve in self.curves[setting])
 
+    def unseen(self, trial: Trial, metric: str) -> float:
+        """The mean final value of a trial's setting over the seeds that the trial did not draw; NaN without any."""
+        drawn, curves = self._drawn(trial), self.curves[self.nearest(trial)]
+        others = [float(curve[-1][metric]) for seed, curve in enumerate(curves) if seed != drawn]
+        return fmean(others) if others else math.nan
+
     def best(self, metric: str) -> float:
         """The highest mean final value on record."""
         return max(self.mean(setting, metric) for setting in self.curves)
+
+    def _drawn(self, trial: Trial) -> int:
+        """Which of its setting's seeds a trial runs with."""
+        drawn = crc32(repr(self._point(trial)).encode()) + trial.run.train.seed
+        return drawn % len(self.curves[self.nearest(trial)])
 
     def _point(self, trial: Trial) -> Point:
         tree = to_tree(trial.run)

@@ -62,16 +62,11 @@ class Engine(State):
             self.restore(event)
         self._use(now)
         self.paused = False
-        self.notes += [note] if (note := self._ask_tell.open()) else []
+        self.notes += [note] if (note := self._tuning.open()) else []
         self.recorder = Recorder(directory, config.name, parameter_kinds(config), version, clock)
         self._spending.go_on()
         self._session_is_logged = False
-        points = self.study.every_point
-        if points is not None and len(points) < self.plan.sampled:
-            self.notes.append(
-                f"the space has {len(points)} points for {self.plan.sampled} trials: when all are tried, they are run"
-                " again with fresh training seeds"
-            )
+        self.notes += self._tuning.exhausted()
         if self._sources is None and not self.trials:
             self._warm_start()
         for number in [n for n in self.trials if n not in self.states]:
@@ -97,7 +92,7 @@ class Engine(State):
         if self.paused or number >= self.total or self._budget_is_spent():
             return self._go_on(waiting[0]) if waiting else None
         self.judge_sources()
-        trial = self.plan.trial(number, self.study.ask, self.replicate)
+        trial = self.plan.trial(number, self._tuning.ask, self.replicate)
         self._begin(trial)
         tree = to_tree(trial.run)
         self._log(
@@ -200,7 +195,7 @@ class Engine(State):
         """
         if not self._sources:
             return None
-        verdict = judge(self.config, self._sources, self.study.points(), self.trials, self._weighed)
+        verdict = judge(self.config, self._sources, self._tuning.points(), self.trials, self._weighed)
         if verdict is None:
             return None
         self._log("warm_start", -1, trials=verdict.trials, agreement=verdict.agreement)

@@ -28,7 +28,8 @@ def expected_shares(config: SearchConfig, rounds: int) -> tuple[float, float]:
         full = config.train.gpu_seconds or math.inf
     if math.isinf(full):
         return 1.0, 1.0
-    trials = max(config.search.trials, len(config.enqueue))
+    # Methods that are tuned alike compete among their own trials only.
+    trials = max(config.search.trials, len(config.enqueue)) // max(1, len(config.search.methods))
     numbers, used, ended = random.Random(0), 0, 0
     for _ in range(PLAYED):
         rule = make_rungs(scheduler, full)

@@ -1,6 +1,6 @@
-"""The Optuna study of an experiment folder as the event log tells it.
+"""The Optuna studies of an experiment folder as the event log tells them: one, or one for each method.
 
-The log is the truth. A study whose journal is missing, damaged or differs from the log is rebuilt from the log.
+The log is the truth. Studies whose journal is missing, damaged or differs from the log are rebuilt from the log.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Journal(JournalFileBackend):
 
 
 def journal(directory: Path) -> BaseStorage:
-    """The study's storage in an experiment folder, which `optuna-dashboard` and `optuna.load_study` open."""
+    """The storage of the studies in an experiment folder, which `optuna-dashboard` and `optuna.load_study` open."""
     return JournalStorage(_Journal(directory / STUDY))
 
 
@@ -77,25 +77,10 @@ class History:
         """As `Study.learn`."""
         self._calls.append(("learn", (found,)))
 
-    def open(self, directory: Path, config: SearchConfig) -> tuple[Study, str | None]:
-        """The study in the journal of an experiment folder, in the state that the log says.
-
-        A journal that differs from the log is renamed and a new one is made; a line then says so. The new study
-        proposes what the old one would have proposed. Raises `ExperimentError` if the journal cannot be read.
-        """
-        path, note = directory / STUDY, None
-        study, fault = self._read(path, config)
-        if study is None:
-            note = f"{path}: {fault}; rebuilt from the event log"
-            if path.exists():
-                note += f", the old file is now {set_aside(path).name}"
-            study = Study(journal(directory), config)
-            if not self._repeat(study):
-                # The sampler proposes something else now, as another version of it does: the log's points count.
-                path.unlink()
-                study = Study(journal(directory), config)
-                self._repeat(study, force=True)
-        return study, note
+    @property
+    def is_empty(self) -> bool:
+        """Whether the log tells nothing."""
+        return not self._calls
 
     def catch_up(self, study: Study) -> None:
         """Tell a study in a storage of the user's own what it has not been told yet; what it has is kept."""
@@ -103,30 +88,7 @@ class History:
             if name != "ask":
                 getattr(study, name)(*arguments)
 
-    def _read(self, path: Path, config: SearchConfig) -> tuple[Study | None, str]:
-        """The study of a journal that agrees with the log, else what is wrong with it."""
-        if not path.exists():
-            if not self._calls:
-                return Study(journal(path.parent), config), ""
-            return None, "is missing"
-        try:
-            with path.open("rb") as file:
-                # Optuna passes over such a line and glues the next one to it, which no later session can read.
-                if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
-                    return None, "ends in the middle of a line"
-            study = Study(journal(path.parent), config, keep_open=True)
-        except FullDiskError:
-            raise
-        except OSError as e:
-            raise ExperimentError(f"{path}: cannot be read ({e.strerror})") from e
-        except Exception:  # whatever Optuna raises for lines that are none of its own
-            return None, "is damaged"
-        if fault := self._difference(study.study.get_trials(deepcopy=False)):
-            return None, fault
-        self.catch_up(study)
-        return study, ""
-
-    def _difference(self, trials: Sequence[FrozenTrial]) -> str | None:
+    def difference(self, trials: Sequence[FrozenTrial]) -> str | None:
         """What contradicts the log in a study; what the study has not been told yet is no contradiction."""
         told, reports = dict[int, tuple[Any, ...]](), dict[int, dict[int, float]]()
         expected: list[tuple[Any, Point]] = []
@@ -162,7 +124,7 @@ class History:
                 return f"has other reports of trial {number} than the event log"
         return None
 
-    def _repeat(self, study: Study, force: bool = False) -> bool:
+    def repeat(self, study: Study, force: bool = False) -> bool:
         """Make every call again; whether all proposals are those of the log. `force` gives the log's points."""
         for name, arguments in self._calls:
             if name != "ask":
@@ -175,20 +137,75 @@ class History:
         return True
 
 
-def new_study(directory: Path, config: SearchConfig, storage: BaseStorage | None = None) -> Study:
-    """An empty study in the place of one that has another space, which is kept: its journal, or in `storage` its name.
+def open_studies(directory: Path, told: Sequence[tuple[History, SearchConfig]]) -> tuple[list[Study], str | None]:
+    """The studies in the journal of an experiment folder, in the state that the log says, by what they were told.
+
+    A journal that differs from the log is renamed and a new one is made; a line then says so. The new studies
+    propose what the old ones would have proposed. Raises `ExperimentError` if the journal cannot be read.
+    """
+    path, note = directory / STUDY, None
+    studies, fault = _read(path, told)
+    if studies is None:
+        note = f"{path}: {fault}; rebuilt from the event log"
+        if path.exists():
+            note += f", the old file is now {set_aside(path).name}"
+        studies = _in_journal(directory, [config for _, config in told])
+        if not all([history.repeat(study) for (history, _), study in zip(told, studies, strict=True)]):
+            # The sampler proposes something else now, as another version of it does: the log's points count.
+            path.unlink()
+            studies = _in_journal(directory, [config for _, config in told])
+            for (history, _), study in zip(told, studies, strict=True):
+                history.repeat(study, force=True)
+    return studies, note
+
+
+def _read(path: Path, told: Sequence[tuple[History, SearchConfig]]) -> tuple[list[Study] | None, str]:
+    """The studies of a journal that agrees with the log, else what is wrong with it."""
+    if not path.exists():
+        if all(history.is_empty for history, _ in told):
+            return _in_journal(path.parent, [config for _, config in told]), ""
+        return None, "is missing"
+    try:
+        with path.open("rb") as file:
+            # Optuna passes over such a line and glues the next one to it, which no later session can read.
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+                return None, "ends in the middle of a line"
+        studies = _in_journal(path.parent, [config for _, config in told], keep_open=True)
+    except FullDiskError:
+        raise
+    except OSError as e:
+        raise ExperimentError(f"{path}: cannot be read ({e.strerror})") from e
+    except Exception:  # whatever Optuna raises for lines that are none of its own
+        return None, "is damaged"
+    for (history, _), study in zip(told, studies, strict=True):
+        if fault := history.difference(study.study.get_trials(deepcopy=False)):
+            return None, fault
+    for (history, _), study in zip(told, studies, strict=True):
+        history.catch_up(study)
+    return studies, ""
+
+
+def new_studies(directory: Path, configs: Sequence[SearchConfig], storage: BaseStorage | None = None) -> list[Study]:
+    """Empty studies in the place of those of another space, which are kept: their journal, or in `storage` their names.
 
     Optuna knows no study whose choices change.
     """
     if storage is None:
         if (path := directory / STUDY).exists():
             set_aside(path)
-        return Study(journal(directory), config)
-    known = optuna.study.get_all_study_names(storage)
-    kept = next(name for i in count(1) if (name := f"{config.name}.old-{i}") not in known)
-    optuna.copy_study(from_study_name=config.name, from_storage=storage, to_storage=storage, to_study_name=kept)
-    optuna.delete_study(study_name=config.name, storage=storage)
-    return Study(storage, config)
+        return _in_journal(directory, configs)
+    for config in configs:
+        known = optuna.study.get_all_study_names(storage)
+        kept = next(name for i in count(1) if (name := f"{config.name}.old-{i}") not in known)
+        optuna.copy_study(from_study_name=config.name, from_storage=storage, to_storage=storage, to_study_name=kept)
+        optuna.delete_study(study_name=config.name, storage=storage)
+    return [Study(storage, config) for config in configs]
+
+
+def _in_journal(directory: Path, configs: Sequence[SearchConfig], keep_open: bool = False) -> list[Study]:
+    """The studies of the journal of an experiment folder; those that it does not have are new."""
+    storage = journal(directory)
+    return [Study(storage, config, keep_open) for config in configs]
 
 
 def set_aside(path: Path) -> Path:

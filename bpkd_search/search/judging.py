@@ -60,7 +60,7 @@ class Judging:
             values, broken = self._objectives(trial), self._violations(trial)
         elif trial.reason == "nan":
             # Optuna's samplers take no notice of failed trials, and would propose the like again and again.
-            values = self._worst()
+            values = self._worst(trial)
             if values is None:
                 return None
             state, broken = COMPLETE, self._all_broken()
@@ -78,9 +78,14 @@ class Judging:
             number not in self.trials or self.trials[number].state is None for number in self._awaited
         )
 
-    def _worst(self) -> list[float] | None:
-        """Objectives worse than those of every full-budget trial; None before the first."""
-        full = (self._objectives(trial) for trial in self.trials.values() if trial.state == COMPLETE)
+    def _worst(self, diverged: Trial) -> list[float] | None:
+        """Objectives worse than those of every full-budget trial that its study has; None before the first."""
+        apart = self.search.methods
+        full = (
+            self._objectives(trial)
+            for trial in self.trials.values()
+            if trial.state == COMPLETE and (not apart or trial.run.loss.method == diverged.run.loss.method)
+        )
         return worst(full, self.search.goals.values())
 
     def _all_broken(self) -> dict[str, float]:

@@ -21,6 +21,9 @@ from bpkd_search.search.stopping import Values
 from bpkd_search.search.warm_start import Found
 from bpkd_search.surrogate.model import Model
 
+# Full trials without which no other is stopped.
+_TEACH = 8
+
 
 class Learned:
     """One model for each objective, and one for what is left to each limit, of a search.
@@ -81,14 +84,17 @@ class Learned:
         """Whether a trial is to continue.
 
         It is where its point has at least `chance` to be better than the leading one, or where the epochs that it has
-        left promise as much improvement as those of a new trial; with several objectives, in one of them.
+        left promise as much improvement as those of a new trial; with several objectives, in one of them. None stops
+        in the first half of its epochs, or before enough have run in full: it would save less than it would teach.
         """
         if any(number not in model.evidence for model in self.models):
+            return True
+        left = 1 - max(self.models[0].evidence[number].reports) / self.rounds
+        if left > 0.5 or any(len(model.full()) < _TEACH for model in self.models):
             return True
         try:
             if not all(model.can_judge for model in self.models):
                 return True
-            left = 1 - max(self.models[0].evidence[number].reports) / self.rounds
             return any(
                 model.lead(number) >= chance or model.improvement(number) >= left * self.candidates.promise(model)
                 for model in self.models

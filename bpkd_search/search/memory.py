@@ -63,6 +63,9 @@ def offer_of(config: SearchConfig) -> Offer:
         return Offer(sources, [], [], notes)
     memory = Memory(config.search.memory)
     found, lines = recall(memory, config)
+    if config.search.methods:
+        why = "methods that it knows would be tuned better than others"
+        return Offer(sources, [], [], [*notes, f"memory: nothing is taken from it with search.methods: {why}"])
     first = best_points(config, list(found.values()))
     notes += lines
     if first:

@@ -16,9 +16,9 @@ from bpkd_search.config.loss import label_of
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.paths import find
 from bpkd_search.config.points import (
-    BASELINES,
     Point,
     baseline_run,
+    baselines_of,
     can_take,
     coordinates,
     point_of,
@@ -42,7 +42,7 @@ class Plan:
 
     def __init__(self, config: SearchConfig, fixed: Sequence[Trial] | None, sampled: int | None) -> None:
         self.config, self.base, self._sampled = config, config.run(), sampled
-        self.fixed = baseline_trials(self.base) if fixed is None else list(fixed)
+        self.fixed = baseline_trials(config) if fixed is None else list(fixed)
         self.requested: deque[Point] = deque()
         self._given, self._requests = deque(config.enqueue), 0
         self._remembered: deque[Point] = deque()
@@ -137,6 +137,7 @@ class Plan:
         return self._seeds.setdefault(same.model_dump_json(), set())
 
 
-def baseline_trials(base: RunConfig) -> list[Trial]:
+def baseline_trials(config: SearchConfig) -> list[Trial]:
     """What every search runs first: the base run with each baseline's loss."""
-    return [Trial(number, name, BASELINE, baseline_run(base, name)) for number, name in enumerate(BASELINES)]
+    base = config.run()
+    return [Trial(number, name, BASELINE, baseline_run(base, name)) for number, name in enumerate(baselines_of(config))]

@@ -11,25 +11,20 @@ from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
+from scipy.spatial.distance import cdist
 from scipy.stats import norm
 
-from bpkd_search.config.distributions import quantile, share_of
+from bpkd_search.config.distributions import quantile
 from bpkd_search.config.points import Point, in_order, is_active
 from bpkd_search.config.space import Distribution
 from bpkd_search.surrogate.encoding import Encoding, Vectors
 from bpkd_search.surrogate.model import Model
 
-# One in this many of the known trials is a candidate: a model of few trials ranks points roughly, and its first choice
-# among hundreds would be an error of the model, most often at the edge of the space.
-_KNOWN = 2
+# There are no more candidates than this, and never more than known trials: a model of few trials ranks points roughly,
+# and its first choice among hundreds would be an error of the model, most often at the edge of the space.
 _MOST = 256
-# One candidate in so many is near one of the best.
-_NEAR = 4
-_BEST = 5
-# How far a near candidate is from its origin, as a share of each range.
-_STEP = 0.15
-# The share of a near candidate's parameters that differ from its origin's.
-_MOVED = 0.7
+# So many times as many points are drawn as become candidates: those that are farthest from all that was tried.
+_SPREAD = 3
 # What a fit raises that is impossible.
 UNFITTED = (np.linalg.LinAlgError, ValueError, FloatingPointError)
 # Points with which the next candidates are compared before they are drawn.
@@ -37,9 +32,10 @@ _POOL = 128
 
 
 class Candidates:
-    """Points among which a model chooses: most of them anywhere in the space, some near the best, none that was tried.
+    """Points among which a model chooses, far from all that was tried.
 
-    There are half as many as trials are known: as the model gets better, it chooses more strictly.
+    There are as many as known trials: as the model gets better, it chooses more strictly. Without the distance, a
+    search stays where its first trials were lucky.
     """
 
     def __init__(self, space: Mapping[str, Distribution], base: Mapping[str, Any]) -> None:
@@ -51,14 +47,15 @@ class Candidates:
     def drawn(self, model: Model, random: np.random.Generator) -> list[Point]:
         """New candidates."""
         count = self.count(model)
-        near = self._near(model, random, count // _NEAR)
-        points = [self.anywhere(random) for _ in range(count - len(near))] + near
+        points = [self.anywhere(random) for _ in range(_SPREAD * count)]
+        away = cdist(model.encoding.vectors(points), model.tried()).min(axis=1)
+        points = [points[i] for i in np.sort(np.argsort(-away, kind="stable")[:count])]
         tried = {tuple(evidence.point.items()) for evidence in model.evidence.values()}
         return [point for point in points if tuple(point.items()) not in tried] or points
 
     def count(self, model: Model) -> int:
         """How many there are."""
-        return min(max(2, len(model.known()) // _KNOWN), _MOST)
+        return min(max(2, len(model.known())), _MOST)
 
     def promise(self, model: Model) -> float:
         """The expected improvement of the point that will be chosen next."""
@@ -70,18 +67,6 @@ class Candidates:
     def anywhere(self, random: np.random.Generator) -> Point:
         """A random point."""
         return self._point(random.random(len(self.space)))
-
-    def _near(self, model: Model, random: np.random.Generator, count: int) -> list[Point]:
-        known = model.known()
-        best = [known[i] for i in np.argsort(-model.estimate(known).mean, kind="stable")[:_BEST]]
-        space, found = self.space, []
-        for _ in range(count):
-            origin = model.evidence[best[random.integers(len(best))]].point
-            # Where in its range each value lies; parameters that the point lacks are anywhere.
-            shares = np.array([share_of(d, origin[p]) if p in origin else random.random() for p, d in space.items()])
-            shares += random.normal(0, _STEP, len(shares)) * (random.random(len(shares)) < _MOVED)
-            found.append(self._point(np.clip(shares, 0, 1 - 1e-9)))
-        return found
 
     def _point(self, shares: Iterable[float]) -> Point:
         point: Point = {}

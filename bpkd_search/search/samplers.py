@@ -66,6 +66,7 @@ def make_sampler(
 ) -> samplers.BaseSampler:
     """The sampler that a `sampler` block names, for the ask of trial `number`; for `model` the one that begins.
 
+    Where methods are tuned alike, `number` counts the trials of the method.
     `seed` differs from ask to ask; `fixed_seed` stays, for sequences that would restart with another. A
     conditional space is sampled by TPE in groups of parameters that occur together. Raises `MissingPackageError`
     if the package of a sampler is not installed.

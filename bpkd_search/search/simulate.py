@@ -193,18 +193,22 @@ def figures(outcome: Outcome, backend: TableBackend, metric: str, goal: float) -
     """What one simulated search came to, in true means.
 
     GPU-seconds until a trial of a setting worth `goal` has run in full (infinite if none has), the best score, the
-    GPU-seconds in all, and the regret of choosing by the best estimate and by the best score.
+    GPU-seconds in all, and the regret of choosing by the best estimate and by the best score: in the mean over all
+    seeds, of which the chosen trial's own is one, and in the mean over those that it did not see.
     """
 
     def worth(trial: Trial) -> float:
         return backend.mean(backend.nearest(trial), metric)
 
+    best, estimate, score = backend.best(metric), outcome.best_estimate(), outcome.best_score()
     return {
         "seconds_to_target": next((spent for spent, trial in outcome.full if worth(trial) >= goal), math.inf),
         "best": outcome.curve[-1][1],
         "gpu_seconds": outcome.curve[-1][0],
-        "regret": backend.best(metric) - worth(outcome.best_estimate()),
-        "regret_of_best_score": backend.best(metric) - worth(outcome.best_score()),
+        "regret": best - worth(estimate),
+        "regret_of_best_score": best - worth(score),
+        "regret_unseen": best - backend.unseen(estimate, metric),
+        "regret_unseen_of_best_score": best - backend.unseen(score, metric),
     }
 
 

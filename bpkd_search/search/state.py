@@ -6,7 +6,6 @@ both lead to the same state.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,15 @@ from bpkd_search.experiment.events import Event
 from bpkd_search.experiment.origin import at_its_place
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, PRUNED, REMEMBERED, REPLICATE
 from bpkd_search.experiment.trial import Trial
-from bpkd_search.search.ask_tell import AskTell
 from bpkd_search.search.contenders import replicate
 from bpkd_search.search.judging import Judging
-from bpkd_search.search.learned import Learned, LearnedRungs
+from bpkd_search.search.learned import Learned
 from bpkd_search.search.plan import Plan
 from bpkd_search.search.ranking import ranked
 from bpkd_search.search.rungs import position
 from bpkd_search.search.spending import Spending, gpu_seconds
-from bpkd_search.search.stopping import Stopping, make_rungs
 from bpkd_search.search.study import Study
+from bpkd_search.search.tuning import Tuning
 from bpkd_search.search.warm_start import Found
 from bpkd_search.surrogate.model import Model
 from bpkd_search.surrogate.tried import Tried, model_of
@@ -60,13 +58,9 @@ class State:
         self.paused = False
         self.stopped: set[int] = set()  # trials that a request ends early
         self.closed: str | None = None
-        scheduler = config.search.scheduler
-        full = self.max_epochs if scheduler.axis == "epochs" else (config.train.gpu_seconds or math.inf)
-        by_model = LearnedRungs(lambda: self.learned, scheduler.grace, scheduler.chance)
-        self.rungs: Stopping = by_model if scheduler.name == "model" else make_rungs(scheduler, full)
         self.plan = Plan(config, fixed, sampled)
         self._judging = Judging(config.search, self.plan.fixed, self.trials)
-        self._ask_tell = AskTell(config, self.plan, self._judging, directory, storage, self.notes.append)
+        self._tuning = Tuning(config, self.plan, self._judging, self.trials, directory, storage, self.notes.append)
         self._spending = Spending(config.search.budget, clock)
         # Trials of other searches that wait until they can be judged; None before they were looked for.
         self._sources: dict[str, Found] | None = None
@@ -110,7 +104,7 @@ class State:
     def learn(self, found: Found) -> None:
         """Bring trials of other searches into the study."""
         self._sources = {}
-        self._ask_tell.learn(found)
+        self._tuning.learn(found)
 
     def ranked(self) -> list[Trial]:
         """The trials that ran their full budget, best first."""
@@ -145,13 +139,13 @@ class State:
 
     @property
     def study(self) -> Study:
-        """What proposes points."""
-        return self._ask_tell.study
+        """What proposes points; of several methods that are tuned alike, the first one's."""
+        return self._tuning.first.study
 
     @property
     def learned(self) -> Learned | None:
-        """The models of the search, where its sampler or scheduler needs them."""
-        return self._ask_tell.learned
+        """The models of the search, or of its first method, where its sampler or scheduler needs them."""
+        return self._tuning.first.learned
 
     @property
     def total(self) -> int:
@@ -167,19 +161,17 @@ class State:
         """What follows from an ask, when it happens and when it is restored."""
         self.trials[trial.number] = trial
         self.plan.began(trial)
-        self._ask_tell.began(trial)
+        self._tuning.began(trial)
 
     def _take(self, trial: Trial, epoch: int, report: dict[str, Any]) -> None:
         trial.reports[epoch] = report
         values = self._judging.values(report)
         if values is None:
             return
-        self._ask_tell.reported(trial, epoch)
-        if self._ask_tell.restoring and isinstance(self.rungs, LearnedRungs):
-            return  # the log says which trials were stopped, and the models need not be fitted again to know it
+        self._tuning.reported(trial, epoch)
         at = position(self.config.search.scheduler, report)
         if trial.origin not in (BASELINE, REPLICATE) and not trial.in_full and not self._is_final(report):
-            goes_on = self.rungs.report(trial.number, at, values)
+            goes_on = self._tuning.goes_on(trial, at, values)
             # Other searches have said more of a remembered point than its first reports do.
             trial.stop = trial.stop or (not goes_on and trial.origin != REMEMBERED)
 
@@ -187,7 +179,7 @@ class State:
         """What follows from an end, when it happens and when it is restored."""
         self.states[trial.number] = trial.state = state
         trial.reason, trial.feasible = reason, feasible
-        self._ask_tell.ended(trial)
+        self._tuning.ended(trial)
 
     def _steer(self, event: Mapping[str, Any]) -> None:
         """What follows from a request, when it is made and when it is restored."""
@@ -210,16 +202,17 @@ class State:
         del self.states[trial.number]
         self.stopped.discard(trial.number)
         trial.restart()
-        self._ask_tell.again(trial)
+        self._tuning.again(trial)
 
     def _use(self, config: SearchConfig) -> None:
         """Go on with another configuration of the search; after a change of the space, with a new study."""
         before, self.config = self.config, config
+        self._tuning.config = config
         self.plan.config, self._spending.budget = config, config.search.budget
         if config.search.budget != before.search.budget:
             self.closed = None
         if config.space != before.space:
-            self._ask_tell.change_space(config, self.trials.values(), map(self.trials.__getitem__, self.states))
+            self._tuning.change_space(list(map(self.trials.__getitem__, self.states)))
 
     def _is_final(self, report: dict[str, Any]) -> bool:
         return bool(report.get("final", report.get("epoch", 0) >= self.max_epochs))

@@ -79,7 +79,9 @@ class Study:
         entropy = np.random.SeedSequence([self.config.search.seed, number])
         seed, second_seed = (int(word) for word in entropy.generate_state(2))
         search, space = self.config.search, self.config.space
-        sampler = make_sampler(search.sampler, space, seed, search.seed, number)
+        # Every so many points of a sequence, which is what a method among several would get, do not cover a space.
+        place = len(self.points()) if search.methods else number
+        sampler = make_sampler(search.sampler, space, seed, search.seed, place)
         if self.learned is not None and isinstance(search.sampler, ModelSampler):
             startup = search.sampler.points_before(len(space))
             sampler = self.learned.sampler(sampler, startup, seed)

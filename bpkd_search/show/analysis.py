@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from bpkd_search.config.points import PLAIN_BASELINES
+from bpkd_search.errors import ConfigError, ExperimentError
 from bpkd_search.results.compare import EPOCHS, SECONDS
+from bpkd_search.results.expected_best import remarks_on
 from bpkd_search.results.importance import scope
 from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.show.formats import check_format, write
@@ -36,7 +37,7 @@ def show_comparison(
         lines += [bold(title, styled), *TextTable(rows.set_index(first)).lines(), ""]
     notes = [
         f"{board.metric} on the validation split, full-budget trials only; vs paper: minus bpkd-paper; vs plain: minus"
-        f" the best plain baseline ({', '.join(PLAIN_BASELINES)}).",
+        f" the best plain baseline ({', '.join(table.attrs['plain']) or 'none has run in full'}).",
         "The spread of a single run is unknown; the best of several is chosen by its score, so it is optimistic.",
         *["The best of a method is one that meets the constraints, if any does."] * ("feasible" in table),
         *_unfinished(table),
@@ -55,6 +56,37 @@ def _unfinished(table: pd.DataFrame) -> list[str]:
             f" {', '.join(names)}."
         )
     return notes
+
+
+def show_expected_best(
+    board: Leaderboard, methods: Sequence[str] | None, format: str = "table", out: Path | None = None
+) -> None:
+    """Print the expected best of every method after 1, 2, 4, ... and all of its trials, or write it for every number.
+
+    Raises `ExperimentError` if no sampled trial ran its full budget, `ConfigError` if none of those has one of
+    `methods`.
+    """
+    check_format(format, out)
+    table = board.expected_best()
+    notes = list(table.attrs["notes"])
+    if table.empty:
+        raise ExperimentError("; ".join(["no sampled trial has run its full budget yet", *notes]))
+    known = list(dict.fromkeys(table["method"]))
+    if unknown := [name for name in methods or () if name not in known]:
+        raise ConfigError([f"got {name!r}, valid: {', '.join(known)}" for name in unknown], "methods")
+    if methods:
+        table = table[table["method"].isin(methods)]
+    if format != "table":
+        write(table.set_index("k"), format, out)
+        return
+    powers = table["k"] & (table["k"] - 1) == 0
+    rows = table[powers | (table["k"] == table["trials"])]
+    # At equal numbers of trials side by side, the best first.
+    rows = rows.sort_values(["k", "expected_best"], ascending=[True, False], kind="stable")
+    _, styled = terminal()
+    lines = [*TextTable(rows.set_index("k")).lines(styled=styled), ""]
+    notes += [*remarks_on(board.configs, board.metric), *board.caveats]
+    sys.stdout.write("\n".join([*lines, *remarks(notes, styled)]) + "\n")
 
 
 def show_importance(board: Leaderboard, format: str = "table", out: Path | None = None) -> None:

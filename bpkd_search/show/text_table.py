@@ -16,7 +16,7 @@ from bpkd_search.results.estimates import ESTIMATES
 
 # Columns formatted as scores that are not measures.
 _DERIVED = dict.fromkeys(("best", "median", "class_iou", "ped_anova", "fanova", "fanova_total"), SCORE_DECIMALS) | (
-    dict.fromkeys(ESTIMATES, SCORE_DECIMALS)
+    dict.fromkeys((*ESTIMATES, "expected_best", "expected_low", "expected_high"), SCORE_DECIMALS)
 )
 BOLD, DIM, RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 

@@ -110,12 +110,9 @@ class Model:
 
     @property
     def can_judge(self) -> bool:
-        """Whether the model may stop trials: it predicts trials that it is not told of better than their mean does.
-
-        Before enough have run in full, that the horizon is at half of the budget or later.
-        """
-        if (horizon := self.horizon()) is not None:
-            return self.can_propose and 2 * horizon >= self._rounds
+        """Whether the model predicts trials that it is not told of better than their mean does."""
+        if not self.ready:
+            return False
         surrogate = self._fitted()
         full = [i for i, number in enumerate(self._rows) if self.evidence[number].value is not None]
         values = np.array([self.evidence[self._rows[i]].value for i in full], dtype=np.float64)
@@ -215,6 +212,10 @@ class Model:
                 np.concatenate([variance, np.zeros(len(points))]),
                 self._scale(self._full),
             )
+
+    def tried(self) -> Vectors:
+        """The encoded points of all trials, float64 [trials, width]."""
+        return np.array(list(self._vectors.values())).reshape(-1, self.encoding.width)
 
     def silent(self) -> Vectors:
         """The encoded points of trials about whose end the model has heard nothing yet."""

@@ -15,7 +15,7 @@ import torch
 
 from bpkd_search.config.models import RunConfig, SearchConfig
 from bpkd_search.config.networks import Model, Teacher
-from bpkd_search.config.points import Point, combinations, run_at
+from bpkd_search.config.points import Point, combinations, needs_features, run_at
 from bpkd_search.config.software import HUB, WORDS, software_of
 from bpkd_search.config.space import Choice, Distribution
 from bpkd_search.data import Dataset
@@ -28,7 +28,7 @@ from bpkd_search.models.encoders import native_size
 from bpkd_search.models.inference import input_sizes
 from bpkd_search.models.teachers.open import open_network
 from bpkd_search.training.distill import Distillation
-from bpkd_search.training.forms import map_grid, needs_features
+from bpkd_search.training.forms import map_grid
 from bpkd_search.training.own import check_functions
 from bpkd_search.training.probe import is_foreign, probe, source_of, teacher_shape
 from bpkd_search.training.teacher import given_logits

@@ -12,9 +12,8 @@ from math import prod
 from pathlib import Path
 
 from bpkd_search.config.data import Data
-from bpkd_search.config.loss import terms_of
 from bpkd_search.config.models import RunConfig, SearchConfig
-from bpkd_search.config.points import losses_of
+from bpkd_search.config.points import needs_features
 from bpkd_search.config.software import software_of
 from bpkd_search.config.space import Choice
 from bpkd_search.data import Dataset, TrainTransform
@@ -222,11 +221,6 @@ def map_pixels(plan: MapPlan, train: Dataset) -> float:
     sizes = some_sizes(train)
     areas = [prod(padded_size(plan.scaled(size, step))) for size in sizes for step, _ in plan.forms]
     return sum(areas) / len(sizes)
-
-
-def needs_features(config: RunConfig) -> bool:
-    """Return whether the loss of a run, or one that its search may choose, reads the teacher's features."""
-    return any(term.needs == "teacher features" for _, loss in losses_of(config) for term in terms_of(loss))
 
 
 def _most(run: RunConfig, path: str, base: int) -> int:

@@ -191,6 +191,8 @@ def play(name: str, config: SearchConfig, backend: TableBackend, slots: int, goa
         "gpu_seconds": spent,
         "regret": backend.best(metric) - worth(best),
         "regret_of_best_score": backend.best(metric) - worth(best),
+        "regret_unseen": backend.best(metric) - backend.unseen(best, metric),
+        "regret_unseen_of_best_score": backend.best(metric) - backend.unseen(best, metric),
     }
 
 

@@ -3,6 +3,7 @@
     python runners/bench/strategies.py ray --trials 1000        # trials that do nothing, through Ray Tune
     python runners/bench/strategies.py simulated --trials 1000  # the same in simulated time
     python runners/bench/strategies.py slots --trials 3000      # 1,024 slots, asks and reports at their real cost
+    python runners/bench/strategies.py costs --trials 1000 --sampler model  # what an ask and a report cost
     python runners/bench/strategies.py table --trials 64        # strategies on 64 recorded CamVid trials, and Ray's
                                                                 # own OptunaSearch + ASHAScheduler beside them
     python runners/bench/strategies.py warm_start --trials 30 --seeds 100  # other searches as sources, made-up scores
@@ -20,10 +21,12 @@ import json
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from ray import tune
@@ -113,6 +116,31 @@ def in_simulated_time(trials: int, sampler: str, slots: int, charge: bool) -> di
         "busy": outcome.busy,
         "best": outcome.curve[-1][1],
     }
+
+
+def costs(trials: int, sampler: str, scheduler: str, slots: int) -> dict[str, Any]:
+    """CPU seconds of asks and reports, logging included: of all, and of the last tenth, when most trials are known."""
+    spent: dict[str, list[float]] = {"ask": [], "report": []}
+
+    def timed(name: str) -> Callable[..., Any]:
+        step = getattr(Engine, name)
+
+        def call(*given: Any) -> Any:
+            start = time.process_time()
+            result = step(*given)
+            spent[name].append(time.process_time() - start)
+            return result
+
+        return call
+
+    config = with_strategy(config_of(trials, sampler), sampler, scheduler, 0)
+    with patch.multiple(Engine, ask=timed("ask"), report=timed("report")):
+        outcome = simulate_search(config, CurveBackend(config), slots=slots)
+    figures: dict[str, Any] = {"trials": len(outcome.engine.states), "slots": slots}
+    for name, times in spent.items():
+        figures |= {f"cpu_seconds_{name}": float(np.mean(times)), f"cpu_seconds_{name}_most": float(np.max(times))}
+        figures[f"cpu_seconds_{name}_at_the_end"] = float(np.mean(times[-len(times) // 10 :]))
+    return figures
 
 
 def on_table(table: Path, space: Path, seeds: int, slots: int, trials: int) -> dict[str, Any]:
@@ -235,12 +263,13 @@ def record_as_before(config: SearchConfig, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["ray", "simulated", "slots", "table", "warm_start"])
+    parser.add_argument("part", choices=["ray", "simulated", "slots", "costs", "table", "warm_start"])
     here = Path(__file__).parent
     parser.add_argument("table", nargs="?", type=Path, default=here / "camvid_trials.parquet")
     parser.add_argument("space", nargs="?", type=Path, default=here.parents[1] / "search_spaces" / "camvid.yaml")
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--scheduler", help="of costs; by default the sampler's partner")
     parser.add_argument("--slots", type=int)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--jobs", type=int, help="processes of warm_start (default: one a core)")
@@ -252,6 +281,9 @@ def main() -> None:
         result = in_simulated_time(given.trials, given.sampler, given.slots or 64, charge=False)
     elif given.part == "slots":
         result = in_simulated_time(given.trials, given.sampler, given.slots or 1024, charge=True)
+    elif given.part == "costs":
+        scheduler = given.scheduler or ("model" if given.sampler == "model" else "asha")
+        result = costs(given.trials, given.sampler, scheduler, given.slots or 8)
     elif given.part == "warm_start":
         result = warm_started(given.trials, given.seeds, given.sampler, given.jobs)
     else:

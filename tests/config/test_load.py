@@ -31,6 +31,24 @@ def test_defaults_are_the_papers_setting() -> None:
     assert (loss.edge_width, loss.edge_weight, loss.body_weight, loss.alpha) == (7, 50.0, 20.0, 2.0)
 
 
+@pytest.mark.parametrize(
+    ("search", "sampler", "scheduler"),
+    [
+        ({}, "model", "model"),
+        # Blocks without a name mean what they meant before the model was the default.
+        ({"sampler": {"startup": 4}, "scheduler": {"reduction": 2}}, "tpe", "asha"),
+        ({"sampler": {"candidates": 12}}, "tpe", "model"),
+        ({"scheduler": {"name": "median"}}, "model", "median"),
+        ({"sampler": {"name": "cmaes"}}, "cmaes", "model"),
+        ({"sampler": {"name": "nsga2"}, "objectives": {"miou": "max", "gpu_seconds": "min"}}, "nsga2", "model"),
+        ({"objectives": {"miou": "max", "gpu_seconds": "min"}, "constraints": ["latency_ms <= 9"]}, "model", "model"),
+    ],
+)
+def test_without_a_block_the_model_samples_and_stops(search: dict[str, Any], sampler: str, scheduler: str) -> None:
+    found = parse(SearchConfig, {"search": search, "space": SPACE}, "test").search
+    assert (found.sampler.name, found.scheduler.name) == (sampler, scheduler)
+
+
 def test_written_and_read_back_is_equal(tmp_path: Path) -> None:
     tree = {
         "space": {

@@ -65,6 +65,8 @@ def test_ratios_are_to_the_median_of_random_trials_in_full(bench: Callable[[str]
     assert (random["ratio"], random["reached"], random["searches"]) == (1.0, 1.0, 5)
     assert (model["ratio"], model["ratio_q1"], model["ratio_q3"]) == (0.75, 0.5, np.inf)
     assert model["reached"] == pytest.approx(0.6) and model["regret"] == pytest.approx(1.0)
+    (alone,) = compare.summary(found[found["strategy"] == "model + model"]).to_dict("records")
+    assert np.isnan(alone["ratio"]) and alone["reached"] == pytest.approx(0.6)
 
 
 def test_rays_search_takes_a_conditional_space(bench: Callable[[str], ModuleType]) -> None:
@@ -76,3 +78,23 @@ def test_rays_search_takes_a_conditional_space(bench: Callable[[str], ModuleType
     for point in points:
         assert point == active_part(table.config.space, base, {**dict.fromkeys(table.config.space, 1), **point})
     assert len({point["loss.method"] for point in points}) > 1
+
+
+def test_a_made_up_table_has_the_spreads_that_it_states_and_its_early_scores_say_less(
+    bench: Callable[[str], ModuleType],
+) -> None:
+    compare, made_up = bench("compare"), bench("made_up")
+    table = compare.Table("made up 1", 6)
+    assert table.backend.epochs == made_up.EPOCHS and len(table.backend.curves) == made_up.SETTINGS
+    frame = made_up.made_up(table.config.space, 1)
+    scores = frame.pivot(index=["setting", "seed"], columns="epoch", values="miou")
+    ends = scores[made_up.EPOCHS].unstack()
+    assert ends.std(axis=1).pow(2).mean() ** 0.5 == pytest.approx(made_up.NOISE, rel=0.1)
+    between = ends.mean(axis=1).var() - made_up.NOISE**2 / made_up.SEEDS
+    assert between**0.5 == pytest.approx(made_up.SPREAD, rel=0.1)
+    ranks = [scores[epoch].corr(scores[made_up.EPOCHS], method="spearman") for epoch in (1, 3, 6)]
+    assert ranks == sorted(ranks) and ranks[0] < 0.8 < 0.9 < ranks[2]
+    accuracy = frame.pivot(index=["setting", "seed"], columns="epoch", values="accuracy")
+    assert accuracy[1].corr(scores[made_up.EPOCHS], method="spearman") > ranks[0] + 0.1
+    assert not made_up.made_up(table.config.space, 2)["miou"].equals(frame["miou"])
+    pd.testing.assert_frame_equal(made_up.made_up(table.config.space, 1), frame)

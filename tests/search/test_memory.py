@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,47 +18,26 @@ import pytest
 
 from bpkd_search import Leaderboard
 from bpkd_search.config import SearchConfig
-from bpkd_search.config.load import parse
 from bpkd_search.errors import ExperimentError
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.events import read_events
 from bpkd_search.experiment.memory import Memory
-from bpkd_search.search.backends import CurveBackend
 from bpkd_search.search.engine import Engine
 from bpkd_search.search.memory import FIRST, best_points, leave, offer_of
 from bpkd_search.search.replay import replay
-from bpkd_search.search.simulate import simulate_search
 from bpkd_search.surrogate.model import Model
+from tests.other_searches import Died, finish, run, story
+from tests.other_searches import config_of as config_with
 
 Fill = Callable[[Path, float], None]
 
 
-class Scaled(CurveBackend):
-    """The scores of a search on other data: another scale, or the opposite order."""
-
-    def __init__(self, config: SearchConfig, factor: float) -> None:
-        super().__init__(config, noise=0.0)
-        self.factor = factor
-
-    def report(self, trial: Any, epoch: int) -> dict[str, Any]:
-        report = super().report(trial, epoch)
-        return report | {"miou": 5.0 + self.factor * report["miou"]}
-
-
-def config_of(tiny: dict[str, Any], trials: int = 16, **search: Any) -> SearchConfig:
-    tree = deepcopy(tiny)
-    tree["train"]["epochs"] = 9
-    tree["search"] = {
-        "trials": trials, "sampler": {"name": "tpe", "startup": 4}, "scheduler": {"grace": 3, "reduction": 2}
-    } | search  # fmt: skip
-    return parse(SearchConfig, tree, "test")
+config_of = partial(config_with, grace=3, reduction=2)
 
 
 def remember(config: SearchConfig, memory: Path, factor: float = 0.1, name: str = "old") -> Path:
     """Run a search of other data and leave it in a memory."""
-    folder = memory.parent / f"{name}-run"
-    experiment.create(folder, config)
-    simulate_search(config, Scaled(config, factor), slots=3, directory=folder)
+    folder = finish(config, memory.parent / f"{name}-run", factor)
     leave(folder, Memory(memory))
     return folder
 
@@ -75,19 +54,6 @@ def siblings(tiny_search: Any, tmp_path_factory: pytest.TempPathFactory) -> Fill
         return memory
 
     return lambda memory, factor: (shutil.copytree(made(factor), memory), None)[1]
-
-
-def run(config: SearchConfig, folder: Path, slots: int = 1, **options: Any) -> Engine:
-    if not folder.exists():
-        experiment.create(folder, config)
-    return simulate_search(config, CurveBackend(config), slots=slots, directory=folder, **options).engine
-
-
-def story(engine: Engine) -> dict[int, Any]:
-    return {
-        n: (t.run.model_dump(mode="json"), engine.states.get(n), {e: r["miou"] for e, r in t.reports.items()})
-        for n, t in engine.trials.items()
-    }
 
 
 def points(engine: Engine, origin: str) -> list[dict[str, Any]]:
@@ -163,10 +129,6 @@ def test_best_points_are_those_that_all_sources_together_expect_most_of(tiny: di
         if all(abs(weight - other) > 0.05 for other in chosen):
             chosen.append(weight)
     assert [point["loss.edge_weight"] for point in best_points(config, sources, 3)] == chosen[:3]
-
-
-class Died(Exception):
-    """The end of a driver that nothing expects."""
 
 
 @pytest.mark.parametrize("factor", [0.1, -0.1])

@@ -13,11 +13,14 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
 from bpkd_search.config import SearchConfig
-from bpkd_search.config.distributions import quantile, share_of
+from bpkd_search.config.distributions import distance, quantile
 from bpkd_search.config.load import parse
+from bpkd_search.config.points import to_tree
 from bpkd_search.experiment import folder as experiment
+from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.backends import CurveBackend, TableBackend
 from bpkd_search.search.engine import Engine
+from bpkd_search.search.proposals import Candidates
 from bpkd_search.search.replay import replay
 from bpkd_search.search.simulate import simulate, simulate_search
 from bpkd_search.surrogate.encoding import Encoding
@@ -55,19 +58,6 @@ def test_an_encoded_range_is_a_share_and_a_choice_has_a_place_for_each_option(ti
     half = 0.5**0.5
     np.testing.assert_allclose(encoding.vectors(points), [[half, 0, 0.25, 0], [0, half, 0, -0.5]])
     assert encoding.width == 4
-
-
-def test_a_share_of_a_value_gives_the_value_back(tiny: dict[str, Any]) -> None:
-    space = space_of(
-        {
-            "loss.edge_width": {"int": [3, 11], "step": 2},
-            "loss.edge_weight": {"float": [0.05, 50], "log": True},
-            "loss.pre_mask": {"choice": [True, False]},
-        },
-        tiny,
-    )
-    for path, value in (("loss.edge_width", 7), ("loss.edge_weight", 0.3), ("loss.pre_mask", False)):
-        assert quantile(space[path], share_of(space[path], value)) == pytest.approx(value)
 
 
 def test_a_forecast_is_as_sure_as_its_leave_one_out_error() -> None:
@@ -145,6 +135,31 @@ def test_the_lead_of_a_trial_is_the_share_of_joint_draws_in_which_it_is_ahead(ti
     leader = 1 + int(np.argmax(means[1:]))
     draws = random.multivariate_normal(means, covariance, size=200_000, method="eigh")
     assert model.lead(0) == pytest.approx(float((draws[:, 0] > draws[:, leader]).mean()), abs=0.005)
+
+
+def test_candidates_are_the_third_of_random_points_that_is_farthest_from_all_that_was_tried(
+    tiny: dict[str, Any],
+) -> None:
+    config = config_of(tiny)
+    space = config.space
+    model, random = Model(space), np.random.default_rng(7)
+    candidates = Candidates(space, to_tree(config.run()))
+    for number in range(12):
+        model.asked(number, candidates.anywhere(random))
+        model.ended(number, 0.3 + 0.01 * random.normal())
+    drawn = candidates.drawn(model, np.random.default_rng(8))
+    again = np.random.default_rng(8)
+    points = [candidates.anywhere(again) for _ in range(3 * len(drawn))]
+
+    def away(point: dict[str, Any]) -> float:
+        return min(
+            sum(distance(space[path], point[path], evidence.point[path]) ** 2 for path in space)
+            for evidence in model.evidence.values()
+        )
+
+    farthest = sorted(points, key=away)[-len(drawn) :]
+    assert len(drawn) == candidates.count(model) > 2
+    assert sorted(point["loss.edge_weight"] for point in drawn) == sorted(p["loss.edge_weight"] for p in farthest)
 
 
 def test_points_are_compared_at_the_last_epoch_that_enough_trials_have_come_to(tiny: dict[str, Any]) -> None:
@@ -249,6 +264,21 @@ def test_a_modelled_search_stops_trials_replays_and_resumes_exactly(tiny: dict[s
     )
 
 
+def test_no_trial_is_stopped_in_its_first_half_or_before_eight_have_run_in_full(tiny: dict[str, Any]) -> None:
+    config = config_of(tiny, 32)
+    ended: list[tuple[str, int]] = []
+
+    def listen(event: str, trial: Trial) -> None:
+        if event == "end":
+            ended.append((trial.state, trial.epoch))
+
+    simulate_search(config, CurveBackend(config), slots=3, listen=listen)
+    states = [state for state, _ in ended]
+    first = states.index("PRUNED")
+    assert states[:first].count("COMPLETE") >= 8
+    assert min(epoch for _, epoch in ended) >= 4
+
+
 def test_several_objectives_constraints_and_conditions_run_to_the_end(tiny: dict[str, Any]) -> None:
     tree = {
         "space": {
@@ -278,6 +308,8 @@ def test_a_table_of_several_seeds_knows_the_mean_and_gives_replicates_another_se
         run = trial.run.model_copy(update={"train": trial.run.train.model_copy(update={"seed": seed})})
         trial.run = run
         drawn.append(backend.report(trial, 8)["miou"])
+        others = 3 * backend.mean(backend.nearest(trial), "miou") - drawn[-1]
+        assert backend.unseen(trial, "miou") == pytest.approx(others / 2)
     assert sorted(drawn) == sorted(last[last["setting"] == backend.nearest(trial)]["miou"])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 from bpkd_search import Leaderboard
 from bpkd_search.config import SearchConfig
-from bpkd_search.config.load import parse
 from bpkd_search.errors import ConfigError
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.events import read_events
@@ -21,46 +19,17 @@ from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.backends import CurveBackend
 from bpkd_search.search.engine import Engine, parameter_kinds
 from bpkd_search.search.replay import replay
-from bpkd_search.search.simulate import Outcome, simulate_search
+from bpkd_search.search.simulate import simulate_search
 from bpkd_search.search.warm_start import find_sources
 from tests.driving import drive
+from tests.other_searches import Died, config_of, finish, run, story
 
 Report = dict[str, Any]
 
 
-class Scaled(CurveBackend):
-    """The scores of a search on other data: another scale, or the opposite order."""
-
-    def __init__(self, config: SearchConfig, factor: float) -> None:
-        super().__init__(config, noise=0.0)
-        self.factor = factor
-
-    def report(self, trial: Trial, epoch: int) -> Report:
-        report = super().report(trial, epoch)
-        return report | {"miou": 5.0 + self.factor * report["miou"]}
-
-
-def config_of(tiny: dict[str, Any], trials: int = 16, **search: Any) -> SearchConfig:
-    tree = deepcopy(tiny)
-    tree["train"]["epochs"] = 9
-    tree["search"] = {
-        "trials": trials, "sampler": {"name": "tpe", "startup": 4}, "scheduler": {"grace": 1, "reduction": 3}
-    } | search  # fmt: skip
-    return parse(SearchConfig, tree, "test")
-
-
 def source(tiny: dict[str, Any], folder: Path, factor: float = 0.1, **search: Any) -> str:
     """A finished search of 20 trials."""
-    config = config_of(tiny, 20, seed=7, **search)
-    experiment.create(folder, config)
-    simulate_search(config, Scaled(config, factor), slots=3, directory=folder)
-    return str(folder)
-
-
-def run(config: SearchConfig, folder: Path, slots: int = 1, **options: Any) -> Outcome:
-    if not folder.exists():
-        experiment.create(folder, config)
-    return simulate_search(config, CurveBackend(config), slots=slots, directory=folder, **options)
+    return str(finish(config_of(tiny, 20, seed=7, **search), folder, factor))
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -71,16 +40,9 @@ def learned(engine: Engine) -> dict[str, list[float]]:
     return {t.user_attrs["warm_start"]: t.values for t in engine.study.study.trials if "warm_start" in t.user_attrs}
 
 
-def story(engine: Engine) -> dict[int, Any]:
-    return {
-        n: (t.run.model_dump(mode="json"), engine.states.get(n), {e: r["miou"] for e, r in t.reports.items()})
-        for n, t in engine.trials.items()
-    }
-
-
 def test_a_source_that_agrees_is_used_as_ranks_within_the_own_scores(tiny: dict[str, Any], tmp_path: Path) -> None:
     old = source(tiny, tmp_path / "old")
-    engine = run(config_of(tiny, warm_start=[old]), tmp_path / "new").engine
+    engine = run(config_of(tiny, warm_start=[old]), tmp_path / "new")
     (decision,) = events(tmp_path / "new", "warm_start")
     assert decision["agreement"][old] > 0.8
     assert engine.notes[0] == f"warm start: 20 trials of {old}"
@@ -106,13 +68,13 @@ def test_a_source_that_agrees_is_used_as_ranks_within_the_own_scores(tiny: dict[
 def test_a_source_that_disagrees_is_dropped_and_leaves_no_trace(tiny: dict[str, Any], tmp_path: Path) -> None:
     bad = source(tiny, tmp_path / "bad", factor=-0.1)
     good = source(tiny, tmp_path / "good")
-    cold = run(config_of(tiny), tmp_path / "cold").engine
-    warm = run(config_of(tiny, warm_start=[bad]), tmp_path / "warm").engine
+    cold = run(config_of(tiny), tmp_path / "cold")
+    warm = run(config_of(tiny, warm_start=[bad]), tmp_path / "warm")
     (decision,) = events(tmp_path / "warm", "warm_start")
     assert decision["trials"] == [] and decision["agreement"][bad] < 0.4
     assert warm.notes[-1].startswith(f"warm start: {bad} orders ") and warm.notes[-1].endswith("%: it is dropped")
     assert story(warm) == story(cold)
-    both = run(config_of(tiny, warm_start=[bad, good]), tmp_path / "both").engine
+    both = run(config_of(tiny, warm_start=[bad, good]), tmp_path / "both")
     assert {name.rpartition("/")[0] for name in learned(both)} == {good}
 
 
@@ -121,7 +83,7 @@ def test_killed_around_the_decision_it_ends_as_if_undisturbed(
     tiny: dict[str, Any], tmp_path: Path, factor: float
 ) -> None:
     config = config_of(tiny, warm_start=[source(tiny, tmp_path / "old", factor)])
-    whole = run(config, tmp_path / "whole").engine
+    whole = run(config, tmp_path / "whole")
     shutil.rmtree(tmp_path / "old")  # a source is only needed once
     lines = (tmp_path / "whole" / "events.jsonl").read_bytes().splitlines(keepends=True)
     kinds = [json.loads(line)["event"] for line in lines]
@@ -130,14 +92,10 @@ def test_killed_around_the_decision_it_ends_as_if_undisturbed(
         folder = tmp_path / str(cut)
         shutil.copytree(tmp_path / "whole", folder)
         (folder / "events.jsonl").write_bytes(b"".join(lines[:cut]))
-        resumed = run(config, folder).engine
+        resumed = run(config, folder)
         assert story(resumed) == story(whole)
         assert learned(resumed) == learned(whole)
         assert replay(folder, fixed=()) == (16, [])
-
-
-class Died(Exception):
-    """The end of a driver that nothing expects."""
 
 
 @pytest.mark.parametrize("factor", [0.1, -0.1])
@@ -154,7 +112,7 @@ def test_with_many_slots_and_kills_it_replays_exactly(tiny: dict[str, Any], tmp_
 
         with pytest.raises(Died):
             run(config, tmp_path / "new", slots=5, listen=listen)
-    engine = run(config, tmp_path / "new", slots=5).engine
+    engine = run(config, tmp_path / "new", slots=5)
     assert engine.done and len(events(tmp_path / "new", "warm_start")) == 1
     assert replay(tmp_path / "new", fixed=()) == (24, [])
 
@@ -182,7 +140,7 @@ def test_older_searches_keep_the_trials_that_they_took_as_they_were(tiny: dict[s
     recorder = Recorder(tmp_path / "e", config.name, parameter_kinds(config), "t")
     recorder.record("warm_start", -1, trials=taken)
     recorder.close()
-    engine = run(config, tmp_path / "e", slots=2).engine
+    engine = run(config, tmp_path / "e", slots=2)
     assert learned(engine) == {trial["source"]: trial["values"] for trial in taken}
     assert [t.user_attrs.get("warm_start") for t in engine.study.study.trials][:5] == [t["source"] for t in taken]
     assert replay(tmp_path / "e", fixed=()) == (16, [])
@@ -240,7 +198,7 @@ def test_trials_that_do_not_fit_are_counted_and_left_out(tiny: dict[str, Any], t
 def test_sources_of_one_name_in_two_folders_are_two(tiny: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     names = [source(tiny, tmp_path / which / "old") for which in "ab"]
-    engine = run(config_of(tiny, warm_start=names), tmp_path / "new").engine
+    engine = run(config_of(tiny, warm_start=names), tmp_path / "new")
     assert len(learned(engine)) == 40
 
 

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from bpkd_search.config import RunConfig, SearchConfig
 from bpkd_search.config.load import parse
+from bpkd_search.config.points import needs_features
 from bpkd_search.errors import ConfigError, ResourceError
 from bpkd_search.training import prepare as module
 from bpkd_search.training.agreement import Agreement, measure
 from bpkd_search.training.evaluation import evaluate, evaluate_run
-from bpkd_search.training.forms import Form, first_form, forms, needs_features, repeats
+from bpkd_search.training.forms import Form, first_form, forms, repeats
 from bpkd_search.training.prepare import Prepared, prepare
 from bpkd_search.training.process_cache import ProcessCache
 from bpkd_search.training.source import open_data

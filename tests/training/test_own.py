@@ -12,8 +12,8 @@ import yaml
 
 from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
+from bpkd_search.config.points import needs_features
 from bpkd_search.errors import CheckpointError, ConfigError
-from bpkd_search.training.forms import needs_features
 from bpkd_search.training.own import check_functions
 from bpkd_search.training.prepare import prepare
 from bpkd_search.training.teacher import FrozenTeacher
