@@ -102,6 +102,8 @@ def coverage(settings: int, seeds: int, kind: str, repeats: int) -> dict[str, An
         )
         inside = (found.means.low <= means[racing]) & (means[racing] <= found.means.high)
         ran = np.isfinite(found.means.low)
+        if found.leader is None or not ran.any():
+            continue  # a baseline is so far ahead that nothing was to be decided
         covered.append(float(inside[ran].mean()))
         of_leader.append(float(inside[found.leader]))
         worse = found.winner is not None and means[racing][found.winner] <= means[racing][found.rivals].max()
@@ -112,7 +114,7 @@ def coverage(settings: int, seeds: int, kind: str, repeats: int) -> dict[str, An
         "leader": fmean(of_leader),
         "false": fmean(false),
         "runs": fmean(runs),
-        "repeats": repeats,
+        "repeats": len(covered),
     }
 
 
