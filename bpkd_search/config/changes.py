@@ -47,7 +47,9 @@ def changes_by(config: SearchConfig, settings: Sequence[str], more_trials: int, 
     faults += list(_refused(config, new))
     # What was valid when the search began stays so, and what was tried may lie outside from now on.
     known = set(cross_faults(config))
-    left = new.model_copy(update={"enqueue": new.enqueue[tried:]})
+    # Other methods are refused above.
+    search = new.search.model_copy(update={"methods": config.search.methods})
+    left = new.model_copy(update={"enqueue": new.enqueue[tried:], "search": search})
     faults += [fault for fault in cross_faults(left) if fault not in known]
     if faults:
         raise ConfigError(faults, config.name)

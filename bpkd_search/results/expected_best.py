@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bpkd_search.experiment.schema import COMPLETE, FAILED, RUNNING, SAMPLED
+from bpkd_search.experiment.schema import COMPLETE, FAILED, PRUNED, RUNNING, SAMPLED
+from bpkd_search.metrics.table import SCORES
 from bpkd_search.results.analysis import violates_constraint
 
 LEVEL = 0.95
@@ -34,8 +35,9 @@ def expected_best(trials: pd.DataFrame, metric: str, by: Sequence[str] = ("metho
 
     Columns: those of `by`, k, expected_best (the mean of the best score of k of the trials, over all choices of k:
     unbiased for trials that are independent draws), expected_low and expected_high (its pointwise 95 % interval, see
-    `interval`; NaN below 3 full trials), gpu_seconds (that k trials take in the mean; from the column `seconds`), and
-    the numbers of trials: all, full, stopped (or in violation of a constraint), failed.
+    `interval`; NaN below 3 full trials, and where one was stopped early, as its end is unknown), gpu_seconds (that k
+    trials take in the mean; from the column `seconds`), and the numbers of trials: all, full (without those that
+    violate a constraint), stopped, failed.
 
     Baselines and enqueued points are nobody's draws and left out. A trial that did not run in full counts, and costs
     what it did; its score is that of its last report, but no more than the lowest of the method's full ones, and the
@@ -52,8 +54,11 @@ def expected_best(trials: pd.DataFrame, metric: str, by: Sequence[str] = ("metho
             notes.append(f"{name}: none of its {len(group)} trials has a full result")
             continue
         scores = _scores(group[metric].to_numpy(dtype=float), full.to_numpy())
-        low, high = interval(scores) if full.sum() >= FEWEST else (np.full(len(scores), np.nan),) * 2
-        failed = int((group["state"] == FAILED).sum())
+        stopped = int((group["state"] == PRUNED).sum())
+        known = full.sum() >= FEWEST and not stopped
+        low, high = interval(scores) if known else (np.full(len(scores), np.nan),) * 2
+        if metric in SCORES and metric != "custom_score":  # the others are shares
+            low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
         k = np.arange(1, len(scores) + 1)
         frames.append(
             pd.DataFrame(
@@ -66,8 +71,8 @@ def expected_best(trials: pd.DataFrame, metric: str, by: Sequence[str] = ("metho
                     "gpu_seconds": k * float(group["seconds"].fillna(0.0).mean()),
                     "trials": len(group),
                     "full": int(full.sum()),
-                    "stopped": len(group) - int(full.sum()) - failed,
-                    "failed": failed,
+                    "stopped": stopped,
+                    "failed": int((group["state"] == FAILED).sum()),
                 }
             )
         )
@@ -100,15 +105,15 @@ def remarks_on(configs: Iterable[Mapping[str, Any]], metric: str) -> list[str]:
     """Return sentences on what the figures of experiments with these configurations mean."""
     notes = [
         f"expected best: the mean of the best {metric} of k of a method's sampled trials, with its 95 % interval for"
-        " each k; one seed each. A trial that was stopped counts, and scores no more than the lowest that ran in full."
+        " each k; one seed each. A trial that was stopped counts, and scores no more than the lowest that ran in full;"
+        " a method of which one was has no interval."
     ]
     searches = [dict(config.get("search") or {}) for config in configs]
     names = [str(dict(search.get("sampler") or {}).get("name", "tpe")) for search in searches]
     if learning := [name for name in dict.fromkeys(names) if name not in INDEPENDENT]:
         notes.append(
             f"The sampler ({', '.join(learning)}) learns, so that trials are no independent draws: the curve is that of"
-            " the trials in random order, and its interval is no 95 % one; it is with `sampler: random` and no early"
-            " stopping."
+            " the trials in random order, and an interval is no 95 % one; it is with `sampler: random`."
         )
     if not all(search.get("methods") for search in searches):
         notes.append("Methods were not tuned alike: that takes a search with `search.methods`.")

@@ -73,7 +73,8 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
     """A row a table and strategy; `found` has one for each search."""
     rows = []
     for table, searches in found.groupby("table", sort=False):
-        random = _quantile(searches.loc[searches["strategy"] == REFERENCE, "seconds_to_target"], 0.5)
+        reference = searches.loc[searches["strategy"] == REFERENCE, "seconds_to_target"]
+        random = _quantile(reference, 0.5) if len(reference) else math.nan
         for strategy, runs in searches.groupby("strategy", sort=False):
             low, middle, high = (_quantile(runs["seconds_to_target"], q) / random for q in (0.25, 0.5, 0.75))
             rows.append(

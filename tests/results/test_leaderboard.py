@@ -59,7 +59,7 @@ def test_whole_numbers_stay_whole_where_some_are_missing(board: Leaderboard) -> 
 def test_comparison_at_equal_epochs_and_at_equal_seconds(board: Leaderboard) -> None:
     table = board.compare()
     # The cheapest full run is ce: 4 epochs of 5 seconds.
-    assert table.attrs == {"epochs": 4, "gpu_seconds": 20.0}
+    assert table.attrs == {"epochs": 4, "gpu_seconds": 20.0, "plain": ["ce", "kd", "cwd"]}
     full = table[table["at"] == "equal epochs"].set_index("method")
     assert full.index.tolist() == ["bpkd", "kd", "cwd", "bpkd-paper", "ce"]
     row = full.loc["bpkd"]

@@ -65,6 +65,8 @@ def test_ratios_are_to_the_median_of_random_trials_in_full(bench: Callable[[str]
     assert (random["ratio"], random["reached"], random["searches"]) == (1.0, 1.0, 5)
     assert (model["ratio"], model["ratio_q1"], model["ratio_q3"]) == (0.75, 0.5, np.inf)
     assert model["reached"] == pytest.approx(0.6) and model["regret"] == pytest.approx(1.0)
+    (alone,) = compare.summary(found[found["strategy"] == "model + model"]).to_dict("records")
+    assert np.isnan(alone["ratio"]) and alone["reached"] == pytest.approx(0.6)
 
 
 def test_rays_search_takes_a_conditional_space(bench: Callable[[str], ModuleType]) -> None:
@@ -78,7 +80,7 @@ def test_rays_search_takes_a_conditional_space(bench: Callable[[str], ModuleType
     assert len({point["loss.method"] for point in points}) > 1
 
 
-def test_a_made_up_table_has_the_spreads_that_it_states_and_early_scores_that_mislead(
+def test_a_made_up_table_has_the_spreads_that_it_states_and_its_early_scores_say_less(
     bench: Callable[[str], ModuleType],
 ) -> None:
     compare, made_up = bench("compare"), bench("made_up")
@@ -91,7 +93,7 @@ def test_a_made_up_table_has_the_spreads_that_it_states_and_early_scores_that_mi
     between = ends.mean(axis=1).var() - made_up.NOISE**2 / made_up.SEEDS
     assert between**0.5 == pytest.approx(made_up.SPREAD, rel=0.1)
     ranks = [scores[epoch].corr(scores[made_up.EPOCHS], method="spearman") for epoch in (1, 3, 6)]
-    assert ranks == sorted(ranks) and ranks[0] < 0.5 < ranks[2]
+    assert ranks == sorted(ranks) and ranks[0] < 0.8 < 0.9 < ranks[2]
     accuracy = frame.pivot(index=["setting", "seed"], columns="epoch", values="accuracy")
     assert accuracy[1].corr(scores[made_up.EPOCHS], method="spearman") > ranks[0] + 0.1
     assert not made_up.made_up(table.config.space, 2)["miou"].equals(frame["miou"])

@@ -17,6 +17,7 @@ from bpkd_search.config.distributions import distance, quantile
 from bpkd_search.config.load import parse
 from bpkd_search.config.points import to_tree
 from bpkd_search.experiment import folder as experiment
+from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.backends import CurveBackend, TableBackend
 from bpkd_search.search.engine import Engine
 from bpkd_search.search.proposals import Candidates
@@ -263,6 +264,21 @@ def test_a_modelled_search_stops_trials_replays_and_resumes_exactly(tiny: dict[s
     )
 
 
+def test_no_trial_is_stopped_in_its_first_half_or_before_eight_have_run_in_full(tiny: dict[str, Any]) -> None:
+    config = config_of(tiny, 32)
+    ended: list[tuple[str, int]] = []
+
+    def listen(event: str, trial: Trial) -> None:
+        if event == "end":
+            ended.append((trial.state, trial.epoch))
+
+    simulate_search(config, CurveBackend(config), slots=3, listen=listen)
+    states = [state for state, _ in ended]
+    first = states.index("PRUNED")
+    assert states[:first].count("COMPLETE") >= 8
+    assert min(epoch for _, epoch in ended) >= 4
+
+
 def test_several_objectives_constraints_and_conditions_run_to_the_end(tiny: dict[str, Any]) -> None:
     tree = {
         "space": {
@@ -292,6 +308,8 @@ def test_a_table_of_several_seeds_knows_the_mean_and_gives_replicates_another_se
         run = trial.run.model_copy(update={"train": trial.run.train.model_copy(update={"seed": seed})})
         trial.run = run
         drawn.append(backend.report(trial, 8)["miou"])
+        others = 3 * backend.mean(backend.nearest(trial), "miou") - drawn[-1]
+        assert backend.unseen(trial, "miou") == pytest.approx(others / 2)
     assert sorted(drawn) == sorted(last[last["setting"] == backend.nearest(trial)]["miou"])
 
 
