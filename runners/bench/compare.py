@@ -3,9 +3,9 @@
     python runners/bench/compare.py --seeds 200 --json runs/bench/compare.json
     python runners/bench/compare.py --tables scenes methods --strategies "model + none" --seeds 20
 
-Four tables are recorded; two are made up (`made_up.py`), and nothing was tuned to them. A search has 64 trials, 8 at
-once. Printed for each table and strategy: GPU-seconds until a trial of a setting whose mean over the recorded seeds is
-within 0.5 points of the best has run in full, as a ratio of the median of random trials in full (quartiles in
+Four tables are recorded; two are made up (`made_up.py`), as a check on the others. A search has 64 trials, 8 at once.
+Printed for each table and strategy: GPU-seconds until a trial of a setting whose mean over the recorded seeds is within
+0.5 points of the best has run in full, as a ratio of the median of random trials in full (quartiles in
 brackets), how often that happened, and the mean regret, in points of true mean, of the setting that is handed over and
 of the one with the best single score; the true mean is that of all recorded seeds, then of those that the chosen trial
 did not draw, so that its own luck is no part of what it is judged by. Every search is added to the file of --json as it

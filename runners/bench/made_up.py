@@ -1,4 +1,4 @@
-"""Made-up tables beside the recorded ones: nothing can have been tuned to them, and their surfaces are known.
+"""Made-up tables beside the recorded ones, as a check on what was chosen on those: their surfaces are known.
 
 A surface over a space is a peak with a weight for each parameter, and waves along random directions. A run approaches
 its end epoch by epoch, at a speed that depends on its setting too, so that early scores order settings less well: ranks

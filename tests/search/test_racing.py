@@ -223,7 +223,7 @@ def test_a_budget_ends_a_race_and_it_says_so(tiny: dict[str, Any], tmp_path: Pat
     [
         ({"trials": 10}, {}, "search.trials: got 10, must be at least 16 with search.replicates: auto"),
         ({"budget": {"gpu_hours": 0.01}}, {"gpu_seconds": 60}, "search.budget.gpu_hours: got 0.01, must be at least"),
-        ({"replicates": 3}, {}, "search.replicates: got 3, must be auto"),
+        ({"replicates": 3}, {}, "search.replicates: got 3, must be 'auto'"),
     ],
 )
 def test_a_race_that_ends_before_the_second_seed_is_refused(
