@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from bpkd_search.results.leaderboard import Leaderboard
 from bpkd_search.search.memory import leave
 
 MOST_SECONDS = 60.0
+# Not `sys.stderr`, which a notebook replaces by an object that no other process can write to.
+STDERR = 2
 FINISHED, PAUSED, STOPPED, FAILED = "finished", "paused", "stopped", "failed"
 
 
@@ -62,7 +63,7 @@ def run_on_end(
     try:
         # In a group of its own, so that all of it can be ended.
         process = subprocess.Popen(
-            command, shell=True, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
+            command, shell=True, env=environment, stdin=subprocess.DEVNULL, stdout=STDERR, start_new_session=True
         )
     except (OSError, ValueError) as e:  # the latter for a command with a null character
         say(f"warning: search.on_end: cannot be started: {getattr(e, 'strerror', None) or e}")
