@@ -7,6 +7,7 @@ students and logs (`stores.trial`); the driver empties those objects that nobody
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -78,7 +79,8 @@ class StorePlace(Place, Mirror):
         Place.__init__(self, folder)
         self.store = Store(link.url)
         Mirror.__init__(self, Uploads(self.store, folder), self._files, say)
-        self._lease = Lease(self.store, link.id)
+        self._lease, self._renewing = Lease(self.store, link.id), threading.Lock()
+        self._keeper = threading.Thread(target=self._keep_lease, name="lease", daemon=True)
         self._unneeded: frozenset[str] = frozenset()
         self._requests: set[str] = set()
         self._teacher: list[Path] = []
@@ -95,16 +97,12 @@ class StorePlace(Place, Mirror):
             self._lease.release()
             raise
         self.start()
+        self._keeper.start()
 
     def work(self) -> None:
         """One round: the log every time, the rest when it is due. Raises `StoreError`."""
+        self._renew()
         if self._gone:
-            return
-        try:
-            self._lease.renew_if_due()
-        except HeldError as e:
-            self._gone = True
-            self.lost(e)
             return
         self.uploads.send([CONFIG, *(name for name in self._files() if is_log(name))])
         if self._due("requests", REQUESTS_SECONDS):
@@ -128,6 +126,8 @@ class StorePlace(Place, Mirror):
     def end(self) -> str | None:
         """Send the rest and give the lease back, with some patience; a sentence on what is only here then."""
         self.stop()
+        if self._keeper.is_alive():
+            self._keeper.join()  # it must not renew what is given back
         until = time.monotonic() + PATIENCE_SECONDS
         while (error := self.try_work(self._last)) is not None and time.monotonic() < until:
             time.sleep(EVERY_SECONDS)
@@ -157,6 +157,21 @@ class StorePlace(Place, Mirror):
         for name in self.store.objects(TEACHER):
             if not (path := folder / name.rpartition("/")[2]).exists():
                 write_bytes(path, self.store.get(name) or b"")
+
+    def _keep_lease(self) -> None:
+        """Renew the lease in good time, also while a large file is being sent."""
+        while not self._stop.wait(EVERY_SECONDS):
+            with suppress(StoreError):  # the mirror finds out too, and says so
+                self._renew()
+
+    def _renew(self) -> None:
+        with self._renewing:
+            try:
+                if not self._gone:
+                    self._lease.renew_if_due()
+            except HeldError as e:
+                self._gone = True
+                self.lost(e)
 
     def _last(self) -> None:
         self.work()

@@ -2,13 +2,15 @@
 
 Each driver renews an object of its own. Who wants the lease writes its object first and then reads the others', so that
 of two at the same time at least one sees the other; ages are differences on the clock of the store. A driver that is
-cut off for longer than the lease lasts may find that another one has it: then it stops.
+cut off for longer than the lease lasts may find that another one has it: then it stops. Some servers show an object
+that is being replaced as missing, so a driver has two, which it writes in turn: the other one is there.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -19,8 +21,6 @@ from bpkd_search.errors import HeldError
 from bpkd_search.stores.store import Object, Store
 
 LEASES = "lease"
-# Some servers show an object that is being replaced as missing, for less than this.
-_MOMENT_SECONDS = 0.2
 
 
 def lease_seconds() -> float:
@@ -32,8 +32,8 @@ class Lease:
     """The lease of one local folder, of the name `id`, on what is in a store."""
 
     def __init__(self, store: Store, id: str) -> None:
-        self._store, self._own, self._seconds = store, f"{LEASES}/{id}.json", lease_seconds()
-        self._renewed = 0.0
+        self._store, self._own, self._seconds = store, id, lease_seconds()
+        self._renewed, self._turn = 0.0, 0
 
     def take(self, say: Callable[[str], None]) -> None:
         """Get the lease; waits until that of a driver that has been killed is over, and says so.
@@ -55,7 +55,7 @@ class Lease:
             self._write(holds=False)
         self._write(holds=True)
         for name in self._store.objects(LEASES):
-            if name != self._own:
+            if _driver(name) != self._own:
                 self._store.empty(name)
 
     def renew_if_due(self) -> None:
@@ -75,7 +75,9 @@ class Lease:
 
     def release(self) -> None:
         """Give it back."""
-        self._store.empty(self._own)
+        for name in self._store.objects(LEASES):
+            if _driver(name) == self._own:
+                self._store.empty(name)
 
     def _others(self) -> dict[str, datetime]:
         held = _leases(self._store)
@@ -84,7 +86,8 @@ class Lease:
 
     def _write(self, *, holds: bool) -> None:
         who = f"process {os.getpid()} on {socket.gethostname()}"
-        self._store.put(self._own, json.dumps({"who": who, "holds": holds}).encode())
+        self._store.put(f"{LEASES}/{self._own}-{self._turn}.json", json.dumps({"who": who, "holds": holds}).encode())
+        self._turn = 1 - self._turn
         self._renewed = time.monotonic()
 
     def _who(self, name: str) -> str:
@@ -100,16 +103,25 @@ def held_by(store: Store) -> str:
     return ""
 
 
+def _driver(name: str) -> str:
+    """Whose an object is."""
+    return re.sub(r"(-[01])?\.json$", "", name.removeprefix(f"{LEASES}/"))
+
+
 def _leases(store: Store) -> dict[str, Object]:
-    """The leases by name, also one that is being replaced."""
-    first = store.objects(LEASES)
-    time.sleep(_MOMENT_SECONDS)
-    return first | store.objects(LEASES)
+    """The newest object of each driver that has one."""
+    newest: dict[str, Object] = {}
+    for name, each in store.objects(LEASES).items():
+        driver = _driver(name)
+        if driver not in newest or each.time > newest[driver].time:
+            newest[driver] = each
+    return newest
 
 
-def _read(store: Store, name: str) -> dict[str, Any]:
-    content = store.get(name)
-    if content is None:  # it may be being replaced
-        time.sleep(_MOMENT_SECONDS)
-        content = store.get(name)
-    return dict(json.loads(content or b"{}"))
+def _read(store: Store, driver: str) -> dict[str, Any]:
+    """What the newest object of a driver says that is not being replaced."""
+    own = {name: each.time for name, each in store.objects(LEASES).items() if _driver(name) == driver}
+    for name in sorted(own, key=lambda name: own[name], reverse=True):
+        if content := store.get(name):
+            return dict(json.loads(content))
+    return {}

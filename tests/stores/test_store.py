@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from bpkd_search.experiment.requests import waiting
 from bpkd_search.stores import store as stores
 from bpkd_search.stores import uploads
 from bpkd_search.stores.experiment import StorePlace, kept
-from bpkd_search.stores.home import current, fetch, link, local_folder, place_for
+from bpkd_search.stores.home import Link, current, fetch, link, local_folder, place_for
 from bpkd_search.stores.lease import Lease
 from bpkd_search.stores.mirror import Mirror
 from bpkd_search.stores.requests import ask
@@ -259,3 +259,27 @@ def test_what_nobody_needs_is_emptied_and_what_no_process_sent_is_sent_at_the_en
         place.bring([folder / "checkpoints/00003.pt", folder / "checkpoints/00009.pt"])
     assert (folder / "checkpoints/00003.pt").read_bytes() == b"there"
     assert not (folder / "checkpoints/00009.pt").exists()
+
+
+def test_a_lease_is_renewed_while_a_large_file_is_sent(
+    server: StoreServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BPKD_SEARCH_LEASE_SECONDS", "8")
+    url = server.url()
+    place = StorePlace(tmp_path, Link(url, "first"), lambda line: None)
+    sends, sent = threading.Event(), threading.Event()
+
+    def send(names: Iterable[str]) -> None:
+        sends.set()
+        sent.wait(60)
+
+    monkeypatch.setattr(place.uploads, "send", send)
+    place.begin()
+    try:
+        assert sends.wait(30)
+        with pytest.raises(HeldError, match="is held by process"):
+            Lease(Store(url), "second").take(lambda line: None)
+    finally:
+        sent.set()
+        assert place.end() is None
+    Lease(Store(url), "second").take(lambda line: None)
