@@ -19,7 +19,7 @@ from bpkd_search.experiment.events import Event
 from bpkd_search.experiment.origin import at_its_place
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, PRUNED, REMEMBERED, REPLICATE
 from bpkd_search.experiment.trial import Trial
-from bpkd_search.search.contenders import replicate
+from bpkd_search.search.contenders import Known, replicate
 from bpkd_search.search.judging import Judging
 from bpkd_search.search.learned import Learned
 from bpkd_search.search.plan import Plan
@@ -135,7 +135,10 @@ class State:
 
     def replicate(self) -> tuple[Trial, int] | None:
         """The trial whose setting runs again next, and with which seed of the race; None for a new setting."""
-        return replicate(self) if self.config.search.replicates is not None else None
+        if self.config.search.replicates is None:
+            return None
+        seed, sign = self.plan.base.train.seed, 1.0 if self.goals[self.metric] == "max" else -1.0
+        return replicate(Known(self.trials, seed, self.metric, sign, self.tried, self.model))
 
     @property
     def study(self) -> Study:
