@@ -233,7 +233,13 @@ def search(options: dict[str, Any]) -> dict[str, Any]:
             max_concurrent_trials=options["concurrent"],
             reuse_actors=reuse,
         ),
-        run_config=tune.RunConfig(name="plain", storage_path=options["storage"], verbose=0),
+        run_config=tune.RunConfig(
+            name="plain",
+            storage_path=options["storage"],
+            verbose=0,
+            # With `reuse_actors`, Ray Tune may drop a process that has not started yet, and with it the trial.
+            failure_config=tune.FailureConfig(max_failures=2),
+        ),
     )
     results = tuner.fit()
     if results.errors:
