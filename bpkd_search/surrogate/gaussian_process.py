@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cache, cached_property, wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[import-untyped]
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from bpkd_search.surrogate.encoding import Vectors
 
@@ -28,6 +29,25 @@ _NOISE = (math.log(0.2), 0.7)
 _LENGTH = (math.log(0.5), 0.7)
 _MOST_STEPS = 30
 
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Finding them takes longer than a fit."""
+    return ThreadpoolController()
+
+
+def one_thread(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function's algebra run in one thread: matrices are small, and trials train on the other cores."""
+
+    @wraps(function)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _libraries().limit(limits=1):
+            return function(*args, **kwargs)
+
+    return limited
+
 
 class Prediction(NamedTuple):
     """Mean and standard deviation of the mean over seeds, each float64 [points]."""
@@ -36,6 +56,7 @@ class Prediction(NamedTuple):
     deviation: Values
 
 
+@one_thread
 def fit_kernel(vectors: Vectors, values: Values, variance: Values, scale: Values) -> Kernel:
     """The kernel with the most probable parameters: a Matern 5/2 kernel with a length scale an axis, and noise.
 
@@ -57,6 +78,7 @@ class Surrogate:
     values that the kernel was fitted to.
     """
 
+    @one_thread
     def __init__(self, kernel: Kernel, vectors: Vectors, values: Values, variance: Values, scale: Values) -> None:
         self._mean, self._deviation = float(scale.mean()), float(scale.std()) or 1.0
         self._signal, self._noise, self._vectors, self._values = kernel.k1, _white(kernel), vectors, values
@@ -74,6 +96,7 @@ class Surrogate:
         """Standard deviation between seeds."""
         return self._deviation * math.sqrt(self._noise)
 
+    @one_thread
     def predict(self, vectors: Vectors) -> Prediction:
         """The mean over seeds at each of the points."""
         across = self._signal(vectors, self._vectors)
@@ -81,6 +104,7 @@ class Surrogate:
         variance = np.maximum(self._signal.diag(vectors) - (known**2).sum(0), 1e-12)
         return Prediction(self._mean + self._deviation * (across @ self._weights), self._deviation * np.sqrt(variance))
 
+    @one_thread
     def together(self, vectors: Vectors) -> tuple[Values, Values]:
         """The same with the covariance of the points, float64 [points, points], instead of deviations."""
         across = self._signal(vectors, self._vectors)
@@ -95,6 +119,7 @@ class Surrogate:
         return np.asarray(deviation * (ahead * norm.cdf(ahead) + norm.pdf(ahead)), dtype=np.float64)
 
     @cached_property
+    @one_thread
     def held_out(self) -> Prediction:
         """Each trial's value as all others predict it, with the deviation of a value, noise included."""
         inverse = cho_solve((self._factor, True), np.eye(len(self._values)))

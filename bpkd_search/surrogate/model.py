@@ -10,20 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from bpkd_search.config.points import Point
 from bpkd_search.config.space import Distribution
 from bpkd_search.metrics.table import SCORES
 from bpkd_search.surrogate.encoding import Encoding, Hint, Vectors
 from bpkd_search.surrogate.forecast import ENOUGH, Ended, Forecasts, Message
-from bpkd_search.surrogate.gaussian_process import Prediction, Surrogate, fit_kernel, prior_kernel
+from bpkd_search.surrogate.gaussian_process import Prediction, Surrogate, fit_kernel, one_thread, prior_kernel
 
 Values = NDArray[np.float64]
 # More trials than this are not told apart by what a model can use; those that ran last count.
@@ -185,8 +183,7 @@ class Model:
 
     def predict_vectors(self, vectors: Vectors) -> Prediction:
         """The same for points that are encoded, float64 [points, width]."""
-        with _threads().limit(limits=1):
-            return self._fitted().predict(vectors)
+        return self._fitted().predict(vectors)
 
     def estimate(self, numbers: Sequence[int]) -> Prediction:
         """The mean over seeds at full budget of trials' points, with all that they reported; needs `ready`."""
@@ -194,8 +191,7 @@ class Model:
 
     def together(self, numbers: Sequence[int]) -> tuple[Values, Values]:
         """The means over seeds of trials' points, and their covariance."""
-        with _threads().limit(limits=1):
-            return self._fitted().together(np.array([self._vectors[n] for n in numbers]))
+        return self._fitted().together(np.array([self._vectors[n] for n in numbers]))
 
     def believing(self, points: Vectors) -> Surrogate:
         """The surrogate as it were had trials at these points come out as predicted; needs `ready`."""
@@ -204,14 +200,13 @@ class Model:
             return surrogate
         vectors, values, variance = self._data
         believed = surrogate.predict(points).mean
-        with _threads().limit(limits=1):
-            return Surrogate(
-                self._kernel(),
-                np.concatenate([vectors, points]),
-                np.concatenate([values, believed]),
-                np.concatenate([variance, np.zeros(len(points))]),
-                self._scale(self._full),
-            )
+        return Surrogate(
+            self._kernel(),
+            np.concatenate([vectors, points]),
+            np.concatenate([values, believed]),
+            np.concatenate([variance, np.zeros(len(points))]),
+            self._scale(self._full),
+        )
 
     def tried(self) -> Vectors:
         """The encoded points of all trials, float64 [trials, width]."""
@@ -223,11 +218,11 @@ class Model:
         quiet = [n for n, evidence in self.evidence.items() if n not in heard and evidence.value is None]
         return np.array([self._vectors[n] for n in quiet]).reshape(-1, self.encoding.width)
 
+    @one_thread
     def _fitted(self) -> Surrogate:
         if self._surrogate is None:
-            with _threads().limit(limits=1):
-                self._rows, self._data = self._gather()
-                self._surrogate = Surrogate(self._kernel(), *self._data, self._scale(self._full))
+            self._rows, self._data = self._gather()
+            self._surrogate = Surrogate(self._kernel(), *self._data, self._scale(self._full))
         return self._surrogate
 
     def _gather(self) -> tuple[list[int], tuple[Vectors, Values, Values]]:
@@ -309,12 +304,6 @@ class Model:
 
     def _values_of(self, numbers: Sequence[int]) -> Values:
         return np.array([self.evidence[number].value for number in numbers], dtype=np.float64)
-
-
-@cache
-def _threads() -> ThreadpoolController:
-    """Matrices are small, and trials train on the other cores; finding the libraries takes longer than a fit."""
-    return ThreadpoolController()
 
 
 def _is_number(value: Any) -> bool:
