@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -152,12 +153,12 @@ class Resources(Block):
 _CONSTRAINT = re.compile(r"^\s*(\w+)\s*(<=|>=)\s*(baseline|[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*$")
 
 
-# With `replicates: auto`: new settings before the first replicate, and the share of replicates in what follows. Neither
-# depends on the number of trials, so that a search that is made longer is the one that was longer from the start.
-SETTINGS_FIRST = 8
-REPLICATES_SHARE = 0.5
-# A leader and its nearest rival, each with a first and a second seed of its own.
-FEWEST_REPLICATES = 4
+# With `replicates: auto`: after so many trials, such a share of those that follow are replicates, by the rule that
+# gives more: few while settings are still to be found, half once a winner is to be told. Neither depends on the number
+# of trials, so that a search that is made longer is the one that was longer from the start.
+REPLICATES = ((8, 0.25), (20, 0.5))
+# A further seed of a leader and of its nearest rival.
+FEWEST_REPLICATES = 2
 
 
 class Search(Block):
@@ -266,7 +267,7 @@ class Search(Block):
     @property
     def fewest_trials(self) -> int:
         """How many trials it takes until a setting of a race can have its second seed."""
-        return SETTINGS_FIRST + round(FEWEST_REPLICATES / REPLICATES_SHARE)
+        return min(first + math.ceil(FEWEST_REPLICATES / share) for first, share in REPLICATES)
 
     @property
     def goals(self) -> dict[str, Direction]:

@@ -217,7 +217,8 @@ class Leaderboard(Experiments):
             raise ExperimentError(f"{', '.join(self.names)}: have different settings; ask for the race one by one")
         if not self.raced:
             raise ExperimentError(f"{self.names[0]}: ran each setting once, as search.replicates is not auto")
-        return summarise(self.trials(), self.metric, self.direction)
+        _, searched = next(self._searched())
+        return summarise(self.trials(), self.metric, self.direction, searched)
 
     @property
     def main_columns(self) -> list[str]:

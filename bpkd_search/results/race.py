@@ -7,15 +7,19 @@ Every setting has its seeds in the same order, so differences are paired.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, REPLICATE
 from bpkd_search.results.confirm import format_gain, label
+from bpkd_search.results.expectation import expected_of
 from bpkd_search.results.selection import FEWEST, leads
 from bpkd_search.results.shrinkage import Means, true_means
+
+if TYPE_CHECKING:
+    from bpkd_search.results.estimates import Searched
 
 Array = np.ndarray[Any, Any]
 
@@ -27,6 +31,10 @@ _SIZES = (4, 8, 16, 32, 64, 128, 256)
 
 
 NO_WINNER = "No winner at this budget"
+COLUMNS = (
+    *("number", "method", "origin", "seeds", "failed", "expected"),
+    *("mean", "low", "high", "lead", "lead_low", "lead_high"),
+)
 
 
 class Standing(NamedTuple):
@@ -51,14 +59,18 @@ def rivals_of(leader: int, methods: Sequence[str]) -> Array:
     return np.asarray(others if others.any() else np.arange(len(names)) != leader)
 
 
-def standing(scores: Array, methods: Sequence[str], drawn: Array, able: Array) -> Standing:
+def standing(
+    scores: Array, methods: Sequence[str], drawn: Array, able: Array, expected: Array | None = None
+) -> Standing:
     """Return how settings stand by `scores` [settings, seeds], NaN where there is none; higher is better.
 
-    `drawn` are those that a search chose, `able` those that may lead: the others failed or break a constraint.
+    `drawn` are those that a search chose, `able` those that may lead: the others failed or break a constraint. The one
+    leads whose mean is `expected` to be the best by all that is known; by default, by these scores alone. Intervals are
+    right whichever leads.
     """
     means = true_means(scores, drawn)
     nothing = np.full(len(scores), np.nan)
-    known = np.where(able, means.mean, np.nan)
+    known = np.where(able, means.mean if expected is None else expected, np.nan)
     if not np.isfinite(known).any():
         return Standing(means, None, np.zeros(len(scores), dtype=bool), nothing, nothing, None)
     leader = int(np.nanargmax(known))
@@ -75,39 +87,47 @@ def leads_of(scores: Array, leader: int) -> tuple[Array, Array]:
     return low[leader], high[leader]
 
 
-def summarise(rows: pd.DataFrame, metric: str, direction: str = "max") -> pd.DataFrame:
-    """Return one row per setting of the race, best first, from the rows of `Leaderboard.trials`.
+def summarise(
+    rows: pd.DataFrame, metric: str, direction: str = "max", searched: Searched | None = None
+) -> pd.DataFrame:
+    """Return one row per setting of the race, the leader first, from the rows of `Leaderboard.trials`.
 
-    Columns: number (of the trial whose setting it is), method, origin, seeds (fresh ones with a value), failed, mean
-    (expected over seeds) with its 95 % interval (`low`, `high`), see `shrinkage.true_means`, and the leader's
-    difference from it with its corrected interval (`lead`, `lead_low`, `lead_high`), see `Standing`. `attrs` holds
-    metric, winner (a number or None) and verdict (a sentence).
+    In the race are the baselines, the settings that ran again, and the one that is expected to be the best; `searched`
+    is what the model of the space is made of.
+
+    Columns: number (of the trial whose setting it is), method, origin, seeds (fresh ones with a value), failed,
+    expected (mean over seeds, by all trials and by the fresh seeds, see `expectation`), mean (by the fresh seeds alone)
+    with its 95 % interval (`low`, `high`), see `shrinkage.true_means`, and the leader's difference from it with its
+    corrected interval (`lead`, `lead_low`, `lead_high`), see `Standing`. `attrs` holds metric, winner (a number or
+    None) and verdict (a sentence).
     """
     sign = 1.0 if direction == "max" else -1.0
     again = rows[rows["origin"] == REPLICATE]
-    racing = again["replicate_of"].dropna().astype(int)
-    chosen = (rows["origin"] == BASELINE) & (rows["state"] == COMPLETE) | rows["number"].isin(racing)
-    settings = rows[chosen].sort_values("number")
-    columns = ["number", "method", "origin", "seeds", "failed", "mean", "low", "high", "lead", "lead_low", "lead_high"]
-    table = pd.DataFrame(columns=columns, index=pd.RangeIndex(1, 1, name="rank"))
-    table.attrs.update(
-        metric=metric, winner=None, verdict="No winner at this budget: no setting ran with a second seed."
-    )
+    table = pd.DataFrame(columns=COLUMNS, index=pd.RangeIndex(1, 1, name="rank"))
+    table.attrs.update(metric=metric, winner=None, verdict=f"{NO_WINNER}: no setting ran with a second seed.")
     full = again[(again["state"] == COMPLETE) & again[metric].notna()]
     if full.empty:
         return table
+    failures = again[again["state"] == FAILED]["replicate_of"].value_counts()
+    able = rows["feasible"].ne(False).fillna(True) & ~rows["number"].isin(failures.index)
+    expected = _expected(rows, full, metric, sign, searched)
+    ahead = max((n for n in rows["number"][able].astype(int) if n in expected), key=lambda n: expected[n], default=-1)
+    racing = {*again["replicate_of"].dropna().astype(int), ahead}
+    chosen = (rows["origin"] == BASELINE) & (rows["state"] == COMPLETE) | rows["number"].isin(racing)
+    settings = rows[chosen].sort_values("number")
     seeds = sorted(full["seed"].unique())
     numbers, methods = settings["number"].astype(int).tolist(), settings["method"].astype(str).tolist()
     scores = np.full((len(numbers), len(seeds)), np.nan)
     for of, seed, value in zip(full["replicate_of"].astype(int), full["seed"], full[metric], strict=True):
         scores[numbers.index(of), seeds.index(seed)] = sign * float(value)
-    failures = again[again["state"] == FAILED]["replicate_of"].value_counts()
     failed = np.array([int(failures.get(number, 0)) for number in numbers])
     drawn = (settings["origin"] != BASELINE).to_numpy(dtype=bool)
-    feasible = settings["feasible"].ne(False).fillna(True).to_numpy(dtype=bool)
-    found = standing(scores, methods, drawn, (failed == 0) & feasible)
+    means = np.array([expected.get(number, np.nan) for number in numbers])
+    found = standing(scores, methods, drawn, able[chosen].loc[settings.index].to_numpy(dtype=bool), means)
     lines = pd.DataFrame({"number": numbers, "method": methods, "origin": settings["origin"].astype(str).to_numpy()})
-    lines = lines.assign(seeds=np.isfinite(scores).sum(1), failed=failed, mean=sign * found.means.mean)
+    lines = lines.assign(
+        seeds=np.isfinite(scores).sum(1), failed=failed, expected=sign * means, mean=sign * found.means.mean
+    )
     ends = found.means.low, found.means.high
     lines["low"], lines["high"] = ends if sign > 0 else (-ends[1], -ends[0])
     first = found.leader if found.leader is not None else 0
@@ -120,7 +140,7 @@ def summarise(rows: pd.DataFrame, metric: str, direction: str = "max") -> pd.Dat
         lines[name] *= sign
     if sign < 0:
         lines[["lead_low", "lead_high"]] = lines[["lead_high", "lead_low"]].to_numpy()
-    order = np.lexsort((np.arange(len(numbers)), -np.nan_to_num(found.means.mean, nan=-np.inf)))
+    order = np.lexsort((np.arange(len(numbers)), -np.nan_to_num(means, nan=-np.inf)))
     places = [first, *(i for i in order if i != first)] if found.leader is not None else list(order)
     table = lines.iloc[places].set_axis(pd.RangeIndex(1, len(lines) + 1, name="rank"))
     verdict = _verdict(lines, found, metric)
@@ -128,12 +148,37 @@ def summarise(rows: pd.DataFrame, metric: str, direction: str = "max") -> pd.Dat
     return table
 
 
+def _expected(
+    rows: pd.DataFrame, full: pd.DataFrame, metric: str, sign: float, searched: Searched | None
+) -> dict[int, float]:
+    """What is expected of the settings of a search, higher is better, by trial; `full` are its replicates."""
+    from bpkd_search.results.estimates import fitted
+
+    first = rows[(rows["origin"] != REPLICATE) & (rows["state"] == COMPLETE) & rows[metric].notna()]
+    numbers = sorted(int(number) for number in first["number"])
+    first = first.set_index("number").loc[numbers]
+    points = {} if searched is None else {trial.number: trial.point for trial in searched.trials}
+    expected = expected_of(
+        sign * first[metric].to_numpy(dtype=float),
+        first["method"].astype(str).tolist(),
+        (first["origin"] != BASELINE).to_numpy(dtype=bool),
+        None if searched is None else fitted(searched)[0],
+        [points.get(number) for number in numbers],
+    )
+    values = sign * full[metric].astype(float)
+    runs = zip(full["replicate_of"].astype(int), full["seed"].astype(int), values, strict=True)
+    found = expected.after((numbers.index(of), seed, value) for of, seed, value in runs)
+    return dict(zip(numbers, found.mean.tolist(), strict=True))
+
+
 def _verdict(lines: pd.DataFrame, found: Standing, metric: str) -> str:
     if found.leader is None:
         return f"{NO_WINNER}: no setting that may lead ran in full with a second seed."
     row = lines.iloc[found.leader]
     interval = "" if np.isnan(row["low"]) else f" [{row['low']:.4f}, {row['high']:.4f}]"
-    name = f"{label(row)}, expected mean {metric} {row['mean']:.4f}{interval} over {row['seeds']} fresh seeds"
+    known = f"{row['mean']:.4f}{interval} over {row['seeds']} fresh seeds"
+    known = known if row["seeds"] else f"{row['expected']:.4f} without a fresh seed"
+    name = f"{label(row)}, expected mean {metric} {known}"
     where = np.flatnonzero(found.rivals)
     others = "every other method" if set(lines["method"].iloc[where]) - {row["method"]} else "every other setting"
     if found.winner is not None:

@@ -9,13 +9,10 @@ import numpy as np
 
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, REPLICATE
 from bpkd_search.experiment.trial import Trial
-from bpkd_search.search.proposals import UNFITTED
+from bpkd_search.results.expectation import Expected, expected_of
 from bpkd_search.search.racing import Setting, is_due, next_replicate
 from bpkd_search.surrogate.model import Model
-from bpkd_search.surrogate.tried import Tried, estimates
-
-# Before the model knows enough: of the variance of scores, how much is between settings.
-_BETWEEN = 0.6
+from bpkd_search.surrogate.tried import Tried
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,8 @@ def replicate(known: Known) -> tuple[Trial, int] | None:
     return None if chosen is None else (known.trials[chosen[0]], chosen[1])
 
 
-def contenders(known: Known, again: Sequence[Trial]) -> tuple[list[Setting], float] | None:
-    """The settings that may race, and the deviation between seeds; None before two are known or any baseline has ended.
+def contenders(known: Known, again: Sequence[Trial]) -> tuple[list[Setting], Expected] | None:
+    """The settings that may race, and what is expected of them; None before two are known or any baseline has ended.
 
     `again` are the replicates so far. A setting is known by its first trial, if that ran its full budget.
     """
@@ -54,42 +51,29 @@ def contenders(known: Known, again: Sequence[Trial]) -> tuple[list[Setting], flo
     if any(trial.state is None for trial in first if trial.origin == BASELINE):
         return None  # what runs first has not ended yet
     full = [trial for trial in first if trial.state == COMPLETE]
-    baselines = [trial for trial in full if trial.origin == BASELINE]
-    searched = [trial for trial in full if trial.origin != BASELINE]
-    if len(searched) < 2:
+    drawn = np.array([trial.origin != BASELINE for trial in full], dtype=bool)
+    if drawn.sum() < 2:
         return None
-    mean, doubt, noise = _expected(known, searched)
     replicates: dict[int, list[Trial]] = {}
     for trial in again:
         replicates.setdefault(trial.replicate_of if trial.replicate_of is not None else -1, []).append(trial)
 
-    def setting(trial: Trial, expected: float, doubt: float) -> Setting:
+    def score(trial: Trial) -> float:
+        return sign * float(trial.last()[metric])
+
+    def setting(trial: Trial) -> Setting:
         mine = replicates.get(trial.number, [])
-        ended = {t.run.train.seed - seed: sign * float(t.last()[metric]) for t in mine if t.state == COMPLETE}
+        ended = {t.run.train.seed - seed: score(t) for t in mine if t.state == COMPLETE}
         able = trial.feasible is not False and all(t.state != FAILED for t in mine)
         begun = frozenset(t.run.train.seed - seed for t in mine)
-        return Setting(trial.number, trial.method, trial.origin != BASELINE, expected, doubt, able, ended, begun)
+        return Setting(trial.number, trial.method, trial.origin != BASELINE, able, ended, begun)
 
-    made = [setting(trial, sign * float(trial.last()[metric]), noise) for trial in baselines]
-    made += [setting(trial, float(m), float(d)) for trial, m, d in zip(searched, mean, doubt, strict=True)]
-    return made, noise
-
-
-def _expected(known: Known, searched: Sequence[Trial]) -> tuple[np.ndarray, np.ndarray, float]:
-    """What is expected of settings in the mean over seeds, how unsure that is, and the deviation between seeds."""
-    scores = np.array([known.sign * float(trial.last()[known.metric]) for trial in searched])
-    spread = float(scores.std()) or 1e-9
-    noise = np.sqrt(1 - _BETWEEN) * spread
-    mean = scores.mean() + _BETWEEN * (scores - scores.mean())
-    doubt = np.full(len(scores), np.sqrt(_BETWEEN) * noise)
-    tried = {trial.number: trial for trial in known.tried()}
-    model = known.model()
-    inside = [i for i, trial in enumerate(searched) if trial.number in tried]
-    if not (model.ready and model.encoding.width and inside):
-        return mean, doubt, noise
-    try:
-        found = estimates(model, [tried[searched[i].number] for i in inside])
-        mean[inside], doubt[inside], noise = found.mean, found.deviation, model.noise
-    except UNFITTED:
-        pass
-    return mean, np.maximum(doubt, 0.05 * spread), max(noise, 0.05 * spread)
+    points = {trial.number: trial.point for trial in known.tried()}
+    expected = expected_of(
+        np.array([score(trial) for trial in full]),
+        [trial.method for trial in full],
+        drawn,
+        known.model(),
+        [points.get(trial.number) for trial in full],
+    )
+    return [setting(trial) for trial in full], expected

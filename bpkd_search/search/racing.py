@@ -11,13 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
-from bpkd_search.config.search import REPLICATES_SHARE, SETTINGS_FIRST
+from bpkd_search.config.search import REPLICATES
+from bpkd_search.results.expectation import Expected
 from bpkd_search.results.race import MOST_SEEDS, leads_of, rivals_of
 
 Array = np.ndarray[Any, Any]
 
-# A setting is a challenger while it is this few standard deviations of the difference behind: one in 20 is better.
+# A setting of the leader's own method is worth a seed while it may be expected to gain so much, in deviations between
+# seeds, over the leader: among settings that are as good as equal, which one leads does not matter.
+GAIN = 0.05
+# A setting of another method that has not run again is a rival while it is this few standard deviations behind.
 NEAR = 1.64
 
 
@@ -25,7 +30,6 @@ NEAR = 1.64
 class Setting:
     """A setting that may race; higher scores are better.
 
-    `expected` and `doubt` are the mean over seeds and its standard deviation by all that came before the race;
     `scores` are those of fresh seeds, 1 to `MOST_SEEDS`, `begun` all seeds with which it has begun, those that still
     run and those that failed too. One that is not `able` failed or breaks a constraint: it does not lead.
     """
@@ -33,8 +37,6 @@ class Setting:
     number: int
     method: str
     searched: bool
-    expected: float
-    doubt: float
     able: bool = True
     scores: Mapping[int, float] = field(default_factory=dict)
     begun: frozenset[int] = frozenset()
@@ -42,30 +44,34 @@ class Setting:
 
 def is_due(explored: int, replicates: int) -> bool:
     """Whether the next trial may be a replicate, after so many of new settings and so many replicates."""
-    return replicates < REPLICATES_SHARE * (explored + replicates + 1 - SETTINGS_FIRST)
+    return any(replicates < share * (explored + replicates + 1 - first) for first, share in REPLICATES)
 
 
-def next_replicate(settings: Sequence[Setting], noise: float) -> tuple[int, int] | None:
+def next_replicate(settings: Sequence[Setting], expected: Expected) -> tuple[int, int] | None:
     """Return the number and the seed of what runs next; None where the race is decided or nothing can run.
 
-    `noise` is the standard deviation between seeds.
+    `expected` is of the settings by all that came before the race.
     """
     if not any(setting.able for setting in settings):
         return None
-    mean, variance = _known(settings, noise)
+    mean, covariance, noise = expected.after(
+        (i, seed, setting.scores.get(seed, np.nan)) for i, setting in enumerate(settings) for seed in setting.begun
+    )
     leader = int(np.argmax(np.where([setting.able for setting in settings], mean, -np.inf)))
     others = [i for i in range(len(settings)) if i != leader]
-    behind = {i: (mean[leader] - mean[i]) / np.sqrt(variance[leader] + variance[i]) for i in others}
-    near = {i for i in others if behind[i] < NEAR}
+    own = np.diag(covariance)
+    apart = np.sqrt(np.maximum(own[leader] + own - 2 * covariance[leader], 1e-12 * noise**2))
+    behind = (mean[leader] - mean) / apart
+    gain = apart * (norm.pdf(behind) - behind * norm.sf(behind))
     rivals = rivals_of(leader, [setting.method for setting in settings])
-    unbeaten = _unbeaten(settings, leader, [i for i in others if rivals[i] and (_races(settings[i]) or i in near)])
-    mates = [i for i in near if not rivals[i] and settings[i].able]
+    near = [i for i in others if rivals[i] and (_races(settings[i]) or behind[i] < NEAR)]
+    unbeaten = sorted(_unbeaten(settings, leader, near), key=lambda i: (behind[i], i))
+    mates = [i for i in others if not rivals[i] and settings[i].able and gain[i] > GAIN * noise]
+    mates.sort(key=lambda i: (-gain[i], i))
     # By turns: whom the leader has to beat, and which of the settings of its own method should lead.
     turn = sum(len(setting.begun) for setting in settings) % 2
-    lists = [sorted(group, key=lambda i: (behind[i], i)) for group in (unbeaten, mates)]
-    for i in [*lists[turn], *lists[1 - turn]]:
-        pair = sorted((leader, i), key=lambda j: len(settings[j].begun))
-        for j in pair:
+    for i in [*mates, *unbeaten] if turn else [*unbeaten, *mates]:
+        for j in sorted((leader, i), key=lambda j: len(settings[j].begun)):
             free = [seed for seed in range(1, MOST_SEEDS + 1) if seed not in settings[j].begun]
             if free:
                 return settings[j].number, free[0]
@@ -88,21 +94,3 @@ def _unbeaten(settings: Sequence[Setting], leader: int, rivals: Sequence[int]) -
     low, _ = leads_of(scores, racing.index(leader))
     beaten = {i for place, i in enumerate(racing) if low[place] > 0}
     return [i for i in rivals if i not in beaten]
-
-
-def _known(settings: Sequence[Setting], noise: float) -> tuple[Array, Array]:
-    """Return the expected mean of each setting by all that is known, and its variance once what runs has ended."""
-    expected = np.array([setting.expected for setting in settings])
-    doubt = np.array([setting.doubt for setting in settings]) ** 2
-    shift: dict[int, float] = {}
-    for seed in {seed for setting in settings for seed in setting.scores}:
-        # What all settings share in a seed: those that ran with it, against what was expected of them.
-        there = [i for i, setting in enumerate(settings) if seed in setting.scores]
-        shift[seed] = float(
-            np.average([settings[i].scores[seed] - expected[i] for i in there], weights=1 / (doubt[there] + noise**2))
-        )
-    sums = np.array([sum(value - shift[seed] for seed, value in s.scores.items()) for s in settings])
-    counts = np.array([len(setting.scores) for setting in settings])
-    begun = np.array([len(setting.begun) for setting in settings])
-    mean = (expected / doubt + sums / noise**2) / (1 / doubt + counts / noise**2)
-    return mean, 1 / (1 / doubt + begun / noise**2)

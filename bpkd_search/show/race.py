@@ -26,13 +26,15 @@ def raced(board: Leaderboard) -> tuple[pd.DataFrame, list[str]]:
     shown = pd.DataFrame({"setting": table.apply(label, axis=1), "seeds": table["seeds"]})
     if table["failed"].any():
         shown["failed"] = table["failed"]
-    shown["expected mean"] = ["" if pd.isna(mean) else f"{mean:.4f}" for mean in table["mean"]]
+    shown["expected mean"] = ["" if pd.isna(mean) else f"{mean:.4f}" for mean in table["expected"]]
+    shown["by fresh seeds"] = ["" if pd.isna(mean) else f"{mean:.4f}" for mean in table["mean"]]
     shown["95 % interval"] = [format_interval(row, "") for _, row in table.iterrows()]
     shown["behind the leader"] = [format_gain(r["lead"], r["lead_low"], r["lead_high"]) for _, r in table.iterrows()]
     limits = [
-        "Fresh training seeds, the same for every setting; the run by which a setting came into the race does not"
-        " count. The expected mean takes the settings that the search chose for draws of one distribution, so that the"
-        " best of them is not taken for better than it is.",
+        "The leader is expected to be the best by all trials of the search and all seeds. What is stated by fresh"
+        " training seeds, which are the same for every setting, leaves out the run by which a setting came into the"
+        " race; it takes the settings that the search chose for draws of one distribution, so that the best of them is"
+        " not taken for better than it is.",
         f"Differences from the leader are paired by seed; from {FEWEST} shared seeds on they have an interval, which is"
         f" corrected for the number of settings and for {FEWEST} to {MOST_SEEDS} seeds at which the race may end.",
         "The settings were chosen on this validation split: seeds do not show overfitting to its images.",

@@ -189,6 +189,10 @@ class Model:
         """The mean over seeds at full budget of trials' points, with all that they reported; needs `ready`."""
         return self.predict_vectors(np.array([self._vectors[n] for n in numbers]).reshape(-1, self.encoding.width))
 
+    def predict_together(self, points: Iterable[Mapping[str, Any]]) -> tuple[Values, Values]:
+        """The means over seeds of points, and their covariance, float64 [points, points]; needs `ready`."""
+        return self._fitted().together(self.encoding.vectors(points))
+
     def together(self, numbers: Sequence[int]) -> tuple[Values, Values]:
         """The means over seeds of trials' points, and their covariance."""
         return self._fitted().together(np.array([self._vectors[n] for n in numbers]))

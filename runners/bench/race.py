@@ -34,11 +34,13 @@ from winners import draw, show
 
 from bpkd_search.config import SearchConfig, load_search
 from bpkd_search.config.points import BASELINES, run_at
-from bpkd_search.experiment.schema import BASELINE, COMPLETE, REPLICATE
+from bpkd_search.experiment.schema import BASELINE, REPLICATE
 from bpkd_search.experiment.trial import Trial
+from bpkd_search.results.expectation import Expected
 from bpkd_search.results.race import LOOKS, MOST_SEEDS, standing
 from bpkd_search.results.selection import critical, leads, paired
 from bpkd_search.search.backends import Report, TableBackend, read_table
+from bpkd_search.search.contenders import Known, contenders
 from bpkd_search.search.racing import Setting, next_replicate
 from bpkd_search.search.simulate import Outcome, simulate_search
 
@@ -77,6 +79,7 @@ def coverage(settings: int, seeds: int, kind: str, repeats: int) -> dict[str, An
         # The last searched setting is a baseline, and so are those far below.
         drawn = np.arange(count) < settings - 1
         done: list[dict[int, float]] = [{} for _ in means]
+        expected = Expected(truth[:, 0], np.eye(count), 1.0)
         for _ in range(count * seeds):
             known = [
                 Setting(
@@ -97,8 +100,13 @@ def coverage(settings: int, seeds: int, kind: str, repeats: int) -> dict[str, An
             done[number][seed] = float(truth[number, seed])
         scores = np.array([[mine.get(seed, np.nan) for seed in range(1, MOST_SEEDS + 1)] for mine in done])
         racing = np.isfinite(scores).any(1) | ~drawn
+        runs = ((i, seed, value) for i, mine in enumerate(done) for seed, value in mine.items())
         found = standing(
-            scores[racing], np.where(drawn, "a", "b")[racing].tolist(), drawn[racing], np.ones(racing.sum(), bool)
+            scores[racing],
+            np.where(drawn, "a", "b")[racing].tolist(),
+            drawn[racing],
+            np.ones(racing.sum(), bool),
+            expected.after(runs).mean[racing],
         )
         inside = (found.means.low <= means[racing]) & (means[racing] <= found.means.high)
         ran = np.isfinite(found.means.low)
@@ -153,9 +161,10 @@ class Seeds(TableBackend):
 class Rivals:
     """The searches of one table: their configuration, reports, and the fixed rivals."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, sampler: str, scheduler: str) -> None:
+        self.strategy = sampler, scheduler
         self.table = read_table(HERE / "tables" / f"{name}.parquet")
-        self.config = load_search(HERE / "tables" / f"{name}.yaml", ["search.scheduler={name: asha}"])
+        self.config = load_search(HERE / "tables" / f"{name}.yaml")
         self.backend = Seeds(self.table, self.config)
         self.metric = self.config.search.ranked_by
         ordered = sorted(self.backend.curves, key=lambda n: self.backend.mean(n, self.metric))
@@ -169,7 +178,9 @@ class Rivals:
         return self.backend.mean(self.backend.nearest(trial), self.metric)
 
     def search(self, trials: int, seed: int, replicates: str | None) -> Outcome:
-        changes = {"trials": trials, "seed": seed, "replicates": replicates, "sampler": {"name": "tpe"}}
+        sampler, scheduler = ({"name": name} for name in self.strategy)
+        changes: dict[str, Any] = {"trials": trials, "seed": seed, "replicates": replicates}
+        changes |= {"sampler": sampler, "scheduler": scheduler}
         tree = self.config.model_dump(mode="json", by_alias=True)
         tree["search"] |= changes
         return simulate_search(SearchConfig.model_validate(tree), self.backend, slots=4, fixed=self.fixed)
@@ -178,14 +189,29 @@ class Rivals:
         """GPU-seconds, the setting handed over, and whether it is named the winner."""
         outcome = self.search(trials, seed, "auto")
         known = outcome.engine.trials
-        again = [t for t in known.values() if t.origin == REPLICATE and t.state == COMPLETE]
-        numbers = sorted({*range(len(self.fixed)), *(int(t.replicate_of or 0) for t in again)})
-        scores = np.full((len(numbers), MOST_SEEDS), np.nan)
-        for trial in again:
-            scores[numbers.index(int(trial.replicate_of or 0)), trial.run.train.seed - 1] = trial.last()[self.metric]
-        drawn = np.array([known[n].origin != BASELINE for n in numbers])
-        found = standing(scores, [known[n].method for n in numbers], drawn, np.ones(len(numbers), dtype=bool))
-        leader = outcome.best_score() if found.leader is None else known[numbers[found.leader]]
+        engine = outcome.engine
+        race = contenders(
+            Known(known, self.config.train.seed, self.metric, 1.0, engine.tried, engine.model),
+            [trial for trial in known.values() if trial.origin == REPLICATE],
+        )
+        if race is None:
+            return outcome.curve[-1][0], outcome.best_score(), False
+        settings, expected = race
+        runs = [(i, seed, value) for i, mine in enumerate(settings) for seed, value in mine.scores.items()]
+        scores = np.full((len(settings), MOST_SEEDS), np.nan)
+        for i, seed, value in runs:
+            scores[i, seed - 1] = value
+        means = expected.after(runs).mean
+        ahead = int(means.argmax())
+        racing = [i for i, mine in enumerate(settings) if mine.scores or not mine.searched or i == ahead]
+        found = standing(
+            scores[racing],
+            [settings[i].method for i in racing],
+            np.array([settings[i].searched for i in racing]),
+            np.ones(len(racing), dtype=bool),
+            means[racing],
+        )
+        leader = outcome.best_score() if found.leader is None else known[settings[racing[found.leader]].number]
         return outcome.curve[-1][0], leader, found.winner is not None
 
     def confirm(self, trials: int, seed: int) -> tuple[float, Trial, bool]:
@@ -227,12 +253,12 @@ def cells(options: argparse.Namespace) -> list[tuple[dict[str, Any], Callable[[]
     made: list[tuple[dict[str, Any], Callable[[], dict[str, Any]]]] = []
     if options.part == "tables":
         for name in options.tables:
-            rivals = Rivals(name)
+            rivals = Rivals(name, options.sampler, options.scheduler)
             grid = [("confirm", n) for n in options.trials] + [("race", n) for n in options.raced]
             for how, trials in grid:
                 made.append((
-                    {"table": name, "how": how, "trials": trials},
-                    lambda r=rivals, h=how, t=trials: r.figures(h, t, options.repeats or 30),
+                    {"table": name, "by": options.sampler, "how": how, "trials": trials},
+                    lambda r=rivals, h=how, t=trials: r.figures(h, t, options.repeats or 80),
                 ))  # fmt: skip
         return made
     kinds = ("normal", "unequal", "heavy") if options.part == "false" else ("equal", "apart", "far")
@@ -251,8 +277,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--settings", type=int, nargs="+", default=[2, 3, 5, 10, 20])
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 5, 10])
     parser.add_argument("--tables", nargs="+", default=["scenes", "camvid", "methods"])
-    parser.add_argument("--trials", type=int, nargs="+", default=[40], help="trials of the searches before `confirm`")
-    parser.add_argument("--raced", type=int, nargs="+", default=[24, 32, 40, 56], help="trials of the raced searches")
+    parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--scheduler", default="asha")
+    parser.add_argument("--trials", type=int, nargs="+", default=[16, 24, 40], help="trials of searches with `confirm`")
+    parser.add_argument("--raced", type=int, nargs="+", default=[22, 32, 48], help="trials of the raced searches")
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--json", type=Path, help="also write the figures to this file, and go on with those in it")
     options = parser.parse_args(arguments)

@@ -107,6 +107,7 @@ def test_the_table_has_fresh_seeds_only_and_names_a_winner() -> None:
     assert row["seeds"].to_dict() == {0: 4, 1: 4, 2: 4, 3: 2}
     assert row.loc[0, "mean"] == pytest.approx(0.315, abs=1e-3), "its first run, 0.30, does not count"
     assert row.loc[2, "mean"] < 0.45, "nor does the 0.50 by which the setting was chosen"
+    assert table["expected"].is_monotonic_decreasing and row.loc[2, "mean"] < row.loc[2, "expected"] < 0.5
     assert row.loc[1, "lead"] == pytest.approx(np.mean(np.subtract(scores[2], scores[1])))
     assert row.loc[3, "lead"] == pytest.approx((0.41 + 0.42 - 0.81) / 2) and np.isnan(row.loc[3, "lead_low"])
     assert table.attrs["winner"] == 2
@@ -125,7 +126,10 @@ def test_the_table_has_fresh_seeds_only_and_names_a_winner() -> None:
     [
         ({}, "No winner at this budget: no setting ran with a second seed."),
         ({2: [0.4, 0.41]}, "cannot be told from ce (no shared seed), cwd (no shared seed)."),
-        ({2: [0.4, np.nan, 0.41], 0: [0.1, 0.12, 0.11]}, "No winner at this budget: ce, "),
+        (
+            {2: [0.4, np.nan, 0.41], 0: [0.1, 0.12, 0.11]},
+            "No winner at this budget: trial 3 (bpkd), expected mean miou 0.4",
+        ),
     ],
 )
 def test_why_there_is_no_winner(scores: dict[int, Any], said: str) -> None:

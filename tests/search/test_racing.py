@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bpkd_search import Leaderboard
@@ -15,7 +16,9 @@ from bpkd_search.config.load import parse
 from bpkd_search.errors import ConfigError
 from bpkd_search.experiment import folder as experiment
 from bpkd_search.experiment.trial import Trial
+from bpkd_search.results.expectation import Expected
 from bpkd_search.results.race import MOST_SEEDS
+from bpkd_search.search.contenders import Known, contenders
 from bpkd_search.search.engine import Engine
 from bpkd_search.search.racing import Setting, is_due, next_replicate
 from bpkd_search.search.replay import replay
@@ -49,55 +52,72 @@ def story(engine: Engine) -> dict[int, Any]:
     }
 
 
-def setting(number: int, expected: float, *scores: float, method: str = "a", **given: Any) -> Setting:
+def known_of(engine: Engine) -> Known:
+    return Known(engine.trials, engine.plan.base.train.seed, engine.metric, 1.0, engine.tried, engine.model)
+
+
+def setting(number: int, expected: float, *scores: float, method: str = "a", **given: Any) -> tuple[Setting, float]:
     known = dict(enumerate(scores, 1))
     given = {"begun": frozenset(known), **given}
-    return Setting(number, method, method == "a", expected, 1.0, scores=known, **given)
+    return Setting(number, method, method == "a", scores=known, **given), expected
 
 
-def test_replicates_are_a_share_of_what_follows_the_first_settings() -> None:
+def chosen(settings: list[tuple[Setting, float]], noise: float = 1.0, alike: float = 0.0) -> tuple[int, int] | None:
+    """What runs next; `alike` is the correlation of what is expected of the settings."""
+    count = len(settings)
+    covariance = noise**2 * ((1 - alike) * np.eye(count) + alike)
+    return next_replicate([s for s, _ in settings], Expected(np.array([m for _, m in settings]), covariance, noise))
+
+
+def test_replicates_are_few_at_first_and_half_later() -> None:
     explored = replicates = 0
     order = []
-    for _ in range(40):
+    for _ in range(64):
         again = is_due(explored, replicates)
         order.append(again)
         explored, replicates = explored + (not again), replicates + again
-    assert not any(order[:8]) and sum(order) == 16, "half of the 32 after the first 8, whatever the number of trials"
+    assert not any(order[:8]) and [sum(order[:n]) for n in (16, 32, 64)] == [2, 6, 22]
 
 
 def test_the_leader_meets_its_nearest_challenger_and_the_one_with_fewer_seeds_runs() -> None:
     rivals = [setting(0, 0.0, method="x"), setting(1, 4.0, method="y")]
-    assert next_replicate([*rivals, setting(7, 5.0), setting(8, -9.0)], 1.0) == (7, 1)
+    assert chosen([*rivals, setting(7, 5.0), setting(8, -9.0)]) == (7, 1)
     # What runs counts: the leader's first seed has begun, so it is the turn of its rival.
     mate, ahead = setting(8, 4.9), setting(7, 5.0, begun=frozenset({1}))
-    first = next_replicate([*rivals, ahead, mate], 1.0)
-    assert first == (8, 1), "by turns it is the nearest of its own method"
+    assert chosen([*rivals, ahead, mate]) == (8, 1), "by turns it is the nearest of its own method"
     both = setting(8, 4.9, begun=frozenset({1}))
-    assert next_replicate([*rivals, ahead, both], 1.0) == (1, 1), "or the nearest rival"
+    assert chosen([*rivals, ahead, both]) == (1, 1), "or the nearest rival"
+
+
+def test_settings_that_are_as_good_as_equal_do_not_race_each_other() -> None:
+    rivals = [setting(0, 0.0, method="x"), setting(1, 4.0, method="y")]
+    pair = [setting(7, 5.0, begun=frozenset({1})), setting(8, 5.0)]
+    assert chosen([*rivals, *pair], alike=0.9) == (8, 1)
+    assert chosen([*rivals, *pair], alike=0.995) == (1, 1), "the model says that both are the same"
 
 
 def test_one_that_failed_or_breaks_a_constraint_does_not_lead() -> None:
     rival, best = setting(0, 0.0, method="x"), setting(7, 9.0, able=False)
     other = setting(8, 1.0)
-    assert next_replicate([rival, best, other], 1.0) == (8, 1)
-    assert next_replicate([setting(7, 9.0, able=False)], 1.0) is None
+    assert chosen([rival, best, other]) == (8, 1)
+    assert chosen([setting(7, 9.0, able=False)]) is None
 
 
 def test_a_decided_race_and_one_with_all_seeds_run_nothing() -> None:
     leader = setting(7, 5.0, 5.0, 5.1, 4.9, 5.0, 5.05)
     beaten = setting(0, 0.0, 0.1, 0.0, -0.1, 0.0, 0.1, method="x")
-    assert next_replicate([beaten, leader], 0.1) is None
-    assert next_replicate([setting(0, 5.0, 5.1, 4.8, 5.2, 4.9, 5.1, method="x"), leader], 0.1) is not None
+    assert chosen([beaten, leader], 0.1) is None
+    assert chosen([setting(0, 5.0, 5.1, 4.8, 5.2, 4.9, 5.1, method="x"), leader], 0.1) is not None
     every = [float(i % 2) for i in range(MOST_SEEDS)]
-    assert next_replicate([setting(0, 0.5, *every, method="x"), setting(7, 0.5, *every)], 1.0) is None
+    assert chosen([setting(0, 0.5, *every, method="x"), setting(7, 0.5, *every)]) is None
 
 
 def test_a_raced_search_has_paired_seeds_in_full_and_replays_exactly(tiny: dict[str, Any], tmp_path: Path) -> None:
-    engine = start(tmp_path / "e", config_of(tiny))
+    engine = start(tmp_path / "e", config_of(tiny, 40))
     drive(engine, curve=luck)
     engine.recorder.close()
     again = {n: t for n, t in engine.trials.items() if t.origin == "replicate"}
-    assert len(engine.trials) == 28 and len(again) == 8, "replicates are among the trials"
+    assert len(engine.trials) == 44 and len(again) == 10, "replicates are among the trials"
     assert min(again) >= 12, "8 new settings come first"
     assert {engine.states[n] for n in again} == {"COMPLETE"}
     seeds: dict[int, list[int]] = {}
@@ -109,8 +129,8 @@ def test_a_raced_search_has_paired_seeds_in_full_and_replays_exactly(tiny: dict[
         seeds.setdefault(first.number, []).append(trial.run.train.seed)
     assert all(mine == list(range(1, len(mine) + 1)) for mine in seeds.values()) and len(seeds) > 2
     assert any(engine.trials[number].origin == "baseline" for number in seeds)
-    assert replay(tmp_path / "e") == (28, [])
-    assert len(engine.study.points()) == 28 - 8 - 3, "neither replicates nor the plain baselines are in the study"
+    assert replay(tmp_path / "e") == (44, [])
+    assert len(engine.study.points()) == 44 - 10 - 3, "neither replicates nor the plain baselines are in the study"
     board = Leaderboard(tmp_path / "e")
     table = board.trials().set_index("number")
     assert table["replicate_of"].dropna().astype(int).to_dict() == {n: t.replicate_of for n, t in again.items()}
@@ -120,6 +140,14 @@ def test_a_raced_search_has_paired_seeds_in_full_and_replays_exactly(tiny: dict[
     race = board.race()
     assert dict(zip(race["number"], race["seeds"], strict=True)) == {n: len(seeds.get(n, [])) for n in race["number"]}
     assert {0, 1, 2, 3} <= {*race["number"]} and {*seeds} <= {*race["number"]}
+    assert race["expected"].is_monotonic_decreasing and race["expected"].notna().all()
+    # The race in the table is the one that chose what ran: by the same model, the same is expected.
+    settings_now, expected = contenders(known_of(engine), list(again.values())) or ([], None)
+    assert expected is not None
+    runs = [(i, seed, value) for i, mine in enumerate(settings_now) for seed, value in mine.scores.items()]
+    means = dict(zip((mine.number for mine in settings_now), expected.after(runs).mean, strict=True))
+    assert np.allclose(race["expected"], [means[n] for n in race["number"]], atol=1e-9)
+    assert race["number"].iloc[0] == max(means, key=lambda n: means[n])
 
 
 @pytest.mark.parametrize("share", [0.6, 0.75, 0.9])
@@ -239,6 +267,6 @@ def test_a_race_that_ends_before_the_second_seed_is_refused(
 
 
 def test_points_to_be_tried_leave_room_for_the_race(tiny: dict[str, Any]) -> None:
-    tiny["enqueue"] = [{"loss.edge_weight": 0.1 + 0.1 * i} for i in range(21)]
+    tiny["enqueue"] = [{"loss.edge_weight": 0.1 + 0.1 * i} for i in range(23)]
     with pytest.raises(ConfigError, match=r"search\.trials: got 24, must be at least 25"):
         config_of(tiny, 24)
