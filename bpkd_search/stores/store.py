@@ -114,8 +114,12 @@ class Store:
 
     def now(self) -> datetime:
         """The time by the clock of the store."""
-        self.put(f"{CLOCK}/now", b".")
-        return self.objects(CLOCK)[f"{CLOCK}/now"].time
+        name = f"{CLOCK}/now"
+        self.put(name, b".")
+        # Some servers show an object that is being replaced as missing.
+        if (found := self.objects(CLOCK).get(name)) is None:
+            raise StoreError(f"{self.name}: {name} was written and is not there")
+        return found.time
 
     def objects(self, folder: str = "") -> dict[str, Object]:
         """The objects that are there, by name, of the whole or of a folder. Names that no file has are left out."""

@@ -39,6 +39,16 @@ def test_objects_are_what_the_server_keeps(server: StoreServer) -> None:
     assert store.get("a/b.txt") is None and list(store.objects("a")) == [] and list(store.objects("none")) == []
 
 
+def test_a_server_that_does_not_list_what_was_written_has_no_time(
+    server: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(server.url())
+    assert store.now() <= store.now()
+    monkeypatch.setattr(Store, "objects", lambda self, folder="": {})
+    with pytest.raises(StoreError, match="now was written and is not there"):
+        store.now()
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
