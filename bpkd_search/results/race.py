@@ -64,27 +64,27 @@ def standing(
 ) -> Standing:
     """Return how settings stand by `scores` [settings, seeds], NaN where there is none; higher is better.
 
-    `drawn` are those that a search chose, `able` those that may lead: the others failed or break a constraint. The one
-    leads whose mean is `expected` to be the best by all that is known; by default, by these scores alone. Intervals are
-    right whichever leads.
+    `drawn` are those that a search chose, `able` those that may lead: the others failed or break a constraint. The
+    leader is a setting that beats all its rivals; of several, or where there is none, of all that have a score, the one
+    whose mean is `expected` to be the best by all that is known; by default, by these scores. Whichever leads,
+    intervals hold.
     """
     means = true_means(scores, drawn)
     nothing = np.full(len(scores), np.nan)
-    known = np.where(able, means.mean if expected is None else expected, np.nan)
+    known = np.where(able & np.isfinite(means.mean), means.mean if expected is None else expected, np.nan)
     if not np.isfinite(known).any():
         return Standing(means, None, np.zeros(len(scores), dtype=bool), nothing, nothing, None)
-    leader = int(np.nanargmax(known))
-    rivals = rivals_of(leader, methods)
-    low, high = leads_of(scores, leader)
-    won = rivals.any() and bool((low[rivals] > 0).all())
-    return Standing(means, leader, rivals, low, high, leader if won else None)
+    low, high = all_leads(scores)
+    rivals = np.array([rivals_of(setting, methods) for setting in range(len(scores))])
+    wins = rivals.any(1) & ((low > 0) | ~rivals).all(1) & np.isfinite(known)
+    leader = int(np.nanargmax(np.where(wins, known, np.nan) if wins.any() else known))
+    return Standing(means, leader, rivals[leader], low[leader], high[leader], leader if wins[leader] else None)
 
 
-def leads_of(scores: Array, leader: int) -> tuple[Array, Array]:
-    """Return the ends of the leader's differences from all settings, corrected as those of a `Standing`."""
+def all_leads(scores: Array) -> tuple[Array, Array]:
+    """Return the ends of the differences of all pairs of settings, corrected as those of a `Standing`."""
     size = next((size for size in _SIZES if size >= len(scores) - 1), len(scores) - 1)
-    low, high = leads(scores, range(size), LOOKS)
-    return low[leader], high[leader]
+    return leads(scores, range(size), LOOKS)
 
 
 def summarise(
@@ -92,19 +92,20 @@ def summarise(
 ) -> pd.DataFrame:
     """Return one row per setting of the race, the leader first, from the rows of `Leaderboard.trials`.
 
-    In the race are the baselines, the settings that ran again, and the one that is expected to be the best; `searched`
-    is what the model of the space is made of.
+    In the race are the baselines and the settings that ran again; `searched` is what the model of the space is made of.
 
     Columns: number (of the trial whose setting it is), method, origin, seeds (fresh ones with a value), failed,
     expected (mean over seeds, by all trials and by the fresh seeds, see `expectation`), mean (by the fresh seeds alone)
     with its 95 % interval (`low`, `high`), see `shrinkage.true_means`, and the leader's difference from it with its
     corrected interval (`lead`, `lead_low`, `lead_high`), see `Standing`. `attrs` holds metric, winner (a number or
-    None) and verdict (a sentence).
+    None), verdict (a sentence), and ahead: the number of the setting outside the race that is expected to be better
+    than all in it, and its expected mean, or None.
     """
     sign = 1.0 if direction == "max" else -1.0
     again = rows[rows["origin"] == REPLICATE]
     table = pd.DataFrame(columns=COLUMNS, index=pd.RangeIndex(1, 1, name="rank"))
-    table.attrs.update(metric=metric, winner=None, verdict=f"{NO_WINNER}: no setting ran with a second seed.")
+    verdict = f"{NO_WINNER}: no setting ran with a second seed."
+    table.attrs.update(metric=metric, winner=None, verdict=verdict, ahead=None)
     full = again[(again["state"] == COMPLETE) & again[metric].notna()]
     if full.empty:
         return table
@@ -112,7 +113,7 @@ def summarise(
     able = rows["feasible"].ne(False).fillna(True) & ~rows["number"].isin(failures.index)
     expected = _expected(rows, full, metric, sign, searched)
     ahead = max((n for n in rows["number"][able].astype(int) if n in expected), key=lambda n: expected[n], default=-1)
-    racing = {*again["replicate_of"].dropna().astype(int), ahead}
+    racing = again["replicate_of"].dropna().astype(int)
     chosen = (rows["origin"] == BASELINE) & (rows["state"] == COMPLETE) | rows["number"].isin(racing)
     settings = rows[chosen].sort_values("number")
     seeds = sorted(full["seed"].unique())
@@ -144,7 +145,9 @@ def summarise(
     places = [first, *(i for i in order if i != first)] if found.leader is not None else list(order)
     table = lines.iloc[places].set_axis(pd.RangeIndex(1, len(lines) + 1, name="rank"))
     verdict = _verdict(lines, found, metric)
-    table.attrs.update(metric=metric, winner=None if found.winner is None else numbers[found.winner], verdict=verdict)
+    winner = None if found.winner is None else numbers[found.winner]
+    better = None if ahead in (-1, *numbers) else (ahead, sign * expected[ahead])
+    table.attrs.update(metric=metric, winner=winner, verdict=verdict, ahead=better)
     return table
 
 
@@ -176,9 +179,7 @@ def _verdict(lines: pd.DataFrame, found: Standing, metric: str) -> str:
         return f"{NO_WINNER}: no setting that may lead ran in full with a second seed."
     row = lines.iloc[found.leader]
     interval = "" if np.isnan(row["low"]) else f" [{row['low']:.4f}, {row['high']:.4f}]"
-    known = f"{row['mean']:.4f}{interval} over {row['seeds']} fresh seeds"
-    known = known if row["seeds"] else f"{row['expected']:.4f} without a fresh seed"
-    name = f"{label(row)}, expected mean {metric} {known}"
+    name = f"{label(row)}, expected mean {metric} {row['mean']:.4f}{interval} over {row['seeds']} fresh seeds"
     where = np.flatnonzero(found.rivals)
     others = "every other method" if set(lines["method"].iloc[where]) - {row["method"]} else "every other setting"
     if found.winner is not None:

@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from bpkd_search.config.search import REPLICATES
 from bpkd_search.results.expectation import Expected
-from bpkd_search.results.race import MOST_SEEDS, leads_of, rivals_of
+from bpkd_search.results.race import MOST_SEEDS, all_leads, rivals_of
 
 Array = np.ndarray[Any, Any]
 
@@ -91,6 +91,6 @@ def _unbeaten(settings: Sequence[Setting], leader: int, rivals: Sequence[int]) -
             scores[place, seed - 1] = value
     if not np.isfinite(scores).any():
         return list(rivals)
-    low, _ = leads_of(scores, racing.index(leader))
-    beaten = {i for place, i in enumerate(racing) if low[place] > 0}
+    low, _ = all_leads(scores)
+    beaten = {i for place, i in enumerate(racing) if low[racing.index(leader), place] > 0}
     return [i for i in rivals if i not in beaten]

@@ -31,15 +31,26 @@ def raced(board: Leaderboard) -> tuple[pd.DataFrame, list[str]]:
     shown["95 % interval"] = [format_interval(row, "") for _, row in table.iterrows()]
     shown["behind the leader"] = [format_gain(r["lead"], r["lead_low"], r["lead_high"]) for _, r in table.iterrows()]
     limits = [
-        "The leader is expected to be the best by all trials of the search and all seeds. What is stated by fresh"
-        " training seeds, which are the same for every setting, leaves out the run by which a setting came into the"
-        " race; it takes the settings that the search chose for draws of one distribution, so that the best of them is"
-        " not taken for better than it is.",
+        *_ahead(table),
+        "The leader is the one that has won, or the one in the race that is expected to be the best by all trials and"
+        " all seeds. What is stated by fresh training seeds, the same for every setting, leaves out the run by which a"
+        " setting came into the race; it takes the settings that the search chose for draws of one distribution, so"
+        " that the best of them is not taken for better than it is.",
         f"Differences from the leader are paired by seed; from {FEWEST} shared seeds on they have an interval, which is"
         f" corrected for the number of settings and for {FEWEST} to {MOST_SEEDS} seeds at which the race may end.",
         "The settings were chosen on this validation split: seeds do not show overfitting to its images.",
     ]
     return shown, [verdict, *limits]
+
+
+def _ahead(table: pd.DataFrame) -> list[str]:
+    if table.attrs["ahead"] is None:
+        return []
+    number, mean = table.attrs["ahead"]
+    return [
+        f"Trial {number} has not run again, and is expected to be better than all in the race, by its own score and the"
+        f" model: {mean:.4f}. `resume --trials +N` goes on with the race."
+    ]
 
 
 def show_race(board: Leaderboard) -> None:

@@ -203,7 +203,7 @@ class Rivals:
             scores[i, seed - 1] = value
         means = expected.after(runs).mean
         ahead = int(means.argmax())
-        racing = [i for i, mine in enumerate(settings) if mine.scores or not mine.searched or i == ahead]
+        racing = [i for i, mine in enumerate(settings) if mine.scores or not mine.searched]
         found = standing(
             scores[racing],
             [settings[i].method for i in racing],
@@ -211,8 +211,8 @@ class Rivals:
             np.ones(len(racing), dtype=bool),
             means[racing],
         )
-        leader = outcome.best_score() if found.leader is None else known[settings[racing[found.leader]].number]
-        return outcome.curve[-1][0], leader, found.winner is not None
+        chosen = ahead if found.winner is None else racing[found.winner]
+        return outcome.curve[-1][0], known[settings[chosen].number], found.winner is not None
 
     def confirm(self, trials: int, seed: int) -> tuple[float, Trial, bool]:
         """The same of a search and a confirmation of the three best settings and the rivals over three seeds."""
