@@ -29,7 +29,8 @@ _NOISE = (math.log(0.2), 0.7)
 _LENGTH = (math.log(0.5), 0.7)
 _MOST_STEPS = 30
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @cache
