@@ -274,3 +274,28 @@ def test_points_to_be_tried_leave_room_for_the_race(tiny: dict[str, Any]) -> Non
     tiny["enqueue"] = [{"loss.edge_weight": 0.1 + 0.1 * i} for i in range(23)]
     with pytest.raises(ConfigError, match=r"search\.trials: got 24, must be at least 25"):
         config_of(tiny, 24)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"constraints": ["miou >= 0.385"]},
+        {"objectives": {"miou": "max", "gpu_seconds": "min"}, "scheduler": {"name": "none"}},
+        {"sampler": {"name": "model"}, "scheduler": {"name": "model"}},
+    ],
+    ids=["constraint", "objectives", "model"],
+)
+def test_a_race_beside_everything_that_a_search_may_have(
+    tiny: dict[str, Any], tmp_path: Path, search: dict[str, Any]
+) -> None:
+    engine = start(tmp_path / "e", config_of(tiny, 30, **search))
+    drive(engine, curve=luck)
+    engine.recorder.close()
+    again = [trial for trial in engine.trials.values() if trial.origin == "replicate"]
+    assert len(again) == 6 and all(trial.state == "COMPLETE" for trial in again)
+    assert replay(tmp_path / "e") == (34, [])
+    race = Leaderboard(tmp_path / "e").race()
+    leader = engine.trials[int(race["number"].iloc[0])]
+    assert leader.feasible is not False and race["seeds"].sum() == 6
+    if "constraints" in search:
+        assert any(trial.feasible is False for trial in engine.trials.values())
