@@ -82,31 +82,21 @@ def coverage(settings: int, seeds: int, kind: str, repeats: int) -> dict[str, An
         expected = Expected(truth[:, 0], np.eye(count), 1.0)
         for _ in range(count * seeds):
             known = [
-                Setting(
-                    i,
-                    "a" if drawn[i] else "b",
-                    bool(drawn[i]),
-                    float(truth[i, 0]),
-                    1.0,
-                    True,
-                    done[i],
-                    frozenset(done[i]),
-                )
-                for i in range(count)
+                Setting(i, "a" if d else "b", bool(d), True, done[i], frozenset(done[i])) for i, d in enumerate(drawn)
             ]
-            if (chosen := next_replicate(known, 1.0)) is None:
+            if (chosen := next_replicate(known, expected)) is None:
                 break
             number, seed = chosen
             done[number][seed] = float(truth[number, seed])
         scores = np.array([[mine.get(seed, np.nan) for seed in range(1, MOST_SEEDS + 1)] for mine in done])
         racing = np.isfinite(scores).any(1) | ~drawn
-        runs = ((i, seed, value) for i, mine in enumerate(done) for seed, value in mine.items())
+        ended = ((i, seed, value) for i, mine in enumerate(done) for seed, value in mine.items())
         found = standing(
             scores[racing],
             np.where(drawn, "a", "b")[racing].tolist(),
             drawn[racing],
             np.ones(racing.sum(), bool),
-            expected.after(runs).mean[racing],
+            expected.after(ended).mean[racing],
         )
         inside = (found.means.low <= means[racing]) & (means[racing] <= found.means.high)
         ran = np.isfinite(found.means.low)

@@ -97,6 +97,8 @@ def test_few_winners_are_false_where_all_settings_are_equal(
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "runners" / "bench"))
     race = importlib.import_module("race")
     assert race.false_winners(settings, seeds, "normal", 1000)["false"] <= 0.05
+    whole = race.coverage(3, 3, "far", 4)
+    assert whole["means"] > 0.6 and 3 < whole["runs"] <= 18, "three rivals far below need few runs"
 
 
 def test_the_table_has_fresh_seeds_only_and_names_a_winner() -> None:
