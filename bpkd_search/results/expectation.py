@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-# Without a model: of the variance of the scores of a method, how much is between its settings.
+# Of the variance of scores that nothing else explains, how much is between settings; the rest is between seeds.
 _BETWEEN = 0.6
 # Before anything is known of what all settings share in a seed: its deviation, in deviations between seeds.
 _SHARED = 2.0
@@ -81,11 +81,16 @@ def expected_of(
     if model is None or not (model.ready and model.encoding.width and inside):
         return Expected(mean, covariance, noise)
     try:
-        told = model.predict_together([p for p in (points[i] for i in inside) if p is not None])
-        noise = max(model.noise, 0.05 * spread)
+        told, spread_of = model.predict_together([p for p in (points[i] for i in inside) if p is not None])
+        unexplained = max(model.noise, 0.05 * spread)
     except (np.linalg.LinAlgError, ValueError, FloatingPointError):
         return Expected(mean, covariance, noise)
-    mean[inside], covariance[np.ix_(inside, inside)] = told
+    # What the model takes for noise is in part the setting's own: the same model with that share of its noise as a
+    # further term of each setting has this mean and this covariance.
+    mean[inside] = told + _BETWEEN * (scores[inside] - told)
+    own = _BETWEEN * (1 - _BETWEEN) * unexplained**2 * np.eye(len(inside))
+    covariance[np.ix_(inside, inside)] = (1 - _BETWEEN) ** 2 * spread_of + own
+    noise = float(np.sqrt(1 - _BETWEEN)) * unexplained
     fixed = np.flatnonzero(~drawn)
     covariance[fixed, fixed] = noise**2
     return Expected(mean, covariance, noise)

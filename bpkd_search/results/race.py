@@ -6,6 +6,7 @@ Every setting has its seeds in the same order, so differences are paired.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,7 @@ import pandas as pd
 from bpkd_search.experiment.schema import BASELINE, COMPLETE, FAILED, REPLICATE
 from bpkd_search.results.confirm import format_gain, label
 from bpkd_search.results.expectation import expected_of
-from bpkd_search.results.selection import FEWEST, leads
+from bpkd_search.results.selection import ERROR, FEWEST, leads
 from bpkd_search.results.shrinkage import Means, true_means
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ Array = np.ndarray[Any, Any]
 MOST_SEEDS = 10
 LOOKS = tuple(range(FEWEST, MOST_SEEDS + 1))
 # Critical values are those of the next of these numbers of settings: each takes up to a second to find.
-_SIZES = (4, 8, 16, 32, 64, 128, 256)
+# Few settings have their own: how well their spread is known depends on how many they are.
+_SIZES = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256)
 
 
 NO_WINNER = "No winner at this budget"
@@ -40,8 +42,9 @@ COLUMNS = (
 class Standing(NamedTuple):
     """How settings stand: their true means, the leader's position, its rivals', and the ends of its leads.
 
-    `low` and `high` are those of the leader's difference from each setting, corrected for all that could have led and
-    for every number of seeds at which one could have looked; `winner` is the leader if it beats every rival.
+    `low` and `high` are those of the leader's difference from each setting, corrected for the settings of its method
+    that could have led and for every number of seeds at which one could have looked; `winner` is the leader if it beats
+    every rival.
     """
 
     means: Means
@@ -74,17 +77,25 @@ def standing(
     known = np.where(able & np.isfinite(means.mean), means.mean if expected is None else expected, np.nan)
     if not np.isfinite(known).any():
         return Standing(means, None, np.zeros(len(scores), dtype=bool), nothing, nothing, None)
-    low, high = all_leads(scores)
+    low, high = all_leads(scores, methods)
     rivals = np.array([rivals_of(setting, methods) for setting in range(len(scores))])
     wins = rivals.any(1) & ((low > 0) | ~rivals).all(1) & np.isfinite(known)
     leader = int(np.nanargmax(np.where(wins, known, np.nan) if wins.any() else known))
     return Standing(means, leader, rivals[leader], low[leader], high[leader], leader if wins[leader] else None)
 
 
-def all_leads(scores: Array) -> tuple[Array, Array]:
-    """Return the ends of the differences of all pairs of settings, corrected as those of a `Standing`."""
-    size = next((size for size in _SIZES if size >= len(scores) - 1), len(scores) - 1)
-    return leads(scores, range(size), LOOKS)
+def all_leads(scores: Array, methods: Sequence[str]) -> tuple[Array, Array]:
+    """Return the ends of the differences of all pairs of settings, corrected as those of a `Standing`.
+
+    A false winner is one of a method's settings that ran often enough, and has beaten one of another method that is no
+    worse: the candidates are those of the method that has the most.
+    """
+    ran = [name for name, there in zip(methods, np.isfinite(scores).sum(1) >= FEWEST, strict=True) if there]
+    most = max(Counter(ran).values(), default=1)
+    candidates = most if len(set(methods)) > 1 else max(most - 1, 1)
+    size = next((size for size in _SIZES if size >= candidates), candidates)
+    # The one that they are compared with may win too: all have the same share in the error.
+    return leads(scores, range(size), LOOKS, ERROR * size / (size + 1))
 
 
 def summarise(

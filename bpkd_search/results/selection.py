@@ -65,11 +65,11 @@ def paired(scores: Array) -> Paired:
 
 
 @lru_cache(maxsize=64)
-def critical(candidates: int, settings: int, looks: tuple[int, ...]) -> dict[int, float]:
+def critical(candidates: int, settings: int, looks: tuple[int, ...], error: float = ERROR) -> dict[int, float]:
     """Return what the ratio of a candidate's lead has to exceed, for each number of seeds in `looks`.
 
     If none of the `candidates` among `settings` is better than the one it is compared with, and noise is normal with
-    one variance, any of them exceeds its value at any look with a probability of `ERROR`; every look has the same
+    one variance, any of them exceeds its value at any look with a probability of `error`; every look has the same
     share in that. For one candidate and one look this is close to Student's t, for more candidates to Dunnett's
     test. Found by simulation, always with the same draws.
     """
@@ -82,7 +82,7 @@ def critical(candidates: int, settings: int, looks: tuple[int, ...]) -> dict[int
     largest = np.concatenate([np.array(part) for part in parts], axis=1)
     # The share of draws whose value at that look is at least as large.
     rare = 1 - largest.argsort(axis=1).argsort(axis=1) / largest.shape[1]
-    share = float(np.quantile(rare.min(axis=0), ERROR))
+    share = float(np.quantile(rare.min(axis=0), error))
     return {seeds: float(np.quantile(row, 1 - share)) for seeds, row in zip(looks, largest, strict=True)}
 
 
@@ -128,18 +128,20 @@ def probability_best(scores: Array, seed: int = 0) -> Array:
     return found
 
 
-def leads(scores: Array, candidates: Sequence[int], looks: tuple[int, ...] | None = None) -> tuple[Array, Array]:
+def leads(
+    scores: Array, candidates: Sequence[int], looks: tuple[int, ...] | None = None, error: float = ERROR
+) -> tuple[Array, Array]:
     """Return the lower and upper ends of the differences of all pairs, corrected for the number of `candidates`.
 
     `candidates` are those settings, by position in `scores` [settings, seeds], among which the leader is chosen; an
     interval of the leader covers the true difference in at least 95 % of cases, whichever leads. `looks`
-    are the numbers of seeds at which one may look; by default there is one look, now. NaN where a pair shares fewer
-    than two seeds or a number that is no look.
+    are the numbers of seeds at which one may look; by default there is one look, now. `error` is how often any of the
+    candidates may be called better by chance. NaN where a pair shares fewer than two seeds or a number that is no look.
     """
     found = paired(scores)
     half = np.full(found.gain.shape, np.nan)
     for seeds in {int(n) for n in np.unique(found.seeds) if n > 1}:
-        values = critical(len(candidates), len(scores), looks or (seeds,))
+        values = critical(len(candidates), len(scores), looks or (seeds,), error)
         if seeds in values:
             half = np.where(found.seeds == seeds, values[seeds] * np.sqrt(found.variance / seeds), half)
     return found.gain - half, found.gain + half

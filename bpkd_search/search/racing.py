@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 # A setting of the leader's own method is worth a seed while it may be expected to gain so much, in deviations between
 # seeds, over the leader: among settings that are as good as equal, which one leads does not matter.
-GAIN = 0.05
+GAIN = 0.1
 # A setting of another method that has not run again is a rival while it is this few standard deviations behind.
 NEAR = 1.64
 
@@ -91,6 +91,6 @@ def _unbeaten(settings: Sequence[Setting], leader: int, rivals: Sequence[int]) -
             scores[place, seed - 1] = value
     if not np.isfinite(scores).any():
         return list(rivals)
-    low, _ = all_leads(scores)
+    low, _ = all_leads(scores, [settings[i].method for i in racing])
     beaten = {i for place, i in enumerate(racing) if low[racing.index(leader), place] > 0}
     return [i for i in rivals if i not in beaten]

@@ -6,8 +6,8 @@
 
 `false` and `coverage` draw scores as `winners.py` does: a true mean, what all settings share in a seed (deviation 0.5;
 in `coverage` also 1.3, the most of the recorded tables), and noise, whose deviation is the unit. In `false` all
-settings but one are of one method, the hardest case, and a winner counts at any number of seeds up to the last, so that
-no choice of what runs next can name more. In `coverage` the race itself chooses, for as many runs as if each setting
+settings but one are of one method, the hardest case, all have the same seeds, and a winner counts at any number of them
+up to the last. In `coverage` the race itself chooses, for as many runs as if each setting
 got so many seeds; "equal" are equal settings, "apart" draws of deviation 1, "far" equal ones and three rivals 5 below.
 
 `tables` runs whole searches in simulated time beside four fixed rivals, recorded settings at the quantiles 0.5, 0.7,
@@ -24,6 +24,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -32,13 +33,13 @@ from typing import Any
 import numpy as np
 from winners import draw, show
 
-from bpkd_search.config import SearchConfig, load_search
+from bpkd_search.config import RunConfig, SearchConfig, load_search
 from bpkd_search.config.points import BASELINES, run_at
 from bpkd_search.experiment.schema import BASELINE, REPLICATE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.results.expectation import Expected
-from bpkd_search.results.race import LOOKS, MOST_SEEDS, standing
-from bpkd_search.results.selection import critical, leads, paired
+from bpkd_search.results.race import LOOKS, MOST_SEEDS, all_leads, standing
+from bpkd_search.results.selection import leads
 from bpkd_search.search.backends import Report, TableBackend, read_table
 from bpkd_search.search.contenders import Known, contenders
 from bpkd_search.search.racing import Setting, next_replicate
@@ -46,20 +47,20 @@ from bpkd_search.search.simulate import Outcome, simulate_search
 
 Array = np.ndarray[Any, Any]
 HERE = Path(__file__).parent
-SIZES = (4, 8, 16, 32)
 
 
 def false_winners(settings: int, seeds: int, noise: str, repeats: int) -> dict[str, Any]:
-    """How often one of `settings` - 1 equal settings beats the last one at any look up to `seeds`."""
+    """How often one of `settings` - 1 equal settings beats the last one at any look up to `seeds`, or it beats all."""
     rng = np.random.default_rng([settings, seeds, len(noise)])
-    scores = draw(rng, np.zeros(settings), seeds, repeats, noise)
-    size = next(size for size in SIZES if size >= settings - 1)
-    values = critical(size, settings, LOOKS)
-    named = np.zeros(repeats, dtype=bool)
-    for look in range(LOOKS[0], seeds + 1):
-        ratio = paired(scores[..., :look]).ratio()[:, :-1, -1]
-        named |= (ratio > values[look]).any(1)
-    return {"false": float(named.mean())}
+    methods = ["a"] * (settings - 1) + ["b"]
+    named = 0
+    for scores in draw(rng, np.zeros(settings), seeds, repeats, noise):
+        for look in range(LOOKS[0], seeds + 1):
+            low, _ = all_leads(scores[:, :look], methods)
+            if (low[:-1, -1] > 0).any() or (low[-1, :-1] > 0).all():
+                named += 1
+                break
+    return {"false": named / repeats}
 
 
 def coverage(settings: int, seeds: int, kind: str, repeats: int) -> dict[str, Any]:
@@ -148,6 +149,10 @@ class Seeds(TableBackend):
         }
 
 
+def with_seed(trial: Trial, seed: int) -> RunConfig:
+    return trial.run.model_copy(update={"train": trial.run.train.model_copy(update={"seed": seed})})
+
+
 class Rivals:
     """The searches of one table: their configuration, reports, and the fixed rivals."""
 
@@ -168,12 +173,15 @@ class Rivals:
         return self.backend.mean(self.backend.nearest(trial), self.metric)
 
     def search(self, trials: int, seed: int, replicates: str | None) -> Outcome:
+        """A search with one of the three recorded seeds; `seed` is the sampler's."""
         sampler, scheduler = ({"name": name} for name in self.strategy)
         changes: dict[str, Any] = {"trials": trials, "seed": seed, "replicates": replicates}
         changes |= {"sampler": sampler, "scheduler": scheduler}
         tree = self.config.model_dump(mode="json", by_alias=True)
         tree["search"] |= changes
-        return simulate_search(SearchConfig.model_validate(tree), self.backend, slots=4, fixed=self.fixed)
+        tree["train"]["seed"] = seed % 3
+        fixed = [replace(trial, run=with_seed(trial, seed % 3)) for trial in self.fixed]
+        return simulate_search(SearchConfig.model_validate(tree), self.backend, slots=4, fixed=fixed)
 
     def race(self, trials: int, seed: int) -> tuple[float, Trial, bool]:
         """GPU-seconds, the setting handed over, and whether it is named the winner."""
@@ -181,7 +189,7 @@ class Rivals:
         known = outcome.engine.trials
         engine = outcome.engine
         race = contenders(
-            Known(known, self.config.train.seed, self.metric, 1.0, engine.tried, engine.model),
+            Known(known, seed % 3, self.metric, 1.0, engine.tried, engine.model),
             [trial for trial in known.values() if trial.origin == REPLICATE],
         )
         if race is None:
@@ -212,9 +220,8 @@ class Rivals:
         scores = np.empty((len(runs), 3))
         for row, trial in enumerate(runs):
             for again in range(3):
-                train = trial.run.train.model_copy(update={"seed": again + 1})
-                run = trial.run.model_copy(update={"train": train})
-                report = self.backend.report(Trial(0, "", "", run), self.backend.epochs)
+                run = Trial(0, "", "", with_seed(trial, seed % 3 + again + 1))
+                report = self.backend.report(run, self.backend.epochs)
                 scores[row, again] = report[self.metric]
                 cost += report["gpu_seconds"]
         first = int(scores[: len(best)].mean(1).argmax())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pytest
 
 from bpkd_search.results.expectation import Expected, expected_of
+from bpkd_search.surrogate.model import Model
 
 
 def test_further_seeds_are_what_conditioning_a_normal_distribution_gives() -> None:
@@ -46,3 +50,23 @@ def test_scores_are_drawn_towards_the_mean_of_their_method_and_baselines_stay() 
     found = expected_of(scores, ["ce", "a", "a", "b", "b"], np.array([False, True, True, True, True]))
     assert found.mean == pytest.approx([0.1, 0.6 - 0.06, 0.6 + 0.06, 0.2 - 0.06, 0.2 + 0.06])
     assert found.noise == pytest.approx(np.sqrt(0.4 * 0.02)), "by what differs within methods, not between them"
+
+
+def test_what_a_model_does_not_explain_is_in_part_the_settings_own() -> None:
+    rng = np.random.default_rng(1)
+    root, noise, share = rng.normal(size=(4, 4)), 0.5, 0.6
+    smooth, scores = root @ root.T, rng.normal(size=4)
+    # The model knows a smooth function and noise; a share of that noise is a term of each setting that stays.
+    gain = smooth @ np.linalg.inv(smooth + noise**2 * np.eye(4))
+    told = SimpleNamespace(
+        ready=True,
+        encoding=SimpleNamespace(width=1),
+        noise=noise,
+        predict_together=lambda points: (gain @ scores, smooth - gain @ smooth),
+    )
+    own = smooth + share * noise**2 * np.eye(4)
+    gain_own = own @ np.linalg.inv(smooth + noise**2 * np.eye(4))
+    found = expected_of(scores, ["a"] * 4, np.ones(4, dtype=bool), cast(Model, told), [{"x": i} for i in range(4)])
+    assert np.allclose(found.mean, gain_own @ scores)
+    assert np.allclose(found.covariance, own - gain_own @ own)
+    assert found.noise == pytest.approx(np.sqrt(1 - share) * noise)

@@ -12,7 +12,7 @@ import pytest
 
 from bpkd_search.results.confirm import interval
 from bpkd_search.results.race import LOOKS, rivals_of, standing, summarise
-from bpkd_search.results.selection import leads
+from bpkd_search.results.selection import ERROR, leads
 from bpkd_search.results.shrinkage import true_means
 
 ROWS = [
@@ -83,7 +83,7 @@ def test_a_leader_has_to_beat_all_of_other_methods() -> None:
     drawn, able = np.array([True, True, False, False]), np.ones(4, dtype=bool)
     found = standing(near, ["bpkd", "bpkd", "ce", "cwd"], drawn, able)
     assert found.winner == found.leader and found.leader in (0, 1), "its own kind need not be told from it"
-    low, _ = leads(near, range(4), LOOKS)
+    low, _ = leads(near, range(2), LOOKS, ERROR * 2 / 3)
     assert (found.low[2:] == low[found.leader, 2:]).all() and (found.low[2:] > 0).all()
     assert standing(near[:2], ["bpkd", "bpkd"], drawn[:2], able[:2]).winner is None
     assert standing(near[:, :2], ["bpkd", "bpkd", "ce", "cwd"], drawn, able).winner is None, "two seeds name nobody"
@@ -97,6 +97,9 @@ def test_few_winners_are_false_where_all_settings_are_equal(
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "runners" / "bench"))
     race = importlib.import_module("race")
     assert race.false_winners(settings, seeds, "normal", 1000)["false"] <= 0.05
+    if settings == 2:
+        # Whole races, which either of the two may win.
+        assert race.coverage(2, seeds, "equal", 200)["false"] <= 0.05
     whole = race.coverage(3, 3, "far", 4)
     assert whole["means"] > 0.6 and 3 < whole["runs"] <= 18, "three rivals far below need few runs"
 
