@@ -197,15 +197,17 @@ def _verdict(lines: pd.DataFrame, found: Standing, metric: str) -> str:
         nearest = lines.iloc[where[np.argmin(found.low[where])]]
         gain = format_gain(nearest["lead"], nearest["lead_low"], nearest["lead_high"])
         return f"Winner, P >= 0.95: {name}, is better than {others}; nearest is {label(nearest)} ({gain})."
-    left = lines.iloc[where[~(found.low[where] > 0)]]
-    told = ", ".join(f"{label(other)}{_how(other)}" for _, other in left.iterrows())
-    return (
-        f"{NO_WINNER}: {name}, leads, and cannot be told from {told}."
-        if told
-        else (f"{NO_WINNER}: {name}, has nothing to be compared with.")
-    )
+    if not len(where):
+        return f"{NO_WINNER}: {name}, has nothing to be compared with."
+    known = np.isfinite(found.low[where])
+    alike = [_told(lines.iloc[i]) for i in where[known] if not found.low[i] > 0]
+    few = [_told(lines.iloc[i]) for i in where[~known]]
+    said = f", and cannot be told from {', '.join(alike)}" if alike else ""
+    if few:
+        said += f"; fewer than {FEWEST} seeds are shared with {', '.join(few)}"
+    return f"{NO_WINNER}: {name}, leads{said}."
 
 
-def _how(other: pd.Series) -> str:
+def _told(other: pd.Series) -> str:
     gain = format_gain(other["lead"], other["lead_low"], other["lead_high"])
-    return f" ({gain})" if gain else " (no shared seed)"
+    return f"{label(other)} ({gain or 'no shared seed'})"

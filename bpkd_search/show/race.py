@@ -37,7 +37,8 @@ def raced(board: Leaderboard) -> tuple[pd.DataFrame, list[str]]:
         " setting came into the race; it takes the settings that the search chose for draws of one distribution, so"
         " that the best of them is not taken for better than it is.",
         f"Differences from the leader are paired by seed; from {FEWEST} shared seeds on they have an interval, which is"
-        f" corrected for the number of settings and for {FEWEST} to {MOST_SEEDS} seeds at which the race may end.",
+        f" corrected for the settings of one method that have as many, and for {FEWEST} to {MOST_SEEDS} seeds at which"
+        " the race may end.",
         "The settings were chosen on this validation split: seeds do not show overfitting to its images.",
     ]
     return shown, [verdict, *limits]

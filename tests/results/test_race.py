@@ -130,7 +130,7 @@ def test_the_table_has_fresh_seeds_only_and_names_a_winner() -> None:
     ("scores", "said"),
     [
         ({}, "No winner at this budget: no setting ran with a second seed."),
-        ({2: [0.4, 0.41]}, "cannot be told from ce (no shared seed), cwd (no shared seed)."),
+        ({2: [0.4, 0.41]}, "leads; fewer than 3 seeds are shared with ce (no shared seed), cwd (no shared seed)."),
         ({2: [0.4, np.nan, 0.41], 0: [0.1, 0.12, 0.11]}, "No winner at this budget: ce, "),
     ],
 )
