@@ -16,6 +16,7 @@ from scipy.stats import norm
 from bpkd_search.config.search import REPLICATES
 from bpkd_search.results.expectation import Expected
 from bpkd_search.results.race import MOST_SEEDS, all_leads, rivals_of
+from bpkd_search.results.selection import FEWEST
 
 Array = np.ndarray[Any, Any]
 
@@ -65,7 +66,9 @@ def next_replicate(settings: Sequence[Setting], expected: Expected) -> tuple[int
     gain = apart * (norm.pdf(behind) - behind * norm.sf(behind))
     rivals = rivals_of(leader, [setting.method for setting in settings])
     near = [i for i in others if rivals[i] and (_races(settings[i]) or behind[i] < NEAR)]
-    unbeaten = sorted(_unbeaten(settings, leader, near), key=lambda i: (behind[i], i))
+    # With fewer seeds than `FEWEST` no rival counts as beaten, however far behind it is.
+    unbeaten = _unbeaten(settings, leader, near)
+    unbeaten.sort(key=lambda i: (len(settings[i].begun) >= FEWEST, behind[i], i))
     mates = [i for i in others if not rivals[i] and settings[i].able and gain[i] > GAIN * noise]
     mates.sort(key=lambda i: (-gain[i], i))
     # By turns: whom the leader has to beat, and which of the settings of its own method should lead.

@@ -89,6 +89,14 @@ def test_the_leader_meets_its_nearest_challenger_and_the_one_with_fewer_seeds_ru
     assert chosen([*rivals, ahead, both]) == (1, 1), "or the nearest rival"
 
 
+def test_rivals_with_too_few_seeds_to_be_beaten_come_before_the_nearest_goes_on() -> None:
+    leader, near = setting(7, 5.0, 5.0, 5.1, 4.9), setting(1, 4.9, 5.1, 4.8, 5.0, method="y")
+    far = [setting(0, 0.0, 0.1, 0.0, method="x"), setting(2, 1.0, 1.1, 0.9, method="z")]
+    assert chosen([leader, near, *far]) == (2, 3), "the nearer of those with two seeds"
+    done = [setting(0, 0.0, 0.1, 0.0, 0.1, method="x"), setting(2, 1.0, 1.1, 0.9, 1.0, method="z")]
+    assert chosen([leader, near, *done], 0.1) == (7, 4), "both far ones are beaten, the near one is not"
+
+
 def test_settings_that_are_as_good_as_equal_do_not_race_each_other() -> None:
     rivals = [setting(0, 0.0, method="x"), setting(1, 4.0, method="y")]
     pair = [setting(7, 5.0, begun=frozenset({1})), setting(8, 5.0)]
