@@ -295,7 +295,7 @@ def test_sigterm_to_rays_processes_too_ends_the_driver_within_seconds_with_a_hin
 ) -> None:
     """As batch systems send it: Ray is gone before the driver can stop its trials."""
     tiny["train"]["epochs"] = 200
-    path, out = space_file(tiny, tmp_path), tmp_path / "out"
+    path, out = space_file(tiny, tmp_path, search={"concurrent": 1}), tmp_path / "out"
     driver = subprocess.Popen(
         command("run", path, "--out", out), stdout=-1, stderr=-1, text=True, start_new_session=True
     )
