@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,17 @@ settings.load_profile("shared")
 
 # Wide enough that no message is wrapped, and no colours, wherever the tests run.
 os.environ.update(COLUMNS="200", NO_COLOR="1", TERM="dumb")
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end, so that no collection of garbage walks through their millions of objects."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Extension modules complain at the end of a process about what was never freed."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -307,20 +307,3 @@ def test_cudnn_may_choose_its_kernels_unless_runs_are_to_repeat(tiny: dict[str, 
     training.student.classifier.register_forward_hook(lambda *_: seen.add(torch.backends.cudnn.benchmark))
     training.train_epoch()
     assert seen == {not deterministic} and not torch.backends.cudnn.benchmark
-
-
-def test_clipping_counts_the_weights_of_the_loss(tiny: dict[str, Any]) -> None:
-    tiny["teacher"]["mode"] = "online"
-    tiny["space"], tiny["loss"] = {"loss.weight": {"float": [1, 2]}}, {"method": "feature_mse"}
-    run = run_of(tiny, grad_clip=0.01, amp="off")
-    prepared = prepare(run, lambda line: None)
-    store = prepared.open()
-    teacher = open_teacher(run, store.class_names, Path(prepared.teacher or ""), GPU)
-    training = Distillation(run.student, run.loss, run.train, store, teacher=teacher)
-    with training.train_mode():
-        training.step(*next(training.batches(0, 1)), progress=0.0)
-    of_loss = [weight.grad for weight in training.criterion.parameters()]
-    assert of_loss and all(gradient.is_cuda for gradient in of_loss)
-    gradients = [w.grad for w in training.student.parameters() if w.grad is not None] + of_loss
-    norm = torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients])).item()
-    assert norm == pytest.approx(0.01, rel=1e-3)

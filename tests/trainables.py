@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 
@@ -29,5 +30,23 @@ class Mortal(tune.Trainable):
         if mark is not None and not Path(mark).exists():
             Path(mark).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        reports = self.values["reports"]
+        return {"report": reports[self.epoch - 1], "done": self.epoch == len(reports)}
+
+
+class Hungry(tune.Trainable):
+    """A trial that gives the `reports` it is told, or is out of memory where it has fewer CPUs than it `needs`."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.values, self.epoch = dict(new_config), 0
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if ray.get_runtime_context().get_assigned_resources()["CPU"] < self.values["needs"]:
+            return {"failure": "oom", "message": "CUDA out of memory. Tried to allocate 2 GiB", "done": True}
+        self.epoch += 1
         reports = self.values["reports"]
         return {"report": reports[self.epoch - 1], "done": self.epoch == len(reports)}

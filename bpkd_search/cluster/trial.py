@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -120,6 +121,9 @@ class DistillationTrial(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the first trial of this process."""
+        # Imported code stays; without this, the garbage collection before each trial walks through all of it.
+        if not gc.get_freeze_count():
+            gc.freeze()
         self._cache = ProcessCache()
         self._poisoned = False
         self._files: TrialFiles | None = None

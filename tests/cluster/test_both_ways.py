@@ -7,36 +7,16 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from ray import tune
-
 from bpkd_search.cluster.connection import connect_ray
 from bpkd_search.cluster.driver import run_on_ray
 from bpkd_search.cluster.slots import Slots
-from bpkd_search.config import RunConfig, SearchConfig
+from bpkd_search.config import SearchConfig
 from bpkd_search.config.load import parse
-from bpkd_search.config.points import to_tree
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.search.backends import CurveBackend
 from bpkd_search.search.engine import Engine
 from bpkd_search.search.simulate import simulate_search
-
-
-class Replayed(tune.Trainable):
-    """A trial that reports a made-up curve."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        search = parse(SearchConfig, deepcopy(new_config["search"]), "test")
-        run = RunConfig.model_validate(new_config["run"])
-        self.backend, self.trial, self.epoch = CurveBackend(search), Trial(new_config["number"], "x", "x", run), 0
-        return True
-
-    def step(self) -> dict[str, Any]:
-        self.epoch += 1
-        report = self.backend.report(self.trial, self.epoch)
-        return {"report": json.dumps(report), "done": report["final"]}
+from tests.trainables import Mortal
 
 
 def test_the_same_results_lead_to_the_same_trials_stops_and_states(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -49,9 +29,10 @@ def test_the_same_results_lead_to_the_same_trials_stops_and_states(tiny: dict[st
         engine = Engine(config, tmp_path, "test", fixed=())
 
         def task(trial: Trial) -> dict[str, Any]:
-            return {"number": trial.number, "run": to_tree(trial.run), "search": tiny}
+            curve = [CurveBackend(config).report(trial, epoch) for epoch in range(1, 10)]
+            return {"epoch": trial.epoch, "reports": list(map(json.dumps, curve)), "dies_at": {}}
 
-        run_on_ray(engine, tmp_path, Slots(1, 1, 0), Replayed, task)
+        run_on_ray(engine, tmp_path, Slots(1, 1, 0), Mortal, task)
         engine.recorder.close()
     assert engine.states == simulated.states
     assert "PRUNED" in engine.states.values()

@@ -25,11 +25,12 @@ def test_a_second_search_begins_with_the_best_of_the_first(
     one_ray: None, tiny_search: Callable[[], dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     memory = tmp_path / "memory"
-    first = run_search(config_of(tiny_search(), memory, "first", trials=3, concurrent=1), tmp_path / "first")
+    tree, search = tiny_search(), {"trials": 3, "concurrent": 1, "scheduler": {"name": "none"}}
+    tree["train"]["epochs"] = 1
+    first = run_search(config_of(tree, memory, "first", **search), tmp_path / "first")
     (file,) = memory.iterdir()
     assert f"memory: the table of this search is {file}" in capfd.readouterr().err
-    config = config_of(tiny_search(), memory, "second", trials=3, concurrent=1, seed=5)
-    second = run_search(config, tmp_path / "second")
+    second = run_search(config_of(tree, memory, "second", **search, seed=5), tmp_path / "second")
     assert len(list(memory.iterdir())) == 2
     names = ["loss.edge_weight", "loss.edge_width"]
     given = second.trials()

@@ -55,6 +55,7 @@ def test_steps_and_packing_in_a_tiny_form(gpu: ModuleType, tmp_path: Path, capsy
     assert "not measured" in shown
 
 
+@pytest.mark.long  # three searches on Ray, with a process for each trial of one of them
 def test_tests_and_search_in_a_tiny_form(gpu: ModuleType, tmp_path: Path) -> None:
     assert gpu.main(["--out", str(tmp_path), "--device", "cpu", "--tiny", "--parts", "tests", "search"]) == 0
     found = json.loads((tmp_path / "verdict.json").read_text())

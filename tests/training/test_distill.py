@@ -479,18 +479,31 @@ def test_a_gpu_without_bfloat16_trains_in_float16_with_a_scaled_loss(
     assert all(torch.equal(value, weights(continued)[name]) for name, value in weights(half).items())
 
 
-def test_clipping_counts_the_weights_of_the_loss(tiny: dict[str, Any]) -> None:
-    tiny["teacher"]["mode"] = "online"
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")],
+        ),
+    ],
+)
+def test_clipping_counts_the_weights_of_the_loss(tiny: dict[str, Any], device: str) -> None:
+    tiny["teacher"]["mode"], tiny["teacher"]["train"]["device"] = "online", device
     tiny["space"], tiny["loss"] = {"loss.weight": {"float": [1, 2]}}, {"method": "feature_mse"}
-    config = base(tiny, train__grad_clip=0.01)
+    config = base(tiny, train__grad_clip=0.01, train__device=device, train__amp="off")
     prepared = prepare(config, lambda line: None)
     store = prepared.open()
-    teacher = open_teacher(config, store.class_names, Path(prepared.teacher or ""), CPU)
+    teacher = open_teacher(config, store.class_names, Path(prepared.teacher or ""), torch.device(device))
     run = Distillation(config.student, config.loss, config.train, store, teacher=teacher)
     with run.train_mode():
         run.step(*next(run.batches(0, 1)), progress=0.0)
-    gradients = [w.grad for w in (*run.student.parameters(), *run.criterion.parameters()) if w.grad is not None]
-    assert torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients])).item() == pytest.approx(0.01, rel=1e-3)
+    of_loss = [weight.grad for weight in run.criterion.parameters()]
+    assert of_loss and all(gradient.device.type == device for gradient in of_loss)
+    gradients = [weight.grad for weight in run.student.parameters() if weight.grad is not None] + of_loss
+    norm = torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients])).item()
+    assert norm == pytest.approx(0.01, rel=1e-3)
 
 
 def test_compiling_is_not_counted_and_changes_nothing(

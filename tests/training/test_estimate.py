@@ -71,6 +71,7 @@ def test_sizes_that_differ_are_taken_from_some_images(tiny: dict[str, Any], tmp_
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new(mode, size).save(path)
     given = ["data.kind=folder", f"data.root={tmp_path / 'data'}", "data.folder={class_names: [a, b]}"]
+    given.append("teacher.train.epochs=1")
     run = a_run(tiny, *given, "data.views=auto", "teacher.mode=maps", f"data.views_dir={tmp_path / 'cache'}")
     expected = figures(run)
     prepare(run, lambda line: None)

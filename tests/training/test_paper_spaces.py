@@ -38,7 +38,7 @@ SMALL = {
     "pascal_context": ["data.resize={long: 64}", "data.crop=[64,64]"],
 }
 SHRINK = 8
-NARROW = ["teacher.channels=32", "student.channels=16"]
+NARROW = ["teacher.encoder=resnet18_v1c", "teacher.channels=32", "student.channels=16"]
 
 
 def trained(name: str, folder: Path, *overrides: str, shrink: int = 1, images: int = 3) -> dict[str, Any]:
