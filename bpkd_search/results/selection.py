@@ -22,6 +22,8 @@ SHARED = 2
 # Below this many seeds, nothing is said of which setting is the best.
 FEWEST = 3
 DRAWS = 20_000
+# Of settings with unequal seeds, the next smaller of these counts: critical values take up to a second to find.
+_COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 
 
 class Paired(NamedTuple):
@@ -64,7 +66,7 @@ def paired(scores: Array) -> Paired:
     return Paired(seeds, gain, variance)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def critical(candidates: int, settings: int, looks: tuple[int, ...], error: float = ERROR) -> dict[int, float]:
     """Return what the ratio of a candidate's lead has to exceed, for each number of seeds in `looks`.
 
@@ -140,8 +142,14 @@ def leads(
     """
     found = paired(scores)
     half = np.full(found.gain.shape, np.nan)
+    there = np.isfinite(scores)
+    free = int(there.sum() - there.any(0).sum() - there.any(1).sum()) + 1
     for seeds in {int(n) for n in np.unique(found.seeds) if n > 1}:
-        values = critical(len(candidates), len(scores), looks or (seeds,), error)
+        # The noise is as well known as from so many settings with this number of seeds each.
+        settings = min(1 + free // (seeds - 1), len(scores))
+        if settings < len(scores):
+            settings = max(count for count in _COUNTS if count <= max(settings, 2))
+        values = critical(len(candidates), settings, looks or (seeds,), error)
         if seeds in values:
             half = np.where(found.seeds == seeds, values[seeds] * np.sqrt(found.variance / seeds), half)
     return found.gain - half, found.gain + half

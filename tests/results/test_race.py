@@ -98,8 +98,9 @@ def test_few_winners_are_false_where_all_settings_are_equal(
     race = importlib.import_module("race")
     assert race.false_winners(settings, seeds, "normal", 1000)["false"] <= 0.05
     if settings == 2:
-        # Whole races, which either of the two may win.
+        # Whole races, which either of the two may win; also beside far rivals, which get fewer seeds.
         assert race.coverage(2, seeds, "equal", 200)["false"] <= 0.05
+        assert race.coverage(2, seeds, "far", 200)["false"] <= 0.05
     whole = race.coverage(3, 3, "far", 4)
     assert whole["means"] > 0.6 and 3 < whole["runs"] <= 18, "three rivals far below need few runs"
 

@@ -53,6 +53,20 @@ def test_looking_more_often_asks_for_more() -> None:
     assert np.any(wrong, axis=0).mean() == pytest.approx(0.025, abs=0.008)
 
 
+def test_settings_with_fewer_seeds_tell_less_of_the_noise() -> None:
+    looks, rng = (3, 4, 5), np.random.default_rng(5)
+    scores = rng.normal(size=(5, 5))
+    low, _ = leads(scores, [0], looks)
+    found = paired(scores)
+    assert (found.gain - low)[0, 1] == pytest.approx(critical(1, 5, looks)[5] * np.sqrt(found.variance[0, 1] / 5))
+    # 13 scores less 5 settings and 4 differences of seeds leave 4 degrees of freedom, those of two settings.
+    scores[2:, 1:] = np.nan
+    low, _ = leads(scores, [0], looks)
+    found = paired(scores)
+    assert (found.gain - low)[0, 1] == pytest.approx(critical(1, 2, looks)[5] * np.sqrt(found.variance[0, 1] / 5))
+    assert critical(1, 2, looks)[5] > 1.2 * critical(1, 5, looks)[5]
+
+
 def test_intervals_of_the_leader_cover_what_is_true() -> None:
     rng, covered = np.random.default_rng(3), 0
     truth = np.array([0.0, 0.3, 0.3, 0.3, 0.1])
