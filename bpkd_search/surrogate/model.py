@@ -217,7 +217,8 @@ class Model:
         return np.array(list(self._vectors.values())).reshape(-1, self.encoding.width)
 
     def silent(self) -> Vectors:
-        """The encoded points of trials about whose end the model has heard nothing yet."""
+        """The encoded points of trials about whose end the model has heard nothing yet; needs `can_propose`."""
+        self._fitted()  # what it has heard of is told by the newest fit
         heard = set(self._rows)
         quiet = [n for n, evidence in self.evidence.items() if n not in heard and evidence.value is None]
         return np.array([self._vectors[n] for n in quiet]).reshape(-1, self.encoding.width)

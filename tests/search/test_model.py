@@ -264,6 +264,23 @@ def test_a_modelled_search_stops_trials_replays_and_resumes_exactly(tiny: dict[s
     )
 
 
+def test_what_the_model_has_heard_of_does_not_depend_on_when_it_was_asked_before(tiny: dict[str, Any]) -> None:
+    def told(asked_early: bool) -> Model:
+        model = Model(config_of(tiny).space, ("miou",), early="miou", rounds=4)
+        for number in range(6):
+            model.asked(number, {"loss.edge_width": 3, "loss.edge_weight": 1.0 + number, "loss.body_weight": 1.0})
+            if number < 5:
+                model.reported(number, 1, {"miou": 0.3 + 0.01 * number})
+            if asked_early and model.can_propose:
+                model.silent()
+        model.reported(5, 1, {"miou": 0.3})
+        return model
+
+    # Without a fit before, as after a restart, and with one from before the last report.
+    assert told(False).can_propose
+    assert len(told(False).silent()) == len(told(True).silent()) == 0
+
+
 def test_no_trial_is_stopped_in_its_first_half_or_before_eight_have_run_in_full(tiny: dict[str, Any]) -> None:
     config = config_of(tiny, 32)
     ended: list[tuple[str, int]] = []
