@@ -62,15 +62,26 @@ def rivals_of(leader: int, methods: Sequence[str]) -> Array:
     return np.asarray(others if others.any() else np.arange(len(names)) != leader)
 
 
+def best_of_methods(mean: Array, methods: Sequence[str], able: Array) -> list[int]:
+    """Return the positions of the settings that no race can pass over, by what is expected of all.
+
+    That is the best of each method that is `able` to lead; where there is one method, the two best.
+    """
+    known = [i for i in np.argsort(-mean, kind="stable").tolist() if able[i] and np.isfinite(mean[i])]
+    if len(set(methods)) == 1:
+        return known[:2]
+    return list({methods[i]: i for i in reversed(known)}.values())
+
+
 def standing(
     scores: Array, methods: Sequence[str], drawn: Array, able: Array, expected: Array | None = None
 ) -> Standing:
     """Return how settings stand by `scores` [settings, seeds], NaN where there is none; higher is better.
 
-    `drawn` are those that a search chose, `able` those that may lead: the others failed or break a constraint. The
-    leader is a setting that beats all its rivals; of several, or where there is none, of all that have a score, the one
-    whose mean is `expected` to be the best by all that is known; by default, by these scores. Whichever leads,
-    intervals hold.
+    `drawn` are those that a search chose, `able` those that may lead: the others failed or break a constraint, and need
+    not be beaten. The leader is a setting that beats all its rivals; of several, or where there is none, of all that
+    have a score, the one whose mean is `expected` to be the best by all that is known; by default, by these scores.
+    Whichever leads, intervals hold.
     """
     means = true_means(scores, drawn)
     nothing = np.full(len(scores), np.nan)
@@ -78,7 +89,7 @@ def standing(
     if not np.isfinite(known).any():
         return Standing(means, None, np.zeros(len(scores), dtype=bool), nothing, nothing, None)
     low, high = all_leads(scores, methods)
-    rivals = np.array([rivals_of(setting, methods) for setting in range(len(scores))])
+    rivals = np.array([rivals_of(setting, methods) for setting in range(len(scores))]) & able
     wins = rivals.any(1) & ((low > 0) | ~rivals).all(1) & np.isfinite(known)
     leader = int(np.nanargmax(np.where(wins, known, np.nan) if wins.any() else known))
     return Standing(means, leader, rivals[leader], low[leader], high[leader], leader if wins[leader] else None)
@@ -103,19 +114,20 @@ def summarise(
 ) -> pd.DataFrame:
     """Return one row per setting of the race, the leader first, from the rows of `Leaderboard.trials`.
 
-    In the race are the baselines and the settings that ran again; `searched` is what the model of the space is made of.
+    In the race are the baselines, the settings that ran again, and the one of each method that is expected to be its
+    best; `searched` is what the model of the space is made of.
 
     Columns: number (of the trial whose setting it is), method, origin, seeds (fresh ones with a value), failed,
     expected (mean over seeds, by all trials and by the fresh seeds, see `expectation`), mean (by the fresh seeds alone)
     with its 95 % interval (`low`, `high`), see `shrinkage.true_means`, and the leader's difference from it with its
     corrected interval (`lead`, `lead_low`, `lead_high`), see `Standing`. `attrs` holds metric, winner (a number or
-    None), verdict (a sentence), and ahead: the number of the setting outside the race that is expected to be better
-    than all in it, and its expected mean, or None.
+    None), verdict (a sentence), and ahead: the number of a setting without a further seed that is expected to be better
+    than all that have one, and its expected mean, or None.
     """
     sign = 1.0 if direction == "max" else -1.0
     again = rows[rows["origin"] == REPLICATE]
     table = pd.DataFrame(columns=COLUMNS, index=pd.RangeIndex(1, 1, name="rank"))
-    verdict = f"{NO_WINNER}: no setting ran with a second seed."
+    verdict = f"{NO_WINNER}: no setting ran in full with a second seed."
     table.attrs.update(metric=metric, winner=None, verdict=verdict, ahead=None)
     full = again[(again["state"] == COMPLETE) & again[metric].notna()]
     if full.empty:
@@ -123,10 +135,11 @@ def summarise(
     failures = again[again["state"] == FAILED]["replicate_of"].value_counts()
     able = rows["feasible"].ne(False).fillna(True) & ~rows["number"].isin(failures.index)
     expected = _expected(rows, full, metric, sign, searched)
-    ahead = max((n for n in rows["number"][able].astype(int) if n in expected), key=lambda n: expected[n], default=-1)
-    racing = again["replicate_of"].dropna().astype(int)
-    chosen = (rows["origin"] == BASELINE) & (rows["state"] == COMPLETE) | rows["number"].isin(racing)
-    settings = rows[chosen].sort_values("number")
+    known = rows[rows["number"].isin(expected)].sort_values("number")
+    hopes = np.array([expected[int(number)] for number in known["number"]])
+    leading = best_of_methods(hopes, known["method"].astype(str).tolist(), able[known.index].to_numpy(dtype=bool))
+    racing = {*again["replicate_of"].dropna().astype(int), *known["number"].iloc[leading].astype(int)}
+    settings = known[(known["origin"] == BASELINE) | known["number"].isin(racing)]
     seeds = sorted(full["seed"].unique())
     numbers, methods = settings["number"].astype(int).tolist(), settings["method"].astype(str).tolist()
     scores = np.full((len(numbers), len(seeds)), np.nan)
@@ -135,7 +148,8 @@ def summarise(
     failed = np.array([int(failures.get(number, 0)) for number in numbers])
     drawn = (settings["origin"] != BASELINE).to_numpy(dtype=bool)
     means = np.array([expected.get(number, np.nan) for number in numbers])
-    found = standing(scores, methods, drawn, able[chosen].loc[settings.index].to_numpy(dtype=bool), means)
+    fit = able[settings.index].to_numpy(dtype=bool)
+    found = standing(scores, methods, drawn, fit, means)
     lines = pd.DataFrame({"number": numbers, "method": methods, "origin": settings["origin"].astype(str).to_numpy()})
     lines = lines.assign(
         seeds=np.isfinite(scores).sum(1), failed=failed, expected=sign * means, mean=sign * found.means.mean
@@ -155,10 +169,15 @@ def summarise(
     order = np.lexsort((np.arange(len(numbers)), -np.nan_to_num(means, nan=-np.inf)))
     places = [first, *(i for i in order if i != first)] if found.leader is not None else list(order)
     table = lines.iloc[places].set_axis(pd.RangeIndex(1, len(lines) + 1, name="rank"))
-    verdict = _verdict(lines, found, metric)
+    out = rows[(rows["origin"] == BASELINE) & (rows["state"] == FAILED)]
+    verdict = _verdict(lines, found, metric, [label(row) for _, row in [*out.iterrows(), *lines[~fit].iterrows()]])
     winner = None if found.winner is None else numbers[found.winner]
-    better = None if ahead in (-1, *numbers) else (ahead, sign * expected[ahead])
-    table.attrs.update(metric=metric, winner=winner, verdict=verdict, ahead=better)
+    hope = np.where(fit, means, -np.inf)
+    waits = int(hope.argmax())
+    ahead = None
+    if fit.any() and hope[waits] > hope[lines["seeds"] > 0].max():
+        ahead = numbers[waits], sign * float(means[waits])
+    table.attrs.update(metric=metric, winner=winner, verdict=verdict, ahead=ahead)
     return table
 
 
@@ -169,6 +188,8 @@ def _expected(
     from bpkd_search.results.estimates import fitted
 
     first = rows[(rows["origin"] != REPLICATE) & (rows["state"] == COMPLETE) & rows[metric].notna()]
+    # A point that was given a training seed of its own does not race.
+    first = first[first["seed"] == first["seed"].mode().iloc[0]]
     numbers = sorted(int(number) for number in first["number"])
     first = first.set_index("number").loc[numbers]
     points = {} if searched is None else {trial.number: trial.point for trial in searched.trials}
@@ -185,27 +206,33 @@ def _expected(
     return dict(zip(numbers, found.mean.tolist(), strict=True))
 
 
-def _verdict(lines: pd.DataFrame, found: Standing, metric: str) -> str:
+def _verdict(lines: pd.DataFrame, found: Standing, metric: str, out: Sequence[str]) -> str:
+    left = f" Not compared, as it failed or breaks a constraint: {_listed(out)}." if out else ""
     if found.leader is None:
-        return f"{NO_WINNER}: no setting that may lead ran in full with a second seed."
+        return f"{NO_WINNER}: no setting that may lead ran in full with a second seed.{left}"
     row = lines.iloc[found.leader]
     interval = "" if np.isnan(row["low"]) else f" [{row['low']:.4f}, {row['high']:.4f}]"
-    name = f"{label(row)}, expected mean {metric} {row['mean']:.4f}{interval} over {row['seeds']} fresh seeds"
+    name = f"{label(row)}, mean {metric} {row['mean']:.4f}{interval} by {row['seeds']} fresh seeds"
     where = np.flatnonzero(found.rivals)
     others = "every other method" if set(lines["method"].iloc[where]) - {row["method"]} else "every other setting"
     if found.winner is not None:
         nearest = lines.iloc[where[np.argmin(found.low[where])]]
         gain = format_gain(nearest["lead"], nearest["lead_low"], nearest["lead_high"])
-        return f"Winner, P >= 0.95: {name}, is better than {others}; nearest is {label(nearest)} ({gain})."
+        return f"Winner, P >= 0.95: {name}, is better than {others}; nearest is {label(nearest)} ({gain}).{left}"
     if not len(where):
-        return f"{NO_WINNER}: {name}, has nothing to be compared with."
-    known = np.isfinite(found.low[where])
-    alike = [_told(lines.iloc[i]) for i in where[known] if not found.low[i] > 0]
-    few = [_told(lines.iloc[i]) for i in where[~known]]
-    said = f", and cannot be told from {', '.join(alike)}" if alike else ""
-    if few:
-        said += f"; fewer than {FEWEST} seeds are shared with {', '.join(few)}"
-    return f"{NO_WINNER}: {name}, leads{said}."
+        return f"{NO_WINNER}: {name}, has nothing to be compared with.{left}"
+    low, high = found.low[where], found.high[where]
+    kinds = {
+        ", is worse than": high < 0,
+        ", cannot be told from": (low <= 0) & (high >= 0),
+        f"; fewer than {FEWEST} seeds are shared with": np.isnan(low),
+    }
+    said = [f"{what} {_listed([_told(lines.iloc[i]) for i in where[of]])}" for what, of in kinds.items() if of.any()]
+    return f"{NO_WINNER}: {name}, leads{''.join(said)}.{left}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join([*names[:5], *([f"{len(names) - 5} others"] if len(names) > 5 else [])])
 
 
 def _told(other: pd.Series) -> str:

@@ -15,15 +15,16 @@ from scipy.stats import norm
 
 from bpkd_search.config.search import REPLICATES
 from bpkd_search.results.expectation import Expected
-from bpkd_search.results.race import MOST_SEEDS, all_leads, rivals_of
+from bpkd_search.results.race import MOST_SEEDS, all_leads, best_of_methods, rivals_of
 from bpkd_search.results.selection import FEWEST
 
 Array = np.ndarray[Any, Any]
 
 # A setting of the leader's own method is worth a seed while it may be expected to gain so much, in deviations between
 # seeds, over the leader: among settings that are as good as equal, which one leads does not matter.
-GAIN = 0.1
-# A setting of another method that has not run again is a rival while it is this few standard deviations behind.
+GAIN = 0.2
+# A setting of another method that has not run again is a rival while it is this few standard deviations behind; the one
+# that is expected to be the best of its method always is.
 NEAR = 1.64
 
 
@@ -58,21 +59,24 @@ def next_replicate(settings: Sequence[Setting], expected: Expected) -> tuple[int
     mean, covariance, noise = expected.after(
         (i, seed, setting.scores.get(seed, np.nan)) for i, setting in enumerate(settings) for seed in setting.begun
     )
-    leader = int(np.argmax(np.where([setting.able for setting in settings], mean, -np.inf)))
+    able = np.array([setting.able for setting in settings])
+    methods = [setting.method for setting in settings]
+    leader = int(np.argmax(np.where(able, mean, -np.inf)))
     others = [i for i in range(len(settings)) if i != leader]
     own = np.diag(covariance)
     apart = np.sqrt(np.maximum(own[leader] + own - 2 * covariance[leader], 1e-12 * noise**2))
     behind = (mean[leader] - mean) / apart
     gain = apart * (norm.pdf(behind) - behind * norm.sf(behind))
-    rivals = rivals_of(leader, [setting.method for setting in settings])
-    near = [i for i in others if rivals[i] and (_races(settings[i]) or behind[i] < NEAR)]
+    rivals = rivals_of(leader, methods) & able
+    best = best_of_methods(mean, methods, able)
+    near = [i for i in others if rivals[i] and (_races(settings[i]) or i in best or behind[i] < NEAR)]
     # With fewer seeds than `FEWEST` no rival counts as beaten, however far behind it is.
     unbeaten = _unbeaten(settings, leader, near)
     unbeaten.sort(key=lambda i: (len(settings[i].begun) >= FEWEST, behind[i], i))
-    mates = [i for i in others if not rivals[i] and settings[i].able and gain[i] > GAIN * noise]
+    mates = [i for i in others if able[i] and not rivals[i] and gain[i] > GAIN * noise]
     mates.sort(key=lambda i: (-gain[i], i))
-    # By turns: whom the leader has to beat, and which of the settings of its own method should lead.
-    turn = sum(len(setting.begun) for setting in settings) % 2
+    # Two of three go to whom the leader has to beat, one to which of the settings of its own method should lead.
+    turn = sum(len(setting.begun) for setting in settings) % 3 == 1
     for i in [*mates, *unbeaten] if turn else [*unbeaten, *mates]:
         for j in sorted((leader, i), key=lambda j: len(settings[j].begun)):
             free = [seed for seed in range(1, MOST_SEEDS + 1) if seed not in settings[j].begun]

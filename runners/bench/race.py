@@ -8,7 +8,9 @@
 in `coverage` also 1.3, the most of the recorded tables), and noise, whose deviation is the unit. In `false` all
 settings but one are of one method, the hardest case, all have the same seeds, and a winner counts at any number of them
 up to the last. In `coverage` the race itself chooses, for as many runs as if each setting
-got so many seeds; "equal" are equal settings, "apart" draws of deviation 1, "far" equal ones and three rivals 5 below.
+got so many seeds; "equal" are equal settings, "apart" draws of deviation 1, "far" equal ones and three rivals 5 below, "tuned" the same, but
+with a quarter of the settings of another method in place of a baseline. A winner is false if any setting that it should
+be better than, in the race or not, is as good.
 
 `tables` runs whole searches in simulated time beside four fixed rivals, recorded settings at the quantiles 0.5, 0.7,
 0.85 and 0.95 of the true means. A recorded seed is the same for all settings; a further one is the setting's mean, plus
@@ -38,7 +40,7 @@ from bpkd_search.config.points import BASELINES, run_at
 from bpkd_search.experiment.schema import BASELINE, REPLICATE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.results.expectation import Expected
-from bpkd_search.results.race import LOOKS, MOST_SEEDS, all_leads, standing
+from bpkd_search.results.race import LOOKS, MOST_SEEDS, all_leads, best_of_methods, rivals_of, standing
 from bpkd_search.results.selection import leads
 from bpkd_search.search.backends import Report, TableBackend, read_table
 from bpkd_search.search.contenders import Known, contenders
@@ -69,7 +71,7 @@ def coverage(settings: int, seeds: int, kind: str, repeats: int) -> dict[str, An
     covered, of_leader, false, runs = [], [], [], []
     for _ in range(repeats):
         means = rng.normal(0, 1, settings) if kind == "apart" else np.zeros(settings)
-        if kind == "far":
+        if kind in ("far", "tuned"):
             means = np.concatenate([means, [-5.0, -5.0, -5.0]])
         count = len(means)
         truth = (
@@ -77,36 +79,32 @@ def coverage(settings: int, seeds: int, kind: str, repeats: int) -> dict[str, An
             + rng.normal(0, rng.choice([0.5, 1.3]), MOST_SEEDS + 1)
             + rng.normal(0, 1, (count, MOST_SEEDS + 1))
         )
-        # The last searched setting is a baseline, and so are those far below.
-        drawn = np.arange(count) < settings - 1
+        # The last setting is a baseline, or a quarter are those of another method; those far below are baselines too.
+        own = settings - max(settings // 4, 1)
+        drawn = np.arange(count) < (settings if kind == "tuned" else settings - 1)
+        methods = ["a" if i < (own if kind == "tuned" else settings - 1) else "b" for i in range(count)]
         done: list[dict[int, float]] = [{} for _ in means]
         expected = Expected(truth[:, 0], np.eye(count), 1.0)
         for _ in range(count * seeds):
-            known = [
-                Setting(i, "a" if d else "b", bool(d), True, done[i], frozenset(done[i])) for i, d in enumerate(drawn)
-            ]
+            known = [Setting(i, methods[i], bool(d), True, done[i], frozenset(done[i])) for i, d in enumerate(drawn)]
             if (chosen := next_replicate(known, expected)) is None:
                 break
             number, seed = chosen
             done[number][seed] = float(truth[number, seed])
         scores = np.array([[mine.get(seed, np.nan) for seed in range(1, MOST_SEEDS + 1)] for mine in done])
+        mean = expected.after((i, seed, value) for i, mine in enumerate(done) for seed, value in mine.items()).mean
         racing = np.isfinite(scores).any(1) | ~drawn
-        ended = ((i, seed, value) for i, mine in enumerate(done) for seed, value in mine.items())
-        found = standing(
-            scores[racing],
-            np.where(drawn, "a", "b")[racing].tolist(),
-            drawn[racing],
-            np.ones(racing.sum(), bool),
-            expected.after(ended).mean[racing],
-        )
+        racing[best_of_methods(mean, methods, np.ones(count, dtype=bool))] = True
+        names = [methods[i] for i in np.flatnonzero(racing)]
+        found = standing(scores[racing], names, drawn[racing], np.ones(racing.sum(), dtype=bool), mean[racing])
         inside = (found.means.low <= means[racing]) & (means[racing] <= found.means.high)
         ran = np.isfinite(found.means.low)
         if found.leader is None or not ran.any():
             continue  # a baseline is so far ahead that nothing was to be decided
         covered.append(float(inside[ran].mean()))
         of_leader.append(float(inside[found.leader]))
-        worse = found.winner is not None and means[racing][found.winner] <= means[racing][found.rivals].max()
-        false.append(float(worse))
+        winner = None if found.winner is None else np.flatnonzero(racing)[found.winner]
+        false.append(float(winner is not None and means[winner] <= means[rivals_of(int(winner), methods)].max()))
         runs.append(float(np.isfinite(scores).sum()))
     return {
         "means": fmean(covered),
@@ -201,10 +199,12 @@ class Rivals:
             scores[i, seed - 1] = value
         means = expected.after(runs).mean
         ahead = int(means.argmax())
-        racing = [i for i, mine in enumerate(settings) if mine.scores or not mine.searched]
+        methods = [mine.method for mine in settings]
+        best = best_of_methods(means, methods, np.ones(len(means), dtype=bool))
+        racing = [i for i, mine in enumerate(settings) if mine.scores or not mine.searched or i in best]
         found = standing(
             scores[racing],
-            [settings[i].method for i in racing],
+            [methods[i] for i in racing],
             np.array([settings[i].searched for i in racing]),
             np.ones(len(racing), dtype=bool),
             means[racing],
@@ -258,7 +258,7 @@ def cells(options: argparse.Namespace) -> list[tuple[dict[str, Any], Callable[[]
                     lambda r=rivals, h=how, t=trials: r.figures(h, t, options.repeats or 80),
                 ))  # fmt: skip
         return made
-    kinds = ("normal", "unequal", "heavy") if options.part == "false" else ("equal", "apart", "far")
+    kinds = ("normal", "unequal", "heavy") if options.part == "false" else ("equal", "apart", "far", "tuned")
     part, usual = (false_winners, 4000) if options.part == "false" else (coverage, 200)
     for settings, seeds, kind in itertools.product(options.settings, options.seeds, kinds):
         made.append((
