@@ -223,8 +223,8 @@ def _verdict(lines: pd.DataFrame, found: Standing, metric: str, out: Sequence[st
         return f"{NO_WINNER}: {name}, has nothing to be compared with.{left}"
     low, high = found.low[where], found.high[where]
     kinds = {
-        ", is worse than": high < 0,
-        ", cannot be told from": (low <= 0) & (high >= 0),
+        " and is worse than": high < 0,
+        " and cannot be told from": (low <= 0) & (high >= 0),
         f"; fewer than {FEWEST} seeds are shared with": np.isnan(low),
     }
     said = [f"{what} {_listed([_told(lines.iloc[i]) for i in where[of]])}" for what, of in kinds.items() if of.any()]

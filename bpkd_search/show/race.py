@@ -29,13 +29,13 @@ def raced(board: Leaderboard) -> tuple[pd.DataFrame, list[str]]:
     shown["expected mean"] = ["" if pd.isna(mean) else f"{mean:.4f}" for mean in table["expected"]]
     shown["by fresh seeds"] = ["" if pd.isna(mean) else f"{mean:.4f}" for mean in table["mean"]]
     shown["95 % interval"] = [format_interval(row, "") for _, row in table.iterrows()]
-    shown["behind the leader"] = [format_gain(r["lead"], r["lead_low"], r["lead_high"]) for _, r in table.iterrows()]
+    shown["leader minus it"] = [format_gain(r["lead"], r["lead_low"], r["lead_high"]) for _, r in table.iterrows()]
     limits = [
         *_ahead(table),
-        "The leader is the one that has won, or the one in the race that is expected to be the best by all trials and"
-        " all seeds. What is stated by fresh training seeds, the same for every setting, leaves out the run by which a"
-        " setting came into the race; it takes the settings that the search chose for draws of one distribution, so"
-        " that the best of them is not taken for better than it is.",
+        "The leader is the one that has won, or of those that ran again the one that is expected to be the best by all"
+        " trials and all seeds. What is stated by fresh training seeds, the same for every setting, leaves out the run"
+        " by which a setting came into the race; it takes the settings that the search chose for draws of one"
+        " distribution, so that the best of them is not taken for better than it is.",
         f"Differences from the leader are paired by seed; from {FEWEST} shared seeds on they have an interval, which is"
         f" corrected for the settings of one method that have as many, and for {FEWEST} to {MOST_SEEDS} seeds at which"
         " the race may end.",
@@ -49,7 +49,7 @@ def _ahead(table: pd.DataFrame) -> list[str]:
         return []
     number, mean = table.attrs["ahead"]
     return [
-        f"Trial {number} has not run again, and is expected to be better than all in the race, by its own score and the"
+        f"Trial {number} has not run again, and is expected to be better than all that have, by its own score and the"
         f" model: {mean:.4f}. `resume --trials +N` goes on with the race."
     ]
 

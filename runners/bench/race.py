@@ -7,10 +7,10 @@
 `false` and `coverage` draw scores as `winners.py` does: a true mean, what all settings share in a seed (deviation 0.5;
 in `coverage` also 1.3, the most of the recorded tables), and noise, whose deviation is the unit. In `false` all
 settings but one are of one method, the hardest case, all have the same seeds, and a winner counts at any number of them
-up to the last. In `coverage` the race itself chooses, for as many runs as if each setting
-got so many seeds; "equal" are equal settings, "apart" draws of deviation 1, "far" equal ones and three rivals 5 below, "tuned" the same, but
-with a quarter of the settings of another method in place of a baseline. A winner is false if any setting that it should
-be better than, in the race or not, is as good.
+up to the last. In `coverage` the race itself chooses, for as many runs as if each setting got so many seeds; "equal"
+are equal settings, "apart" draws of deviation 1, "far" equal ones and three rivals 5 below, "tuned" the same, but with
+a quarter of the settings of another method in place of a baseline. A winner is false if any setting that it should be
+better than, in the race or not, is as good.
 
 `tables` runs whole searches in simulated time beside four fixed rivals, recorded settings at the quantiles 0.5, 0.7,
 0.85 and 0.95 of the true means. A recorded seed is the same for all settings; a further one is the setting's mean, plus

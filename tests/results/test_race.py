@@ -187,7 +187,7 @@ def test_a_leader_that_is_worse_by_fresh_seeds_is_said_to_be() -> None:
     rows.loc[rows["number"] == 2, "miou"] = 3.0
     table = summarise(rows, "miou")
     assert table["number"].iloc[0] == 2 and table.attrs["winner"] is None
-    assert "leads, is worse than ce (-0.0975 [" in table.attrs["verdict"]
+    assert "leads and is worse than ce (-0.0975 [" in table.attrs["verdict"]
     assert "cannot be told" not in table.attrs["verdict"]
 
 
