@@ -3,6 +3,7 @@
     python runners/bench/race.py false       # winners named where all settings are equal, at any look
     python runners/bench/race.py coverage    # how often the stated intervals cover the true means, after whole races
     python runners/bench/race.py tables      # GPU-seconds against search + confirm, on recorded tables
+    python runners/bench/race.py own         # how much of what the model does not explain is a setting's own
 
 `false` and `coverage` draw scores as `winners.py` does: a true mean, what all settings share in a seed (deviation 0.5;
 in `coverage` also 1.3, the most of the recorded tables), and noise, whose deviation is the unit. In `false` all
@@ -16,8 +17,10 @@ better than, in the race or not, is as good.
 0.85 and 0.95 of the true means. A recorded seed is the same for all settings; a further one is the setting's mean, plus
 a draw of what seeds share and of noise, both as recorded. "good" is how often the setting handed over is within 0.5
 points of the best mean of the table, "named" how often a winner is named that is truly better than its rivals, "false"
-one that is not. Prints a table, and writes it as JSON to the file given by --json; rows that are there already are not
-computed again.
+one that is not. `own` takes searches of 24 trials, and regresses what the settings reached beyond the model's estimates
+in the mean of the other two recorded seeds on what they did in the seed of the search.
+
+Prints a table, and writes it as JSON to the file given by --json; rows that are there already are not computed again.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from winners import draw, show
 
 from bpkd_search.config import RunConfig, SearchConfig, load_search
 from bpkd_search.config.points import BASELINES, run_at
-from bpkd_search.experiment.schema import BASELINE, REPLICATE
+from bpkd_search.experiment.schema import BASELINE, COMPLETE, REPLICATE
 from bpkd_search.experiment.trial import Trial
 from bpkd_search.results.expectation import Expected
 from bpkd_search.results.race import LOOKS, MOST_SEEDS, all_leads, best_of_methods, rivals_of, standing
@@ -228,6 +231,24 @@ class Rivals:
         low, _ = leads(scores, range(len(best)))
         return cost, runs[first], bool((low[first, len(best) :] > 0).all())
 
+    def own(self, repeats: int) -> dict[str, Any]:
+        """The share of what the model does not explain in one seed that is there in the other two as well."""
+        both = squares = 0.0
+        for seed in range(repeats):
+            engine = self.search(24, seed, None).engine
+            points = {trial.number: trial.point for trial in engine.tried()}
+            full = [t for t in engine.trials.values() if t.state == COMPLETE and t.origin != BASELINE]
+            ends = [
+                [curve[-1][self.metric] for curve in self.backend.curves[self.backend.nearest(trial)][:3]]
+                for trial in full
+            ]
+            told, _ = engine.model().predict_together([points[trial.number] for trial in full])
+            rest = np.array(ends) - told[:, None]
+            rest -= rest.mean(0)
+            here, others = rest[:, seed % 3], np.delete(rest, seed % 3, axis=1).mean(1)
+            both, squares = both + float(here @ others), squares + float(here @ here)
+        return {"own": both / squares, "repeats": repeats}
+
     def figures(self, how: str, trials: int, repeats: int) -> dict[str, Any]:
         """What `repeats` searches came to."""
         one: Callable[[int, int], tuple[float, Trial, bool]] = self.race if how == "race" else self.confirm
@@ -258,6 +279,11 @@ def cells(options: argparse.Namespace) -> list[tuple[dict[str, Any], Callable[[]
                     lambda r=rivals, h=how, t=trials: r.figures(h, t, options.repeats or 80),
                 ))  # fmt: skip
         return made
+    if options.part == "own":
+        for name in options.tables:
+            rivals = Rivals(name, options.sampler, options.scheduler)
+            made.append(({"table": name, "by": options.sampler}, lambda r=rivals: r.own(options.repeats or 60)))
+        return made
     kinds = ("normal", "unequal", "heavy") if options.part == "false" else ("equal", "apart", "far", "tuned")
     part, usual = (false_winners, 4000) if options.part == "false" else (coverage, 200)
     for settings, seeds, kind in itertools.product(options.settings, options.seeds, kinds):
@@ -270,7 +296,7 @@ def cells(options: argparse.Namespace) -> list[tuple[dict[str, Any], Callable[[]
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["false", "coverage", "tables"])
+    parser.add_argument("part", choices=["false", "coverage", "tables", "own"])
     parser.add_argument("--settings", type=int, nargs="+", default=[2, 3, 5, 10, 20])
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 5, 10])
     parser.add_argument("--tables", nargs="+", default=["scenes", "camvid", "methods"])
