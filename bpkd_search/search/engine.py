@@ -58,8 +58,9 @@ class Engine(State):
         self.fatal: UserError | None = None
         self._unfinished: deque[Trial] = deque()
         self._to_begin: set[int] = set()  # those of them that a request runs again and that have not begun
-        for event in read_events(directory):
-            self.restore(event)
+        last: Mapping[str, Any] = {}
+        for last in read_events(directory):
+            self.restore(last)
         self._use(now)
         self.paused = False
         self.notes += [note] if (note := self._tuning.open()) else []
@@ -69,8 +70,10 @@ class Engine(State):
         self.notes += self._tuning.exhausted()
         if self._sources is None and not self.trials:
             self._warm_start()
+        # The driver may have died between a last report and the end that follows from it.
+        if last.get("event") == "report" and self._tuning.is_learned(trial := self.trials[int(last["number"])]):
+            self._decide(trial, trial.last())
         for number in [n for n in self.trials if n not in self.states]:
-            # The driver may have died between a last report and the end that follows from it.
             self.end(number)
             if number not in self.states:
                 self._unfinished.append(self.trials[number])

@@ -168,12 +168,16 @@ class State:
 
     def _take(self, trial: Trial, epoch: int, report: dict[str, Any]) -> None:
         trial.reports[epoch] = report
+        if self._judging.values(report) is not None:
+            self._tuning.reported(trial, epoch)
+            self._decide(trial, report)
+
+    def _decide(self, trial: Trial, report: dict[str, Any]) -> None:
+        """Decide whether a trial stops after a report that the study has been told of."""
         values = self._judging.values(report)
-        if values is None:
-            return
-        self._tuning.reported(trial, epoch)
         at = position(self.config.search.scheduler, report)
-        if trial.origin not in (BASELINE, REPLICATE) and not trial.in_full and not self._is_final(report):
+        fixed = trial.origin in (BASELINE, REPLICATE) or trial.in_full
+        if values is not None and not fixed and not self._is_final(report):
             goes_on = self._tuning.goes_on(trial, at, values)
             # Other searches have said more of a remembered point than its first reports do.
             trial.stop = trial.stop or (not goes_on and trial.origin != REMEMBERED)

@@ -104,9 +104,13 @@ class Tuning:
     def goes_on(self, trial: Trial, position: float, values: Values) -> bool:
         """Whether a trial continues after a report that is the study's already."""
         name = self._name(trial)
-        if self._parts[name].restoring and isinstance(self._rungs[name], LearnedRungs):
+        if self._parts[name].restoring and self.is_learned(trial):
             return True  # the log says which trials were stopped, and the models need not be fitted again to know it
         return self._rungs[name].report(trial.number, position, values)
+
+    def is_learned(self, trial: Trial) -> bool:
+        """Whether models decide which trials stop: then no report is judged while the log is read."""
+        return isinstance(self._rungs[self._name(trial)], LearnedRungs)
 
     def ended(self, trial: Trial) -> None:
         """Take the end of a trial, and of those before that can be judged by now."""

@@ -264,6 +264,29 @@ def test_a_modelled_search_stops_trials_replays_and_resumes_exactly(tiny: dict[s
     )
 
 
+def test_a_driver_that_died_before_it_could_end_a_stopped_trial_ends_it(tiny: dict[str, Any], tmp_path: Path) -> None:
+    config = config_of(tiny, 20)
+    experiment.create(tmp_path / "whole", config)
+    stops: list[bool] = []
+    whole = Engine(
+        config, tmp_path / "whole", "test", lambda event, trial: stops.append(trial.stop) if event == "report" else None
+    )
+    drive(whole, slots=1)
+    cuts = [count for count, stop in enumerate(stops, 1) if stop]
+    assert len(cuts) >= 3
+    for cut in cuts[:3]:
+        experiment.create(tmp_path / str(cut), config)
+        engine = Engine(config, tmp_path / str(cut), "test")
+        drive(engine, slots=1, stop_after=cut)
+        engine.recorder.close()
+        again = Engine(config, tmp_path / str(cut), "test")
+        drive(again, slots=1)
+        again.recorder.close()
+        assert again.states == whole.states
+        assert [t.reports.keys() for t in again.trials.values()] == [t.reports.keys() for t in whole.trials.values()]
+        assert replay(tmp_path / str(cut)) == (24, [])
+
+
 def test_what_the_model_has_heard_of_does_not_depend_on_when_it_was_asked_before(tiny: dict[str, Any]) -> None:
     def told(asked_early: bool) -> Model:
         model = Model(config_of(tiny).space, ("miou",), early="miou", rounds=4)
