@@ -15,7 +15,7 @@ FAST := tests/config tests/experiment tests/losses tests/metrics tests/search te
 demo: $(STAMP)  ## A whole search on scenes the package draws; ends with a leaderboard.
 	runners/local.sh quickstart
 
-test: $(STAMP)  ## The ordinary tests, ten minutes on two cores.
+test: $(STAMP)  ## The ordinary tests, twelve minutes on two cores.
 	$(BIN)/pytest -m "not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-long: $(STAMP)  ## Searches that are killed and resumed, and other tests of several minutes.

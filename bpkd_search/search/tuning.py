@@ -110,7 +110,9 @@ class Tuning:
 
     def is_learned(self, trial: Trial) -> bool:
         """Whether models decide which trials stop: then no report is judged while the log is read."""
-        return isinstance(self._rungs[self._name(trial)], LearnedRungs)
+        return isinstance(
+            self._rungs.get(self._name(trial)), LearnedRungs
+        )  # a baseline may be of no method that is tuned
 
     def ended(self, trial: Trial) -> None:
         """Take the end of a trial, and of those before that can be judged by now."""
