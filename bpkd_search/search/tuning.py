@@ -110,9 +110,8 @@ class Tuning:
 
     def is_learned(self, trial: Trial) -> bool:
         """Whether models decide which trials stop: then no report is judged while the log is read."""
-        return isinstance(
-            self._rungs.get(self._name(trial)), LearnedRungs
-        )  # a baseline may be of no method that is tuned
+        # A baseline may be of no method that is tuned.
+        return isinstance(self._rungs.get(self._name(trial)), LearnedRungs)
 
     def ended(self, trial: Trial) -> None:
         """Take the end of a trial, and of those before that can be judged by now."""
