@@ -59,7 +59,7 @@ def same_tables(one: Path | str, other: Path | str) -> None:
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory, tiny_search: Callable[[], dict[str, Any]]) -> Path:
     tiny = tiny_search()
-    tiny["train"]["epochs"] = 6
+    tiny["train"]["epochs"] = 10  # longer than the outage of a store
     # A teacher of its own: one that a test has trained in this process, with another number of threads, has other bits.
     tiny["teacher"]["train"]["seed"] = 11
     tiny["search"] |= {"trials": 2, "concurrent": 1, "scheduler": {"name": "none"}}
