@@ -255,7 +255,7 @@ def test_an_existing_experiment_is_not_touched(call, finished: tuple[Path, subpr
 
 @pytest.mark.parametrize("lost", [False, pytest.param(True, marks=pytest.mark.long)], ids=["", "with a lost actor"])
 def test_ctrl_c_stops_cleanly_and_resume_finishes(call, tiny: dict[str, Any], tmp_path: Path, lost: bool) -> None:
-    tiny["train"]["epochs"] = 20 if lost else 4  # so that an actor that is killed is in the middle of a trial
+    tiny["train"]["epochs"] = 20 if lost else 6  # so that an actor that is killed is in the middle of a trial
     tiny["search"]["scheduler"] = {"name": "none"}
     path, out = space_file(tiny, tmp_path), tmp_path / "out"
     first = subprocess.Popen(command("run", path, "--out", out), stdout=-1, stderr=-1, text=True)
