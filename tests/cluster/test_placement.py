@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import ray
-from ray import tune
 from ray.cluster_utils import Cluster
 
 from bpkd_search import Leaderboard
@@ -35,7 +34,7 @@ from bpkd_search.search.engine import Engine
 from bpkd_search.search.replay import replay
 from tests.driving import drive, report_of
 from tests.machines import nodes_of
-from tests.trainables import Hungry
+from tests.trainables import Hungry, Scripted
 
 STORE_BYTES = 100 * 2**20
 
@@ -130,15 +129,8 @@ def test_a_second_time_and_a_trial_alone_on_its_device_fail(
     engine.recorder.close()
 
 
-class Fragile(tune.Trainable):
+class Fragile(Scripted):
     """A trial that dies on the nodes it is told, before its first report."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.values, self.epoch = dict(new_config), 0
-        return True
 
     def step(self) -> dict[str, Any]:
         node = ray.get_runtime_context().get_node_id()
