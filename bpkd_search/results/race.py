@@ -188,8 +188,8 @@ def _expected(
     from bpkd_search.results.estimates import fitted
 
     first = rows[(rows["origin"] != REPLICATE) & (rows["state"] == COMPLETE) & rows[metric].notna()]
-    # A point that was given a training seed of its own does not race.
-    first = first[first["seed"] == first["seed"].mode().iloc[0]]
+    # Those that race have one training seed; a point that was given another does not.
+    first = first[first["seed"].isin(first["seed"][first["number"].isin(full["replicate_of"])])]
     numbers = sorted(int(number) for number in first["number"])
     first = first.set_index("number").loc[numbers]
     points = {} if searched is None else {trial.number: trial.point for trial in searched.trials}

@@ -196,3 +196,6 @@ def test_a_setting_with_a_training_seed_of_its_own_stays_out() -> None:
     rows.loc[rows["number"] == 3, ["miou", "seed"]] = 0.9, 7
     table = summarise(rows, "miou")
     assert table.attrs["ahead"] is None and {*table["number"]} == {0, 1, 2}
+    # Also where most points have one.
+    more = pd.concat([rows, *(rows[rows["number"] == 3].assign(number=n) for n in range(30, 36))], ignore_index=True)
+    assert {*summarise(more, "miou")["number"]} == {0, 1, 2}
